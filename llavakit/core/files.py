@@ -1,0 +1,45 @@
+"""Writing that is all or nothing: a directory appears under its name only when it is complete."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llavakit.core.errors import CheckpointError
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `path` if the block ends well, and is removed if it does not.
+
+    What was at `path` before stays intact until then. A full disk or a missing permission is one clear line.
+    """
+    draft = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir()
+        yield draft
+        old = path.with_name(f".{path.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        draft.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        kept = f"; what was there before is intact: {path}" if path.exists() else ""
+        raise CheckpointError(f"{path}: could not be written: {error.strerror or error}{kept}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
+    draft = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be written: {error.strerror or error}") from error

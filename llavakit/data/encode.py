@@ -1,0 +1,109 @@
+"""Conversation to Sample: the only place where text meets pixels, and no pixel is decoded here.
+
+Training, chat, evaluation and the engine all encode through `Encoder`, so one conversation has one list of ids.
+"""
+
+from dataclasses import dataclass
+from itertools import takewhile
+
+from llavakit.core.types import IMAGE_ID, Segment, segment_positions
+from llavakit.text.conversation import Conversation, Image, ImageSource
+from llavakit.text.template import Piece, Template, check_roles
+from llavakit.text.tokenizer import Tokenizer
+from llavakit.vision.image import image_size
+from llavakit.vision.plan import ImageConfig, Plan, plan_image
+
+
+@dataclass(frozen=True)
+class Media:
+    """An image and how it is cut. Its tokens are the next `plan.num_tokens` slots of the sample."""
+
+    source: ImageSource
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Token ids (IMAGE_ID at image slots), how much each counts in the loss, and the images for the slots."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    segments: tuple[Segment, ...]
+    media: tuple[Media, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def length(self) -> int:
+        """Tokens on the longest way from the first token to a last one: what must fit the context."""
+        return max(segment_positions(self.segments), default=-1) + 1
+
+
+class Encoder:
+    """What turns conversations into samples: a tokenizer, a template and the image rule of one checkpoint."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template, image: ImageConfig) -> None:
+        self.tokenizer, self.template, self.image = tokenizer, template, image
+
+    def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
+        """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
+        return self._encode(conversation, self._plan(conversation), open_turn)
+
+    def encode_turns(self, conversation: Conversation) -> Sample:
+        """Every question with its answer on its own, all sharing one prefix with the images."""
+        check_roles(conversation, open_turn=False)
+        media = self._plan(conversation)
+        return join([self._encode(turn, media, open_turn=False) for turn in conversation.turns()])
+
+    def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
+        """The images in order, planned from their headers."""
+        return tuple(
+            Media(image.source, plan_image(self.image, image_size(image.source))) for image in conversation.images
+        )
+
+    def _encode(self, conversation: Conversation, media: tuple[Media, ...], open_turn: bool) -> Sample:
+        ids: list[int] = list(self.tokenizer.bos) if self.template.bos else []
+        weights = [0.0] * len(ids)
+        ahead = iter(media)
+        run: list[Piece] = []
+        for piece in [*self.template.pieces(conversation, open_turn=open_turn), None]:
+            if isinstance(piece, Piece):
+                run.append(piece)
+                continue
+            if run:  # the text between two images is one tokenization
+                more_ids, more_weights = self.tokenizer.encode(run)
+                ids += more_ids
+                weights += more_weights
+                run = []
+            if isinstance(piece, Image):
+                slots = next(ahead).plan.num_tokens
+                ids += [IMAGE_ID] * slots
+                weights += [0.0] * slots
+        return Sample(tuple(ids), tuple(weights), (Segment(0, len(ids)),), media)
+
+
+def join(samples: list[Sample]) -> Sample:
+    """Samples that begin alike (same prompt, same images) as one: a parent segment and a child for each.
+
+    The parent is their longest common beginning without learned tokens, so the loss is that of the separate
+    samples. Raises ValueError if their images differ: then there is nothing to share.
+    """
+    if any(sample.media != samples[0].media for sample in samples):
+        raise ValueError("samples with different images cannot share a prefix")
+    if len(samples) == 1:
+        return samples[0]
+    columns = zip(*(zip(sample.ids, sample.weights, strict=True) for sample in samples), strict=False)
+    shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1 and column[0][1] == 0, columns))
+    shared = min(shared, min(sample.num_tokens for sample in samples) - 1)  # a child is never empty
+    if IMAGE_ID in samples[0].ids[shared:]:
+        raise ValueError("samples must be alike up to their last image to share it")
+    ids, weights = list(samples[0].ids[:shared]), [0.0] * shared
+    segments = [Segment(0, shared)] if shared else []
+    for sample in samples:
+        start = len(ids)
+        ids += sample.ids[shared:]
+        weights += sample.weights[shared:]
+        segments.append(Segment(start, len(ids), 0 if shared else None))
+    return Sample(tuple(ids), tuple(weights), tuple(segments), samples[0].media)

@@ -1,0 +1,162 @@
+"""Records: one entry of a LLaVA data file, checked, with the file and line it came from.
+
+The format is LLaVA's: `{"id", "image": path or list (optional), "conversations": [{"from", "value"}, ...]}`, as a
+JSON list or one object per line. `<image>` in a human's value marks where an image stands.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llavakit.core.errors import DataError
+from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text
+from llavakit.text.tokenizer import IMAGE_TOKEN
+
+ROLES: dict[str, Role] = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
+
+
+@dataclass(frozen=True)
+class NotJson:
+    """Stands in a record for a line that could not be parsed."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """An entry as it stands in the file. `conversation()` checks it and makes it a conversation."""
+
+    raw: Any
+    path: Path
+    line: int
+    folder: Path  # where relative image paths start
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.line}"
+
+    def error(self, what: str) -> DataError:
+        return DataError(f"{what}; fix the record or set data.on_bad=skip", path=self.path, line=self.line)
+
+    def conversation(self) -> Conversation:
+        """The record's messages with its images in place. Raises DataError, with file:line, on any flaw.
+
+        A leading answer (as in ShareGPT data) is dropped, as the released training code does.
+        """
+        if isinstance(self.raw, NotJson):
+            raise self.error(f"not JSON: {self.raw.problem}")
+        if not isinstance(self.raw, dict):
+            raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
+        turns = self.raw.get("conversations")
+        if not isinstance(turns, list) or not turns:
+            raise self.error("'conversations' must be a non-empty list")
+        images = self._images()
+        messages = []
+        used = 0
+        for number, turn in enumerate(turns):
+            role, value = self._turn(number, turn)
+            if role == "assistant" and not messages:
+                continue
+            if role == "assistant":
+                messages.append(Message(role, (Text(value),)))
+                continue
+            texts = value.split(IMAGE_TOKEN)
+            messages.append(Message(role, _interleave(texts, images[used:])))
+            used += len(texts) - 1
+        if used != len(images):
+            raise self.error(f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(images)} image(s) listed")
+        return Conversation(tuple(messages))
+
+    def _images(self) -> list[Path]:
+        listed = self.raw.get("image", [])
+        paths = [listed] if isinstance(listed, str) else listed
+        if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+            raise self.error("'image' must be a path or a list of paths")
+        return [self.folder / path for path in paths]
+
+    def _turn(self, number: int, turn: Any) -> tuple[Role, str]:
+        where = f"conversations[{number}]"
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise self.error(f"{where} must have the texts 'from' and 'value'")
+        speaker = turn.get("from")
+        if speaker not in ROLES:
+            raise self.error(f"{where}.from is {speaker!r}; valid: {', '.join(ROLES)}")
+        if ROLES[speaker] == "assistant" and not turn["value"].strip():
+            raise self.error(f"{where}.value is an empty answer")
+        return ROLES[speaker], turn["value"]
+
+
+def read_records(path: Path, folder: Path | None = None) -> list[Record]:
+    """All records of a JSON list or a JSONL file. `folder` defaults to the file's own folder.
+
+    A line of JSONL that is not JSON becomes a record that fails when it is used, so that `on_bad=skip` can list
+    it; a JSON list that is not JSON cannot be read at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError("data file not found", path=path) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", path=path) from None
+    base = path.parent if folder is None else folder
+    entries = _json_list(text, path) if text.lstrip()[:1] == "[" else _json_lines(text)
+    return [Record(raw, path, line, base) for line, raw in entries]
+
+
+def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            yield number, NotJson(f"{error.msg} (column {error.colno})")
+
+
+def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
+    """The entries of a JSON list with the line each begins on."""
+    decoder = json.JSONDecoder()
+    newlines = [at for at, letter in enumerate(text) if letter == "\n"]
+    at = text.index("[") + 1
+    while True:
+        at = _skip_blanks(text, at)
+        if text[at : at + 1] == "]":
+            return
+        line = bisect_right(newlines, at) + 1
+        try:
+            raw, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise DataError(f"not JSON: {error.msg} (column {error.colno})", path=path, line=error.lineno) from None
+        yield line, raw
+        at = _skip_blanks(text, at)
+        if text[at : at + 1] == ",":
+            at += 1
+        elif text[at : at + 1] != "]":
+            line = bisect_right(newlines, at) + 1
+            raise DataError("not JSON: expected ',' or ']' after a record", path=path, line=line)
+
+
+def _skip_blanks(text: str, at: int) -> int:
+    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
+        at += 1
+    return at
+
+
+def _interleave(texts: list[str], images: list[Path]) -> tuple[Part, ...]:
+    """text, image, text, image, ... without empty texts; a placeholder without an image is counted by the caller."""
+    parts: list[Part] = []
+    for number, text in enumerate(texts):
+        if 0 < number <= len(images):
+            parts.append(Image(images[number - 1]))
+        if text:
+            parts.append(Text(text))
+    return tuple(parts)

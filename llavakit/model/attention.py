@@ -1,0 +1,145 @@
+"""Packed attention for every Hugging Face decoder: registered once, no model code is forked.
+
+A layout says which tokens see which. It travels as the keyword `layout` through the decoder's forward, and each
+attention layer hands it the layer's queries, keys and values. Shape letters: H heads, T tokens, D head width.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+from llavakit.core.types import Segment
+
+NAME = "llavakit"
+
+
+class Layout(Protocol):
+    """Which token sees which, and the fastest way to compute it."""
+
+    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+        """The attended values, shaped as the queries. Keys and values may have fewer heads (grouped queries)."""
+        ...
+
+
+def registered_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What `transformers` calls in every attention layer. The mask is the layout's business, not theirs."""
+    return layout.attend(query, key, value, scaling).transpose(1, 2), None
+
+
+AttentionInterface.register(NAME, registered_attention)
+
+
+class TreeLayout:
+    """Segments of a packed row, computed tree by tree.
+
+    A tree is a root segment with everything that descends from it; trees do not see each other. A tree of one
+    segment is plain causal attention; one with branches takes a mask of its own length squared, so the cost of
+    a row is the sum over its trees, never the row squared.
+    """
+
+    def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
+        self.trees = [
+            (start, end, None if len(tree) == 1 else _see(tree, start).to(device))
+            for start, end, tree in _trees(segments)
+        ]
+
+    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+        groups = query_1HTD.shape[1] // key_1HTD.shape[1]
+        key_1HTD = key_1HTD.repeat_interleave(groups, dim=1)
+        value_1HTD = value_1HTD.repeat_interleave(groups, dim=1)
+        parts = []
+        for start, end, see_TT in self.trees:
+            query, key, value = (x[:, :, start:end] for x in (query_1HTD, key_1HTD, value_1HTD))
+            parts.append(
+                F.scaled_dot_product_attention(
+                    query, key, value, attn_mask=see_TT, is_causal=see_TT is None, scale=scaling
+                )
+            )
+        return torch.cat(parts, dim=2)
+
+
+class FlexLayout:
+    """The same rule through FlexAttention, for CUDA: one kernel for the row, blocks that nobody sees skipped."""
+
+    def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        num_tokens = segments[-1].end
+        owner_T = torch.repeat_interleave(
+            torch.arange(len(segments)), torch.tensor([len(segment) for segment in segments])
+        ).to(device)
+        sees_SS = _ancestors(segments).to(device)
+
+        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query >= key) & sees_SS[owner_T[query], owner_T[key]]
+
+        self.mask = create_block_mask(allowed, None, None, num_tokens, num_tokens, device=str(device))
+
+    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+        # Imported here: importing it pulls in the compiler, which CPU runs never need.
+        from torch.nn.attention.flex_attention import flex_attention
+
+        kernel = torch.compile(flex_attention) if query_1HTD.is_cuda else flex_attention
+        out = kernel(query_1HTD, key_1HTD, value_1HTD, block_mask=self.mask, scale=scaling, enable_gqa=True)
+        assert isinstance(out, Tensor)
+        return out
+
+
+def packed_layout(segments: tuple[Segment, ...], device: torch.device) -> Layout:
+    """The layout for a packed row on this kind of device."""
+    return FlexLayout(segments, device) if device.type == "cuda" else TreeLayout(segments, device)
+
+
+def see_matrix(segments: tuple[Segment, ...]) -> Tensor:
+    """bool[T, T]: row sees column. The rule itself, for any order of segments; small inputs only."""
+    return _see(segments, 0)
+
+
+def _see(segments: tuple[Segment, ...], offset: int) -> Tensor:
+    """bool[T, T] over the tokens of `segments`, whose first token is number `offset` of the row."""
+    num_tokens = segments[-1].end - offset
+    see_TT = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+    ancestors_SS = _ancestors(segments)
+    for i, mine in enumerate(segments):
+        rows = slice(mine.start - offset, mine.end - offset)
+        for j, theirs in enumerate(segments):
+            if ancestors_SS[i, j]:
+                see_TT[rows, theirs.start - offset : theirs.end - offset] = True
+    return see_TT.tril()
+
+
+def _ancestors(segments: tuple[Segment, ...]) -> Tensor:
+    """bool[S, S]: the column is the row itself or one of its ancestors. Parents come before children."""
+    ancestors_SS = torch.eye(len(segments), dtype=torch.bool)
+    for index, segment in enumerate(segments):
+        if segment.parent is not None:
+            ancestors_SS[index] |= ancestors_SS[segment.parent]
+    return ancestors_SS
+
+
+def _trees(segments: tuple[Segment, ...]) -> list[tuple[int, int, tuple[Segment, ...]]]:
+    """(start, end, segments) of each tree, parents renumbered within it. A tree's segments stand together."""
+    trees: list[tuple[int, int, tuple[Segment, ...]]] = []
+    roots = [index for index, segment in enumerate(segments) if segment.parent is None]
+    for first, after in zip(roots, [*roots[1:], len(segments)], strict=True):
+        tree = tuple(
+            Segment(segment.start, segment.end, None if segment.parent is None else segment.parent - first)
+            for segment in segments[first:after]
+        )
+        if any(segment.parent is not None and segment.parent < 0 for segment in tree):
+            raise ValueError("segments of one tree must stand together in the row")
+        trees.append((tree[0].start, tree[-1].end, tree))
+    return trees

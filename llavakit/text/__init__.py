@@ -1,0 +1,1 @@
+"""Level 1: conversations, templates and the one tokenization."""

@@ -1,0 +1,98 @@
+"""One wrapper around a Hugging Face fast tokenizer: pieces in, ids and weights out, in one tokenization."""
+
+from bisect import bisect_right
+from itertools import accumulate
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from llavakit.core.errors import CheckpointError
+from llavakit.text.template import Piece, Template
+
+IMAGE_TOKEN = "<image>"
+
+
+class Tokenizer:
+    """Encodes runs of template pieces and decodes ids.
+
+    The text between two images is tokenized in one go, as released LLaVA models saw it, and every token takes
+    the weight of its last character. Special tokens exist only where a template wrote them: the same letters
+    inside a user's text are encoded as ordinary letters.
+    """
+
+    def __init__(self, hf: PreTrainedTokenizerBase) -> None:
+        if not hf.is_fast:
+            raise CheckpointError(
+                f"{hf.name_or_path}: this tokenizer gives no character offsets; "
+                "convert it to a fast tokenizer (tokenizer.json) first"
+            )
+        self.hf = hf
+        self._special_ids = {index for index, token in hf.added_tokens_decoder.items() if token.special}
+
+    @classmethod
+    def load(cls, path: str | Path, gguf_file: str | None = None) -> "Tokenizer":
+        """Read from a model directory or a hub id; with `gguf_file`, from inside that file."""
+        extra = {} if gguf_file is None else {"gguf_file": gguf_file}
+        return cls(AutoTokenizer.from_pretrained(str(path), **extra))
+
+    def __len__(self) -> int:
+        return len(self.hf)
+
+    @property
+    def image_token_id(self) -> int:
+        """The id other programs use for an image slot; added to the vocabulary when it is missing."""
+        if IMAGE_TOKEN not in self.hf.get_vocab():
+            self.hf.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+            self._special_ids.add(self.hf.convert_tokens_to_ids(IMAGE_TOKEN))
+        return int(self.hf.convert_tokens_to_ids(IMAGE_TOKEN))
+
+    @property
+    def bos(self) -> list[int]:
+        """The id a template with `bos` begins with: one, or none where the vocabulary has no BOS."""
+        return [] if self.hf.bos_token_id is None else [int(self.hf.bos_token_id)]
+
+    def encode(self, run: list[Piece]) -> tuple[list[int], list[float]]:
+        """Ids and weights of one run of pieces, without BOS or EOS."""
+        text = "".join(piece.text for piece in run)
+        coded = self.hf(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = list(accumulate(len(piece.text) for piece in run))
+        ids: list[int] = []
+        weights: list[float] = []
+        for token, (start, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
+            # A token without letters (a prefix space) belongs where it stands.
+            piece = run[bisect_right(ends, end - 1 if end > start else min(start, len(text) - 1))]
+            if token in self._special_ids and not self._is_ours(text, start, end, run, ends):
+                letters = self.hf(text[start:end], add_special_tokens=False, split_special_tokens=True)
+                ids += letters["input_ids"]
+                weights += [piece.weight] * len(letters["input_ids"])
+            else:
+                ids.append(token)
+                weights.append(piece.weight)
+        return ids, weights
+
+    def stop_ids(self, template: Template) -> frozenset[int]:
+        """Ids that end an answer: the template's end marker where it is one token, and the tokenizer's EOS."""
+        ids = set() if self.hf.eos_token_id is None else {int(self.hf.eos_token_id)}
+        end = template.end.strip(" ")
+        # A letter in front keeps SentencePiece from putting its prefix space into the marker.
+        coded = self.hf("a" + end, add_special_tokens=False)["input_ids"]
+        if self.hf.decode(coded[-1:]) == end:
+            ids.add(coded[-1])
+        return frozenset(ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """Text without special tokens, spaces as they were."""
+        return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def tokens(self, ids: list[int]) -> list[str]:
+        """The vocabulary's own spelling of each id, for inspection."""
+        return [str(token) for token in self.hf.convert_ids_to_tokens(ids)]
+
+    def _is_ours(self, text: str, start: int, end: int, run: list[Piece], ends: list[int]) -> bool:
+        """Whether a special token's letters lie within one piece that the template wrote."""
+        # Tokens marked lstrip/rstrip swallow neighbouring blanks; only their letters count.
+        letters = text[start:end]
+        start += len(letters) - len(letters.lstrip())
+        end -= len(letters) - len(letters.rstrip())
+        first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
+        return first == last and not run[first].said

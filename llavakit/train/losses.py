@@ -1,0 +1,39 @@
+"""Losses: pure functions that return sums. Who divides by what is the loop's business."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+CHUNK = 2048  # rows of logits alive at once: 2048 x 152k x 4 bytes is 1.2 GB
+
+
+def weighted_cross_entropy(
+    hidden_LD: Tensor, labels_L: Tensor, weights_L: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """(sum of weight x negative log-likelihood, sum of weight x hit), both float32 scalars.
+
+    `logits` maps hidden rows to [rows, V]. Beyond one chunk, logits are recomputed in the backward pass, so
+    never more than `chunk` rows of them exist.
+    """
+    if len(hidden_LD) <= chunk:
+        return _chunk_sums(hidden_LD, labels_L, weights_L, logits)
+    losses, hits = [], []
+    for rows in torch.arange(len(hidden_LD), device=hidden_LD.device).split(chunk):
+        loss, hit = checkpoint(
+            _chunk_sums, hidden_LD[rows], labels_L[rows], weights_L[rows], logits, use_reentrant=False
+        )
+        losses.append(loss)
+        hits.append(hit)
+    return torch.stack(losses).sum(), torch.stack(hits).sum()
+
+
+def _chunk_sums(
+    hidden_LD: Tensor, labels_L: Tensor, weights_L: Tensor, logits: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    logits_LV = logits(hidden_LD).float()
+    loss = (F.cross_entropy(logits_LV, labels_L, reduction="none") * weights_L).sum()
+    hits = ((logits_LV.argmax(dim=-1) == labels_L) * weights_L).sum()
+    return loss, hits.detach()

@@ -1,0 +1,42 @@
+"""A run: every setting of one training stage. A recipe is a function that returns one."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from llavakit.core.config import Config
+from llavakit.data.loader import DataConfig
+from llavakit.model.checkpoint import ModelConfig
+from llavakit.train.optim import OptimConfig
+
+
+class Run(Config):
+    """Complete: the run.yaml a run writes repeats it."""
+
+    name: str = "run"
+    out: Path = Path("runs/run")
+    seed: int = 0
+    train: tuple[str, ...] = ("connector", "language")  # the parts that learn; the rest is frozen
+    precision: Literal["bf16", "float32"] = "bf16"  # of the arithmetic; weights and sums stay float32
+    save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
+    keep: int = 1  # checkpoints kept
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+
+    def changed(self, other: "Run") -> list[str]:
+        """Settings that differ and would make a resumed run another run."""
+        mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+        harmless = {"name", "out", "save_every", "keep", "data.on_bad"}
+        return sorted(key for key in mine if mine[key] != theirs.get(key) and key not in harmless)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    out: dict[str, object] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[prefix + key] = value
+    return out

@@ -1,0 +1,143 @@
+"""Files and bytes to upright RGB pixels, with hostile input in mind.
+
+Sizes come from headers. Only raster formats that Pillow decodes itself are opened (no EPS, no SVG), and nothing
+larger than MAX_PIXELS is decoded. Orientation tags are honoured: people see upright pictures, so do our models
+(the original LLaVA code ignored them). An alpha channel is dropped, as the original does.
+"""
+
+import hashlib
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+from PIL import (  # opening a format needs its plugin imported
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageOps,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from llavakit.core.errors import DataError
+from llavakit.vision.plan import Place, Plan, Resize, Size
+
+MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a gigabyte of RGB
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        WebPImagePlugin.WebPImageFile,
+        GifImagePlugin.GifImageFile,
+        BmpImagePlugin.BmpImageFile,
+        TiffImagePlugin.TiffImageFile,
+        PpmImagePlugin.PpmImageFile,
+    )
+)
+_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # the four orientations that swap width and height
+
+Source = Path | bytes | PIL.Image.Image
+
+
+def image_size(source: Source) -> Size:
+    """(width, height) as a person would see it; reads the header only."""
+    with _opened(source) as image:
+        width, height = image.size
+        try:
+            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        except (OSError, SyntaxError, ValueError):  # a broken EXIF block does not make the picture unusable
+            sideways = False
+    return (height, width) if sideways else (width, height)
+
+
+def load_image(source: Source) -> PIL.Image.Image:
+    """The decoded picture, upright, mode RGB. A truncated or broken file is a DataError."""
+    with _opened(source) as image:
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise DataError(f"{name_of(source)}: broken image: {error}") from None
+        try:
+            image = ImageOps.exif_transpose(image)
+        except (OSError, SyntaxError, ValueError):
+            pass  # as above: the pixels are fine
+        return _to_rgb(image)
+
+
+def cut_tiles(image: PIL.Image.Image, plan: Plan) -> np.ndarray:
+    """uint8[num_tiles, tile, tile, 3]: the plan's steps applied to an RGB picture, then its tiles cut."""
+    for step in plan.steps:
+        if isinstance(step, Resize):
+            if image.size != step.size:
+                image = image.resize(step.size, PIL.Image.Resampling.BICUBIC)
+        else:
+            image = _place(image, step)
+    pixels = np.asarray(image)
+    return np.stack([pixels[y : y + plan.tile, x : x + plan.tile] for x, y in plan.corners])
+
+
+def digest(source: Source) -> str:
+    """A name for the content: the same pixels file gives the same digest, whatever its path."""
+    if isinstance(source, Path):
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+    elif isinstance(source, bytes):
+        data = source
+    else:
+        data = f"{source.mode} {source.size} ".encode() + source.tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+def name_of(source: Source) -> str:
+    """How an error message calls this image."""
+    if isinstance(source, Path):
+        return str(source)
+    return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
+
+
+def _opened(source: Source) -> PIL.Image.Image:
+    """An opened, not yet decoded image. In-memory images are copied, so closing the result is harmless."""
+    if isinstance(source, PIL.Image.Image):
+        return source.copy()
+    name = name_of(source)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the check below is stricter
+            image = PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+    except FileNotFoundError:
+        raise DataError(f"image not found: {name}") from None
+    except PIL.UnidentifiedImageError:
+        raise DataError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
+    except PIL.Image.DecompressionBombError as error:
+        raise DataError(f"{name}: {error}") from None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"{name}: cannot be read: {error}") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise DataError(f"{name}: {width} x {height} pixels; the limit is {MAX_PIXELS} in all, scale it down first")
+    return image
+
+
+def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow clips 16-bit grey at 255, which turns medical pictures white; keep the high byte instead.
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _place(image: PIL.Image.Image, step: Place) -> PIL.Image.Image:
+    x, y = step.offset
+    if x <= 0 and y <= 0 and image.width + x >= step.size[0] and image.height + y >= step.size[1]:
+        return image.crop((-x, -y, step.size[0] - x, step.size[1] - y))
+    canvas = PIL.Image.new("RGB", step.size, step.fill)
+    canvas.paste(image, (x, y))
+    return canvas
