@@ -1,9 +1,9 @@
 """llavakit: train, align, measure and serve the LLaVA series of vision-language models.
 
-    import llavakit
+import llavakit
 
-    bot = llavakit.load("runs/demo")
-    bot.ask("What color is the shape?", images=["x.png"])
+bot = llavakit.load("runs/demo")
+bot.ask("What color is the shape?", images=["x.png"])
 """
 
 from llavakit.chat import Chat, load

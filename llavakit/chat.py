@@ -1,7 +1,7 @@
 """Messages in, text out: the one door to a model for the command line, evaluation and Python.
 
-    bot = llavakit.load("runs/demo")
-    bot.ask("What color is the shape?", images=["x.png"])
+bot = llavakit.load("runs/demo")
+bot.ask("What color is the shape?", images=["x.png"])
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llavakit.core.errors import ConfigError, nearest
+from llavakit.core.files import write_text
 
 C = TypeVar("C", bound="Config")
 
@@ -41,7 +42,9 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
     for setting in settings:
         path, sign, text = setting.partition("=")
         if not sign:
-            raise ConfigError(f"{where}: {setting!r} is not a setting; write path=value, as in optim.steps=100")
+            raise ConfigError(
+                f"{where}: {setting!r} is not a setting; write path=value, as in optim.steps=100"
+            )
         node: Any = tree
         *parents, leaf = path.split(".")
         for name in parents:
@@ -69,7 +72,12 @@ def load(kind: type[C], path: Path) -> C:
 
 def save(config: Config, path: Path) -> None:
     """Write every setting, defaults included: the file alone repeats the run."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    write_text(path, dump(config))
+
+
+def dump(config: Config) -> str:
+    """Every setting as YAML."""
+    return str(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
 
 
 def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:

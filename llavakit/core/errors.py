@@ -14,6 +14,8 @@ T = TypeVar("T")
 class UserError(Exception):
     """Something the user gave us cannot work. `str(error)` is the whole message."""
 
+    exit_code = 2
+
 
 class ConfigError(UserError):
     """A setting, recipe or name that does not exist or does not fit."""

@@ -1,6 +1,5 @@
 """Writing that is all or nothing: a directory appears under its name only when it is complete."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +39,6 @@ def write_text(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, path)
+        draft.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path}: could not be written: {error.strerror or error}") from error

@@ -61,7 +61,10 @@ class FeatureCache:
             raise KeyError(str(media.source))
         block = self._where[self._key(media)]
         flat = np.fromfile(
-            self._rows_file, dtype=np.float32, count=int(np.prod(self._shape)), offset=block * self._block_bytes
+            self._rows_file,
+            dtype=np.float32,
+            count=int(np.prod(self._shape)),
+            offset=block * self._block_bytes,
         )
         return torch.from_numpy(flat.reshape(self._shape))
 

@@ -36,6 +36,17 @@ class Sample:
         return len(self.ids)
 
     @property
+    def leaves(self) -> list[Segment]:
+        """Segments that nothing continues."""
+        parents = {segment.parent for segment in self.segments}
+        return [segment for number, segment in enumerate(self.segments) if number not in parents]
+
+    @property
+    def num_inputs(self) -> int:
+        """Tokens the decoder reads in training: a leaf's last token is only ever said, never looked at."""
+        return self.num_tokens - len(self.leaves)
+
+    @property
     def length(self) -> int:
         """Tokens on the longest way from the first token to a last one: what must fit the context."""
         return max(segment_positions(self.segments), default=-1) + 1
@@ -60,7 +71,8 @@ class Encoder:
     def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
         """The images in order, planned from their headers."""
         return tuple(
-            Media(image.source, plan_image(self.image, image_size(image.source))) for image in conversation.images
+            Media(image.source, plan_image(self.image, image_size(image.source)))
+            for image in conversation.images
         )
 
     def _encode(self, conversation: Conversation, media: tuple[Media, ...], open_turn: bool) -> Sample:
@@ -81,6 +93,9 @@ class Encoder:
                 slots = next(ahead).plan.num_tokens
                 ids += [IMAGE_ID] * slots
                 weights += [0.0] * slots
+        if not open_turn:  # nothing is learned from what follows the last answer's end marker
+            while weights and weights[-1] == 0 and ids[-1] != IMAGE_ID:
+                del ids[-1], weights[-1]
         return Sample(tuple(ids), tuple(weights), (Segment(0, len(ids)),), media)
 
 

@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from llavakit.core.config import Config
@@ -38,6 +39,11 @@ class DataConfig(Config):
     shuffle: bool = True
     window: int = 256  # records packed together; larger packs tighter, and holds more text in memory
     features: Path | None = None  # folder of cached tower features; only for a frozen tower
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ class Loader:
                 sample = encode(conversation)
             except DataError as error:
                 raise record.error(error.what) from None
-            if sample.num_tokens > self.config.tokens:
-                raise record.error(f"{sample.num_tokens} tokens do not fit data.tokens={self.config.tokens}")
+            if sample.num_inputs > self.config.tokens:
+                raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
         except DataError as error:
             self._reject(error)
             return None
@@ -110,7 +116,9 @@ class Loader:
             row, window = 0, window + 1
             if window == self.num_windows:
                 if len(self.bad) >= len(self.records):
-                    raise DataError(f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}")
+                    raise DataError(
+                        f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}"
+                    )
                 epoch, window = epoch + 1, 0
 
     def _window_rows(self, epoch: int, window: int) -> list[list[tuple[Record, Sample]]]:
@@ -118,7 +126,7 @@ class Loader:
         chosen = self._order(epoch)[window * size : (window + 1) * size]
         pairs = [(self.records[index], self.samples(self.records[index])) for index in chosen]
         good = [(record, sample) for record, sample in pairs if sample is not None]
-        packed = pack_rows([sample.num_tokens for _, sample in good], self.config.tokens)
+        packed = pack_rows([sample.num_inputs for _, sample in good], self.config.tokens)
         if self.config.shuffle:  # packing sorts by length; undo that
             packed = [packed[index] for index in self._generator(epoch, window).permutation(len(packed))]
         return [[good[index] for index in row] for row in packed]
@@ -146,7 +154,11 @@ class Loader:
         if not samples:
             return None
         table = torch.cat(tiles) if tiles else None
-        return collate(samples, pixels_NHWC=table) if self.cache is None else collate(samples, features_NRC=table)
+        return (
+            collate(samples, pixels_NHWC=table)
+            if self.cache is None
+            else collate(samples, features_NRC=table)
+        )
 
     def _tiles(self, media: Media) -> Tensor:
         if self.cache is not None:

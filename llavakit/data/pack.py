@@ -29,9 +29,16 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def collate(
-    samples: Sequence[Sample], *, pixels_NHWC: Tensor | None = None, features_NRC: Tensor | None = None
+    samples: Sequence[Sample],
+    *,
+    pixels_NHWC: Tensor | None = None,
+    features_NRC: Tensor | None = None,
+    learn: bool = True,
 ) -> Batch:
-    """One packed row. `pixels_NHWC` (or `features_NRC`) holds the tiles of all samples' images, in order."""
+    """One packed row. `pixels_NHWC` (or `features_NRC`) holds the tiles of all samples' images, in order.
+
+    With `learn`, the last token of every leaf is left out of the row: it is a label, and nothing looks at it.
+    """
     ids: list[int] = []
     positions: list[int] = []
     segments: list[Segment] = []
@@ -39,13 +46,18 @@ def collate(
     rows: list[int] = []
     num_tiles = 0
     for sample in samples:
-        offset, first = len(ids), len(segments)
-        ids += sample.ids
-        positions += segment_positions(sample.segments)
+        first, leaves = len(segments), set(sample.leaves)
+        place = segment_positions(sample.segments)
         for segment in sample.segments:
+            start = len(ids)
             parent = None if segment.parent is None else first + segment.parent
-            segments.append(Segment(offset + segment.start, offset + segment.end, parent))
-        predictions += [(offset + row, label, weight) for row, label, weight in _predictions(sample)]
+            predictions += _predictions(
+                sample, segment, start, None if parent is None else segments[parent].end - 1
+            )
+            stop = segment.end - 1 if learn and segment in leaves else segment.end
+            ids += sample.ids[segment.start : stop]
+            positions += place[segment.start : stop]
+            segments.append(Segment(start, len(ids), parent))
         for media in sample.media:
             rows += [num_tiles * media.plan.tile_rows + row for row in media.plan.rows]
             num_tiles += media.plan.num_tiles
@@ -68,16 +80,17 @@ def collate(
     )
 
 
-def _predictions(sample: Sample) -> list[tuple[int, int, float]]:
-    """(row that predicts, token to be said, weight) of every learned token.
+def _predictions(
+    sample: Sample, segment: Segment, start: int, before: int | None
+) -> list[tuple[int, int, float]]:
+    """(row that predicts, token to be said, weight) of every learned token of a segment placed at row `start`.
 
-    The first token of a child is predicted by the last token of its parent; the first token of all by nothing.
+    `before` is the row of its parent's last token, which predicts a child's first; the first token of all is
+    predicted by nothing.
     """
     out = []
-    for segment in sample.segments:
-        before = None if segment.parent is None else sample.segments[segment.parent].end - 1
-        for row in range(segment.start, segment.end):
-            if sample.weights[row] > 0 and before is not None:
-                out.append((before, sample.ids[row], sample.weights[row]))
-            before = row
+    for at in range(segment.start, segment.end):
+        row = before if at == segment.start else start + at - segment.start - 1
+        if sample.weights[at] > 0 and row is not None:
+            out.append((row, sample.ids[at], sample.weights[at]))
     return out

@@ -60,7 +60,7 @@ class Record:
         if not isinstance(turns, list) or not turns:
             raise self.error("'conversations' must be a non-empty list")
         images = self._images()
-        messages = []
+        messages: list[Message] = []
         used = 0
         for number, turn in enumerate(turns):
             role, value = self._turn(number, turn)
@@ -73,7 +73,9 @@ class Record:
             messages.append(Message(role, _interleave(texts, images[used:])))
             used += len(texts) - 1
         if used != len(images):
-            raise self.error(f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(images)} image(s) listed")
+            raise self.error(
+                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(images)} image(s) listed"
+            )
         return Conversation(tuple(messages))
 
     def _images(self) -> list[Path]:
@@ -135,7 +137,9 @@ def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         try:
             raw, at = decoder.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise DataError(f"not JSON: {error.msg} (column {error.colno})", path=path, line=error.lineno) from None
+            raise DataError(
+                f"not JSON: {error.msg} (column {error.colno})", path=path, line=error.lineno
+            ) from None
         yield line, raw
         at = _skip_blanks(text, at)
         if text[at : at + 1] == ",":
@@ -152,7 +156,7 @@ def _skip_blanks(text: str, at: int) -> int:
 
 
 def _interleave(texts: list[str], images: list[Path]) -> tuple[Part, ...]:
-    """text, image, text, image, ... without empty texts; a placeholder without an image is counted by the caller."""
+    """text, image, text, ... without empty texts; the caller counts placeholders that have no image."""
     parts: list[Part] = []
     for number, text in enumerate(texts):
         if 0 < number <= len(images):

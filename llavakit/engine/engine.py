@@ -81,7 +81,7 @@ class Engine:
         trees = [join(list(group)) for _, group in groupby(samples, key=_opening)]
         tiles = [cut_tiles(load_image(media.source), media.plan) for tree in trees for media in tree.media]
         pixels = torch.from_numpy(np.concatenate(tiles)) if tiles else None
-        batch = collate(trees, pixels_NHWC=pixels).to(self.model.device)
+        batch = collate(trees, pixels_NHWC=pixels, learn=False).to(self.model.device)
         parents = {segment.parent for segment in batch.segments}
         leaves = [segment for index, segment in enumerate(batch.segments) if index not in parents]
         cache.start([_path(leaf, batch.segments).to(self.model.device) for leaf in leaves])

@@ -29,13 +29,17 @@ class Sampler:
         if self.sampling.temperature == 0:
             greedy: list[int] = logits_SV.argmax(dim=-1).tolist()
             return greedy
-        probs_SV, order_SV = (logits_SV.float() / self.sampling.temperature).softmax(dim=-1).sort(descending=True)
+        probs_SV, order_SV = (
+            (logits_SV.float() / self.sampling.temperature).softmax(dim=-1).sort(descending=True)
+        )
         before_SV = probs_SV.cumsum(dim=-1) - probs_SV
         probs_SV = probs_SV.masked_fill(before_SV >= self.sampling.top_p, 0)
         if self.sampling.top_k:
             probs_SV[:, self.sampling.top_k :] = 0
         cumulative_SV = probs_SV.cumsum(dim=-1)
-        draws = torch.stack([torch.rand(1, generator=self._streams[i]) for i in sequences]).to(logits_SV.device)
+        draws = torch.stack([torch.rand(1, generator=self._streams[i]) for i in sequences]).to(
+            logits_SV.device
+        )
         # The first token whose cumulative probability exceeds the draw; 1-ulp sums cannot run past the end.
         rank_S1 = (cumulative_SV <= draws * cumulative_SV[:, -1:]).sum(dim=-1, keepdim=True)
         last_S1 = (probs_SV > 0).sum(dim=-1, keepdim=True) - 1

@@ -102,13 +102,18 @@ def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {_first_line(error)}") from None
         tokenizer = Tokenizer.load(config.path)
-    old = language.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    old = len(_tables(language)[0].weight)
     if tokenizer.image_token_id >= old:
         language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
         with torch.no_grad():
-            for table in (language.get_input_embeddings(), language.get_output_embeddings()):
-                table.weight[old:] = table.weight[:old].mean(dim=0)  # type: ignore[union-attr,operator,index]
+            for table in _tables(language):
+                table.weight[old:] = table.weight[:old].mean(dim=0)
     return language, tokenizer
+
+
+def _tables(language: PreTrainedModel) -> list[Any]:
+    """Input and output embeddings: one and the same module's weight where they are tied."""
+    return [language.get_input_embeddings(), language.get_output_embeddings()]
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -148,16 +153,20 @@ def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | N
     """
     folder = resolve(path)
     config = _read_json(folder / "config.json")
-    card = _read_card(config, folder, template_name)
+    card = load_card(folder, template_name)
     with no_init_weights():
         settings = dict(config["text_config"])
-        language = AutoModelForCausalLM.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
+        language = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(settings.pop("model_type"), **settings)
+        )
     vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     model = Llava(tower, connector, language)
     _fill(model, _read_tensors(folder), folder)
-    return Checkpoint(model if dtype is None else model.to(dtype), Tokenizer.load(folder), card)
+    return Checkpoint(
+        model if dtype is None else model.to(dtype), Tokenizer.load(folder, ours="llavakit" in config), card
+    )
 
 
 def _fill(model: Llava, stored: dict[str, Tensor], folder: Path) -> None:
@@ -184,7 +193,10 @@ def _fill(model: Llava, stored: dict[str, Tensor], folder: Path) -> None:
 
 def _drop_identity(tensors: dict[str, Tensor], folder: Path) -> None:
     """A linear connector is stored with an identity second layer; make sure that it is one, then forget it."""
-    weight, bias = tensors.pop("connector.linear_2.weight", None), tensors.pop("connector.linear_2.bias", None)
+    weight, bias = (
+        tensors.pop("connector.linear_2.weight", None),
+        tensors.pop("connector.linear_2.bias", None),
+    )
     if weight is not None and (not weight.equal(torch.eye(len(weight), dtype=weight.dtype)) or bias.any()):  # type: ignore[union-attr]
         raise CheckpointError(f"{folder}: connector.kind is linear but the second layer is not an identity")
 
@@ -250,14 +262,18 @@ def _hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
     return config
 
 
-def _read_card(config: dict[str, Any], folder: Path, template_name: str | None) -> Card:
+def load_card(path: Path, template_name: str | None = None) -> Card:
     """The llavakit section; for a plain Hugging Face directory, what its config says in other words."""
+    folder = resolve(path)
+    config = _read_json(folder / "config.json")
     chosen = {} if template_name is None else {"template": template_name}
     if "llavakit" in config:
         section = {key: value for key, value in config["llavakit"].items() if key != "version"} | chosen
         return make(Card, section, where=f"{folder}/config.json: llavakit")
     if config.get("model_type") != "llava":
-        raise CheckpointError(f"{folder}: model_type {config.get('model_type')!r} is not a LLaVA that llavakit reads")
+        raise CheckpointError(
+            f"{folder}: model_type {config.get('model_type')!r} is not a LLaVA that llavakit reads"
+        )
     if template_name is None:
         raise CheckpointError(
             f"{folder}: a Hugging Face directory does not say which prompt template it was trained with; name one"
@@ -273,7 +289,10 @@ def _read_card(config: dict[str, Any], folder: Path, template_name: str | None) 
         "std": pixels.get("image_std", ImageConfig().std),
     }
     full = config.get("vision_feature_select_strategy", "default") == "full"
-    tower = {"layer": config.get("vision_feature_layer", -2), "cls": full and vision.model_type == "clip_vision_model"}
+    tower = {
+        "layer": config.get("vision_feature_layer", -2),
+        "cls": full and vision.model_type == "clip_vision_model",
+    }
     return make(Card, {"tower": tower, "image": image, **chosen}, where=f"{folder}/config.json")
 
 

@@ -4,16 +4,24 @@ Which feature row stands in which token is in the batch (a plan made it), which 
 layout, and what is learned is in the batch again. So there is no branch here on model names or image kinds.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
 
 from llavakit.core.types import Batch
 from llavakit.model.attention import NAME, Layout, packed_layout
 from llavakit.model.tower import Tower
 
+
 PARTS = ("tower", "connector", "language")
+
+
+class KeyValueCache(Protocol):
+    """What an attention layer of `transformers` calls to store its new keys and values."""
+
+    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
 
 
 class Llava(nn.Module):
@@ -44,7 +52,9 @@ class Llava(nn.Module):
         rows_ND = self.connector(features_NRC.to(_dtype(self.connector))).flatten(0, 1)
         return x_TD.index_put((batch.slots_S,), rows_ND[batch.rows_S].to(x_TD.dtype))
 
-    def decode(self, x_TD: Tensor, positions_T: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+    def decode(
+        self, x_TD: Tensor, positions_T: Tensor, layout: Layout, cache: KeyValueCache | None = None
+    ) -> Tensor:
         """h_TD: the decoder's last hidden states of a packed row, after its final norm."""
         out = self.language.get_decoder()(
             inputs_embeds=x_TD[None],
@@ -56,7 +66,7 @@ class Llava(nn.Module):
         hidden_TD: Tensor = out.last_hidden_state[0]
         return hidden_TD
 
-    def hidden(self, batch: Batch, cache: Cache | None = None) -> Tensor:
+    def hidden(self, batch: Batch, cache: KeyValueCache | None = None) -> Tensor:
         """h_TD of a whole packed batch."""
         layout = packed_layout(batch.segments, batch.ids_T.device)
         return self.decode(self.embed(batch), batch.positions_T, layout, cache)

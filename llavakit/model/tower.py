@@ -5,7 +5,7 @@ tower: a feature map is rows too. Normalisation happens here, on the device, so 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,11 @@ class TowerConfig(Config):
     path: str = "openai/clip-vit-large-patch14-336"  # directory or hub id; unused by efficientnet_lite0
     layer: int = -2  # ViT: index into its hidden states; -2 is the output of the last layer but one
     cls: bool = False  # ViT: keep the class row (HF calls this strategy "full")
-    blocks: tuple[int, ...] = (4, 10, 15)  # EfficientNet: maps after these blocks, pooled to one grid and stacked
+    blocks: tuple[int, ...] = (
+        4,
+        10,
+        15,
+    )  # EfficientNet: maps after these blocks, pooled to one grid and stacked
 
 
 class Tower(nn.Module):
@@ -68,7 +72,7 @@ class ViTTower(Tower):
         depth = settings.num_hidden_layers
         if not -depth - 1 <= config.layer <= depth:
             raise ConfigError(f"tower.layer={config.layer}: the tower has {depth} layers")
-        self.vision = vision
+        self.vision: Any = vision  # nn.Module's own attribute types are too wide to call
         self.num_layers = config.layer if config.layer >= 0 else depth + 1 + config.layer
         self.num_cls = CLS_ROWS[settings.model_type]
         self.drop = 0 if config.cls else self.num_cls

@@ -56,7 +56,13 @@ class Template:
         for number, message in enumerate(messages):
             if message.role == "assistant":
                 answer = Piece(message.text, 1.0, said=True)
-                out += [Piece(self.header), Piece(self.lead, 1.0), answer, Piece(self.end, 1.0), Piece(self.tail)]
+                out += [
+                    Piece(self.header),
+                    Piece(self.lead, 1.0),
+                    answer,
+                    Piece(self.end, 1.0),
+                    Piece(self.tail),
+                ]
                 continue
             if number > 0:
                 out.append(Piece(self.between))

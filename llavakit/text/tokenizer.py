@@ -4,7 +4,7 @@ from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llavakit.core.errors import CheckpointError
 from llavakit.text.template import Piece, Template
@@ -30,10 +30,18 @@ class Tokenizer:
         self._special_ids = {index for index, token in hf.added_tokens_decoder.items() if token.special}
 
     @classmethod
-    def load(cls, path: str | Path, gguf_file: str | None = None) -> "Tokenizer":
-        """Read from a model directory or a hub id; with `gguf_file`, from inside that file."""
-        extra = {} if gguf_file is None else {"gguf_file": gguf_file}
-        return cls(AutoTokenizer.from_pretrained(str(path), **extra))
+    def load(cls, path: str | Path, *, gguf_file: str | None = None, ours: bool = False) -> "Tokenizer":
+        """Read from a model directory or a hub id; with `gguf_file`, from inside that file.
+
+        `ours` marks a directory that llavakit wrote: its config.json need not be asked for a tokenizer class.
+        """
+        extra: dict[str, object] = {} if gguf_file is None else {"gguf_file": gguf_file}
+        if ours:
+            extra["config"] = PreTrainedConfig()
+        try:
+            return cls(AutoTokenizer.from_pretrained(str(path), **extra))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: no tokenizer: {str(error).splitlines()[0]}") from None
 
     def __len__(self) -> int:
         return len(self.hf)
@@ -43,8 +51,8 @@ class Tokenizer:
         """The id other programs use for an image slot; added to the vocabulary when it is missing."""
         if IMAGE_TOKEN not in self.hf.get_vocab():
             self.hf.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-            self._special_ids.add(self.hf.convert_tokens_to_ids(IMAGE_TOKEN))
-        return int(self.hf.convert_tokens_to_ids(IMAGE_TOKEN))
+            self._special_ids.add(self.hf.get_vocab()[IMAGE_TOKEN])
+        return int(self.hf.get_vocab()[IMAGE_TOKEN])
 
     @property
     def bos(self) -> list[int]:

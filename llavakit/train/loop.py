@@ -33,6 +33,8 @@ from llavakit.train.state import State, load_state, save_state
 class Interrupted(UserError):
     """Ctrl-C: everything is saved, and the message says how to go on."""
 
+    exit_code = 130
+
 
 def train(run: Run, *, resume: bool = False, objective: Objective | None = None) -> Path:
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
@@ -82,7 +84,7 @@ def train_step(
     for batch in batches:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             sums = objective.loss(model, batch.to(model.device))
-        (sums.loss / total).backward()  # type: ignore[no-untyped-call]
+        (sums.loss / total).backward()
         loss += float(sums.loss.detach()) / total
         for name, value in sums.report.items():
             report[name] = report.get(name, 0.0) + float(value) / total
@@ -109,7 +111,9 @@ def _steps(
             loss, report = train_step(model, objective, batches, precision=run.precision)
             norm = clip_gradients(model, run.optim.clip)
             if not torch.isfinite(torch.tensor(norm)):
-                raise UserError(f"step {state.step + 1}: the gradient is not finite; lower optim.lr or check the data")
+                raise UserError(
+                    f"step {state.step + 1}: the gradient is not finite; lower optim.lr or check the data"
+                )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -118,7 +122,14 @@ def _steps(
             state.step, state.position = state.step + 1, rows[-1][1]
             state.seconds, state.tokens = state.seconds + seconds, state.tokens + tokens
             metrics.add(
-                {"step": state.step, "loss": loss, **report, "norm": norm, "tokens": tokens, "seconds": seconds}
+                {
+                    "step": state.step,
+                    "loss": loss,
+                    **report,
+                    "norm": norm,
+                    "tokens": tokens,
+                    "seconds": seconds,
+                }
                 | {f"lr_{part}": rate for part, rate in rates.items()}
             )
             progress.advance(note=f"loss {loss:.3f}  {tokens / seconds:,.0f} tokens/s")
@@ -159,7 +170,9 @@ def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
     cache = None
     if run.data.features is not None:
         if "tower" in run.train:
-            raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
+            raise ConfigError(
+                "data.features caches the tower's output, but train includes the tower; drop one"
+            )
         cache = FeatureCache(run.data.features, str(run.model.tower))
     loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
     if cache is not None:
@@ -170,7 +183,8 @@ def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
 def _headline(run: Run, model: Llava, state: State, num_records: int) -> str:
     counts = {name: sum(p.numel() for p in model.part(name).parameters()) for name in PARTS}
     parts = ", ".join(
-        f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}" for name, count in counts.items()
+        f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}"
+        for name, count in counts.items()
     )
     begin = f"from step {state.step} " if state.step else ""
     return f"{run.name}: {num_records} records, {begin}to step {state.steps}; {parts}"

@@ -11,7 +11,11 @@ CHUNK = 2048  # rows of logits alive at once: 2048 x 152k x 4 bytes is 1.2 GB
 
 
 def weighted_cross_entropy(
-    hidden_LD: Tensor, labels_L: Tensor, weights_L: Tensor, logits: Callable[[Tensor], Tensor], chunk: int = CHUNK
+    hidden_LD: Tensor,
+    labels_L: Tensor,
+    weights_L: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """(sum of weight x negative log-likelihood, sum of weight x hit), both float32 scalars.
 

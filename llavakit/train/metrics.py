@@ -53,7 +53,9 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
         losses = [row["loss"] for row in rows]
         colour = f"C{number}"
         axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=1)
-        axes.plot(steps, _running_mean(losses, max(1, len(losses) // 20)), color=colour, linewidth=2, label=name)
+        axes.plot(
+            steps, _running_mean(losses, max(1, len(losses) // 20)), color=colour, linewidth=2, label=name
+        )
         start = steps[-1]
     axes.set_xlabel("step")
     axes.set_ylabel("loss per learned token (nats)")

@@ -54,7 +54,9 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
             (0.0, [p for p in params if p.ndim <= 1]),
         ):
             if chosen:
-                groups.append({"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay, "part": name})
+                groups.append(
+                    {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay, "part": name}
+                )
     # The fused kernel updates a parameter in one pass over memory instead of about ten.
     return AdamW(groups, betas=config.betas, fused=True)
 

@@ -1,7 +1,7 @@
 """Everything beside the weights that a resumed run needs, in safetensors and JSON: no pickle."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ class State:
 
     step: int = 0  # steps done
     steps: int = 0  # steps in all
-    position: Position = Position()  # the next row of data
+    position: Position = field(default_factory=Position)  # the next row of data
     seconds: float = 0.0  # training time so far
     tokens: int = 0
 
@@ -42,7 +42,9 @@ def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path) -> No
 def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:
     """Put everything back. A checkpoint without training state cannot be resumed, and says so."""
     if not (folder / FACTS).is_file():
-        raise CheckpointError(f"{folder}: has weights but no training state; it can start a run, not resume one")
+        raise CheckpointError(
+            f"{folder}: has weights but no training state; it can start a run, not resume one"
+        )
     facts = json.loads((folder / FACTS).read_text())
     tensors = load_file(folder / TENSORS)
     torch.set_rng_state(tensors.pop("rng"))

@@ -8,6 +8,7 @@ larger than MAX_PIXELS is decoded. Orientation tags are honoured: people see upr
 import hashlib
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,8 @@ def load_image(source: Source) -> PIL.Image.Image:
             image.load()
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise DataError(f"{name_of(source)}: broken image: {error}") from None
-        try:
+        with suppress(OSError, SyntaxError, ValueError):  # as above: the pixels are fine
             image = ImageOps.exif_transpose(image)
-        except (OSError, SyntaxError, ValueError):
-            pass  # as above: the pixels are fine
         return _to_rgb(image)
 
 
@@ -111,7 +110,9 @@ def _opened(source: Source) -> PIL.Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the check below is stricter
-            image = PIL.Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
+            image = PIL.Image.open(
+                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
+            )
     except FileNotFoundError:
         raise DataError(f"image not found: {name}") from None
     except PIL.UnidentifiedImageError:
@@ -123,7 +124,9 @@ def _opened(source: Source) -> PIL.Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()
-        raise DataError(f"{name}: {width} x {height} pixels; the limit is {MAX_PIXELS} in all, scale it down first")
+        raise DataError(
+            f"{name}: {width} x {height} pixels; the limit is {MAX_PIXELS} in all, scale it down first"
+        )
     return image
 
 

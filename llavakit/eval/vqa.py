@@ -1,0 +1,83 @@
+"""Short-answer visual question answering: exact match, and the two controls that say whether the image is used.
+
+`shuffled` asks the same questions about other images; `blind` never sees one and gives the training majority of
+the question's text. A model that looks must beat both, and lose its advantage when images are shuffled.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from llavakit.chat import Chat
+from llavakit.core.progress import bar
+from llavakit.engine.sampler import Sampling
+from llavakit.text.conversation import Conversation, user
+
+CHUNK = 128  # questions handed to the engine at once
+SHORT = Sampling(max_tokens=8)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image with its one right answer."""
+
+    image: Path
+    text: str
+    answer: str
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it must be named; the rest is answered by yes or no."""
+        return self.answer not in ("yes", "no")
+
+
+def answer_questions(chat: Chat, questions: Sequence[Question], title: str) -> list[str]:
+    """The model's answers, greedy. Questions about one image should be neighbours: they share its prompt."""
+    answers: list[str] = []
+    with bar(title, len(questions)) as progress:
+        for at in range(0, len(questions), CHUNK):
+            chunk = questions[at : at + CHUNK]
+            talks = [Conversation((user(question.text, [question.image]),)) for question in chunk]
+            answers += chat.batch(talks, sampling=SHORT)
+            progress.advance(len(chunk))
+    return answers
+
+
+def shuffle_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
+    """Every image's questions are asked about another image; the answers stay those of the right one."""
+    images = list(dict.fromkeys(question.image for question in questions))
+    order = np.random.default_rng(seed).permutation(len(images))
+    # A rotation of a random order: nobody keeps their own image.
+    other = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
+    return [replace(question, image=other[question.image]) for question in questions]
+
+
+def guess_blind(train: Sequence[Question], test: Sequence[Question]) -> list[str]:
+    """The most frequent training answer of each question's text; of all answers where the text is new."""
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for question in train:
+        seen[question.text][question.answer] += 1
+    overall = Counter(question.answer for question in train)
+    return [(seen.get(question.text) or overall).most_common(1)[0][0] for question in test]
+
+
+def is_right(answer: str, truth: str) -> bool:
+    """Exact match after case, outer blanks and a final period are taken away."""
+    return answer.strip().rstrip(".").lower() == truth.lower()
+
+
+def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:
+    """Share of right answers: `all`, `open` and `yes_no`."""
+    hits = [
+        (question.is_open, is_right(answer, question.answer))
+        for question, answer in zip(questions, answers, strict=True)
+    ]
+    groups = {
+        "all": [right for _, right in hits],
+        "open": [right for is_open, right in hits if is_open],
+        "yes_no": [right for is_open, right in hits if not is_open],
+    }
+    return {name: sum(group) / max(1, len(group)) for name, group in groups.items()}

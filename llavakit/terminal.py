@@ -1,0 +1,79 @@
+"""Chat in a terminal: one question, or a conversation with pictures attached on the way."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from llavakit.chat import Chat
+from llavakit.core.errors import UserError
+from llavakit.core.progress import console, say
+from llavakit.engine.sampler import Sampling
+from llavakit.text.conversation import Conversation, Message, assistant, system, user
+from llavakit.vision.image import image_size
+
+HELP = "/image PATH attaches a picture to your next question; /new starts over; /quit ends"
+
+
+class Terminal:
+    """A conversation held on the console. Answers appear as they are made."""
+
+    def __init__(
+        self, chat: Chat, sampling: Sampling, *, images: Sequence[Path] = (), system_text: str | None = None
+    ) -> None:
+        self.chat, self.sampling = chat, sampling
+        self._opening = () if system_text is None else (system(system_text),)
+        self._messages: tuple[Message, ...] = self._opening
+        self._attached: list[Path] = []
+        for path in images:
+            self._attach(path)
+
+    def ask(self, question: str) -> str:
+        """Ask with whatever is attached, print the answer, remember both."""
+        asked = (*self._messages, user(question, self._attached))
+        began = time.perf_counter()
+        pieces: list[str] = []
+        for piece in self.chat.stream(Conversation(asked), sampling=self.sampling):
+            text = piece if pieces else piece.lstrip()
+            console.print(text, end="", markup=False, soft_wrap=True)
+            if text:
+                pieces.append(text)
+        console.print()
+        answer = "".join(pieces).strip()
+        if console.is_terminal:
+            seconds = time.perf_counter() - began
+            console.print(
+                f"[dim]{len(self.chat.encoder.tokenizer.hf(answer)['input_ids'])} tokens, {seconds:.1f} s[/dim]"
+            )
+        self._messages = (*asked, assistant(answer))
+        self._attached = []
+        return answer
+
+    def talk(self) -> None:
+        """Read questions until /quit or the end of input. A mistake costs one line, not the conversation."""
+        say(HELP)
+        while True:
+            try:
+                line = console.input("[bold]> [/bold]" if console.is_terminal else "").strip()
+            except (EOFError, KeyboardInterrupt):
+                say("")
+                return
+            command, _, rest = line.partition(" ")
+            try:
+                if command in ("/quit", "/exit"):
+                    return
+                if command == "/new":
+                    self._messages, self._attached = self._opening, []
+                elif command == "/image":
+                    self._attach(Path(rest.strip()).expanduser())
+                elif command.startswith("/"):
+                    say(HELP)
+                elif line:
+                    self.ask(line)
+            except UserError as error:
+                say(f"error: {error}")
+
+    def _attach(self, path: Path) -> None:
+        width, height = image_size(path)
+        self._attached.append(path)
+        if console.is_terminal:
+            console.print(f"[dim]{path}: {width} x {height}[/dim]")
