@@ -14,7 +14,6 @@ from llavakit.core.types import Batch
 from llavakit.model.attention import NAME, Layout, packed_layout
 from llavakit.model.tower import Tower
 
-
 PARTS = ("tower", "connector", "language")
 
 
