@@ -46,7 +46,8 @@ class Chat:
         for _, token in self.engine.stream([sample], sampling):
             ids.append(token)
             text = self.encoder.tokenizer.decode(ids)
-            if not text.endswith("\ufffd"):  # half a character: wait for the rest of its bytes
+            # Half a character, or a byte whose neighbours decide what it means: wait for the rest.
+            if not text.endswith("\ufffd") and not self.encoder.tokenizer.is_byte(token):
                 yield text[shown:]
                 shown = len(text)
         rest = self.encoder.tokenizer.decode(ids)[shown:]

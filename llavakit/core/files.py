@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from llavakit.core.errors import CheckpointError
 
 
@@ -26,11 +28,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             path.rename(old)
         draft.rename(path)
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors wraps the system's error in its own
         kept = f"; what was there before is intact: {path}" if path.exists() else ""
-        raise CheckpointError(f"{path}: could not be written: {error.strerror or error}{kept}") from error
+        raise CheckpointError(f"{path}: could not be written: {_reason(error)}{kept}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) else None
+    return text or str(error).removeprefix("Error while serializing: ")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """One wrapper around a Hugging Face fast tokenizer: pieces in, ids and weights out, in one tokenization."""
 
+import re
 from bisect import bisect_right
 from itertools import accumulate
 from pathlib import Path
@@ -91,6 +92,10 @@ class Tokenizer:
     def decode(self, ids: list[int]) -> str:
         """Text without special tokens, spaces as they were."""
         return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def is_byte(self, token: int) -> bool:
+        """Whether a token is one raw byte of SentencePiece's fallback."""
+        return re.fullmatch(r"<0x[0-9A-F]{2}>", str(self.hf.convert_ids_to_tokens(token))) is not None
 
     def tokens(self, ids: list[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for inspection."""

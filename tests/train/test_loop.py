@@ -1,0 +1,319 @@
+"""The loop: splits, freezing, exact resume, and what is left behind when something goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import islice
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests import tiny
+
+from llavakit.core import config as settings
+from llavakit.core.errors import CheckpointError, ConfigError, DataError
+from llavakit.data.encode import Encoder
+from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.model import checkpoint as checkpoints
+from llavakit.text.templates import template
+from llavakit.train.loop import train, train_step
+from llavakit.train.metrics import read_metrics
+from llavakit.train.objectives import SFT
+from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, schedule, train_only
+from llavakit.train.run import Run
+
+
+def tiny_run(tmp_path, name="run", **changes) -> Run:
+    """Six steps of a tiny model on the tiny data, starting from one checkpoint."""
+    start = tmp_path / "start"
+    if not start.exists():
+        checkpoints.save(tiny.checkpoint(), start)
+        tiny.data_file(tmp_path)
+    card = checkpoints.load_card(start)
+    run = Run(
+        name=name,
+        out=tmp_path / name,
+        precision="float32",
+        model=checkpoints.ModelConfig(start=start, **card.model_dump()),
+        data=DataConfig(files=(tmp_path / "data.json",), tokens=96),
+        optim=OptimConfig(lr=LearningRates(connector=1e-2, language=1e-2, tower=1e-3), steps=6, rows=2),
+    )
+    return settings.override(run, [f"{key}={value}" for key, value in changes.items()])
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(checkpoints.resolve(run.out) / "model.safetensors")
+
+
+def losses(run: Run) -> list[float]:
+    return [row["loss"] for row in read_metrics(run.out / "metrics.jsonl")]
+
+
+def test_the_loss_falls(tmp_path):
+    run = tiny_run(tmp_path, **{"optim.steps": 30})
+    train(run)
+    curve = losses(run)
+    assert sum(curve[-5:]) < 0.7 * sum(curve[:5])
+    assert (run.out / "curves.png").stat().st_size > 1000
+    assert settings.load(Run, run.out / "run.yaml") == run
+
+
+@pytest.mark.parametrize("cuts", [[0, 12], [0, 1, 5, 12], list(range(13))])
+def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, cuts):
+    """Twelve samples as one packed row, as uneven micro-batches, one by one."""
+    from llavakit.data.pack import collate
+
+    ck = tiny.checkpoint()
+    loader = Loader(DataConfig(files=(tiny.data_file(tmp_path, 12),), tokens=4096), tiny.encoder(), seed=0)
+    samples = [loader.samples(record) for record in loader.records]
+
+    def gradient(edges):
+        batches = []
+        for a, b in zip(edges, edges[1:], strict=False):
+            cut = [loader._tiles(media) for sample in samples[a:b] for media in sample.media]
+            batches.append(collate(samples[a:b], pixels_NHWC=torch.cat(cut) if cut else None))
+        ck.model.zero_grad(set_to_none=True)
+        loss, report = train_step(ck.model, SFT(), batches, precision="float32")
+        return (
+            loss,
+            report,
+            {name: p.grad.clone() for name, p in ck.model.named_parameters() if p.grad is not None},
+        )
+
+    loss, report, mine = gradient(cuts)
+    whole_loss, whole_report, whole = gradient([0, 12])
+    assert loss == pytest.approx(whole_loss, rel=1e-5)
+    assert report == pytest.approx(whole_report)
+    for name in whole:
+        torch.testing.assert_close(mine[name], whole[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop):
+    whole, cut = tiny_run(tmp_path, "whole"), tiny_run(tmp_path, "cut", save_every=1)
+    train(whole)
+    interrupt_after(cut, stop)
+    assert len(losses(cut)) == stop
+    train(cut, resume=True)
+    assert losses(cut) == losses(whole)
+    mine, theirs = weights(cut), weights(whole)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def interrupt_after(run: Run, steps: int) -> None:
+    """Press Ctrl-C as soon as the metrics show `steps` steps."""
+    from llavakit.train.loop import Interrupted
+    from llavakit.train.metrics import Metrics
+
+    add = Metrics.add
+
+    def press(self, row):
+        add(self, row)
+        if row["step"] == steps:
+            signal.raise_signal(signal.SIGINT)
+
+    Metrics.add = press
+    try:
+        with pytest.raises(Interrupted, match=f"stopped at step {steps} of 6"):
+            train(run)
+    finally:
+        Metrics.add = add
+
+
+def test_an_interrupted_run_leaves_a_loadable_model(tmp_path):
+    run = tiny_run(tmp_path)
+    interrupt_after(run, 2)
+    assert checkpoints.resolve(run.out).name == "step000002"
+    checkpoints.load(run.out)
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_exactly(tmp_path):
+    """kill -9 at some moment; the newest complete checkpoint counts."""
+    whole, cut = tiny_run(tmp_path, "whole", **{"optim.steps": 200}), tiny_run(tmp_path, "cut")
+    cut = settings.override(cut, ["optim.steps=200", "save_every=5"])
+    settings.save(cut, tmp_path / "cut.yaml")
+    code = "from llavakit.cli import main; main()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, "train", str(tmp_path / "cut.yaml")],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+    )
+    deadline = time.monotonic() + 120
+    while not (cut.out / "latest").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    assert 0 < len(losses(cut)) < 200
+    train(cut, resume=True)
+    train(whole)
+    assert losses(cut) == losses(whole)
+    mine, theirs = weights(cut), weights(whole)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_changed_settings_are_refused_by_name(tmp_path):
+    run = tiny_run(tmp_path)
+    interrupt_after(run, 1)
+    with pytest.raises(ConfigError, match=r"other settings: optim.lr.language, seed;"):
+        train(settings.override(run, ["optim.lr.language=0.5", "seed=3"]), resume=True)
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path):
+    run = tiny_run(tmp_path)
+    train(run, resume=True)
+    assert len(losses(run)) == 6
+
+
+def test_only_the_named_parts_change(tmp_path):
+    run = tiny_run(tmp_path, train="[connector]")
+    train(run)
+    before, after = load_file(tmp_path / "start" / "model.safetensors"), weights(run)
+    changed = {key.split(".")[0] for key in before if not torch.equal(before[key], after[key])}
+    assert changed == {"multi_modal_projector"}
+    with pytest.raises(ConfigError, match="name at least one of tower, connector, language"):
+        train_only(tiny.checkpoint().model, ("conector",))
+
+
+def test_learning_rates_by_part_and_no_decay_on_vectors():
+    model = tiny.checkpoint().model
+    train_only(model, ("connector", "language"))
+    optimizer = build_optimizer(
+        model, OptimConfig(weight_decay=0.1, lr=LearningRates(connector=1.0, language=2.0))
+    )
+    by_param = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    for name, p in model.named_parameters():
+        if name.startswith("tower."):
+            assert id(p) not in by_param
+            continue
+        group = by_param[id(p)]
+        assert group["lr"] == {"connector": 1.0, "language": 2.0}[name.split(".")[0]]
+        assert group["weight_decay"] == (0.1 if p.ndim > 1 else 0.0)
+
+
+def test_the_schedule_warms_up_and_ends_at_its_floor():
+    config = OptimConfig(warmup=0.1, final=0.2)
+    rates = [schedule(step, 100, config) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[99] == pytest.approx(0.2, abs=0.001)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert schedule(0, 1, config) == 1.0
+
+
+def test_cached_features_train_exactly_like_pixels(tmp_path):
+    plain = tiny_run(tmp_path, "plain")
+    cached = tiny_run(tmp_path, "cached", **{"data.features": tmp_path / "features"})
+    train(plain)
+    train(cached)
+    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
+    with pytest.raises(ConfigError, match="includes the tower"):
+        train(settings.override(cached, ["train=[tower, connector]", f"out={tmp_path / 'x'}"]))
+
+
+def test_a_bad_record_stops_with_its_place_or_is_listed(tmp_path):
+    run = tiny_run(tmp_path, **{"optim.steps": 3})
+    rows = json.loads((tmp_path / "data.json").read_text())
+    rows[2]["conversations"][0]["value"] = "no placeholder"
+    (tmp_path / "data.json").write_text(json.dumps(rows, indent=1))
+    with pytest.raises(DataError, match=r"data.json:\d+: 0 <image> placeholder.* 1 image"):
+        train(run)
+    train(settings.override(run, ["data.on_bad=skip"]))
+    assert "placeholder" in (run.out / "bad_records.txt").read_text()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path):
+    """A file size limit stands for the disk: the second save fails half way, the first stays loadable."""
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from llavakit.core import config
+from llavakit.core.errors import UserError
+from llavakit.train import loop
+from llavakit.train.run import Run
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+write = loop.write
+def second(checkpoint, folder):
+    if folder.name.endswith("000004.writing"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    write(checkpoint, folder)
+loop.write = second
+try:
+    loop.train(config.load(Run, Path(sys.argv[1])))
+except UserError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+    run = tiny_run(tmp_path, save_every=2)
+    settings.save(run, tmp_path / "run.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "run.yaml")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "step000004: could not be written: I/O error: File too large" in " ".join(done.stdout.split())
+    assert "Traceback" not in done.stderr
+    assert checkpoints.resolve(run.out).name == "step000002"
+    checkpoints.load(run.out)
+    assert not list(run.out.glob(".*writing"))
+    train(run, resume=True)
+    assert len(losses(run)) == 6
+
+
+def test_a_step_without_anything_to_learn_says_so(tmp_path):
+    ck = tiny.checkpoint()
+    loader = Loader(DataConfig(files=(tiny.data_file(tmp_path),)), tiny.encoder(), seed=0)
+    batch, _ = next(iter(islice(loader.batches(Position()), 1)))
+    with pytest.raises(ConfigError, match="nothing to learn"):
+        train_step(
+            ck.model,
+            SFT(),
+            [type(batch)(**{**vars(batch), "weights_L": batch.weights_L * 0})],
+            precision="float32",
+        )
+
+
+def test_a_start_with_other_parts_is_refused(tmp_path):
+    run = tiny_run(tmp_path, **{"model.connector.kind": "linear"})
+    with pytest.raises(ConfigError, match=r"model.connector is .*linear.* but .* has .*mlp"):
+        train(run)
+
+
+def test_stage_two_goes_on_from_stage_one(tmp_path):
+    """Stage 1 under `plain` with square crops, stage 2 under the chat template with padding."""
+    first = tiny_run(
+        tmp_path,
+        "one",
+        train="[connector]",
+        **{"model.template": "plain_no_bos", "model.image.kind": "square"},
+    )
+    train(first)
+    second = tiny_run(tmp_path, "two", **{"model.start": first.out})
+    train(second)
+    card = checkpoints.load(second.out).card
+    assert (card.template, card.image.kind) == ("chatml", "pad")
+    assert checkpoints.load(first.out).card.template == "plain_no_bos"
+
+
+def test_reading_runs_ahead_but_errors_come_out(tmp_path):
+    config = DataConfig(files=(tiny.data_file(tmp_path),), tokens=96)
+    loader = Loader(config, Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE), seed=0)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(DataError, match=r"data.json:\d+: image not found"):
+        list(islice(loader.batches(Position()), 50))
+    assert all(not thread.name.startswith("loader") for thread in threading.enumerate())
+
+
+def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path):
+    run = tiny_run(tmp_path)
+    train(run)
+    (checkpoints.resolve(run.out) / "train_state.json").unlink()
+    with pytest.raises(CheckpointError, match="no training state"):
+        train(run, resume=True)
