@@ -46,8 +46,7 @@ class Chat:
         for _, token in self.engine.stream([sample], sampling):
             ids.append(token)
             text = self.encoder.tokenizer.decode(ids)
-            # Half a character, or a byte whose neighbours decide what it means: wait for the rest.
-            if not text.endswith("\ufffd") and not self.encoder.tokenizer.is_byte(token):
+            if not text.endswith("\ufffd") and self.encoder.tokenizer.settles(token):
                 yield text[shown:]
                 shown = len(text)
         rest = self.encoder.tokenizer.decode(ids)[shown:]

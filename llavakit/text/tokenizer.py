@@ -93,9 +93,15 @@ class Tokenizer:
         """Text without special tokens, spaces as they were."""
         return str(self.hf.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def is_byte(self, token: int) -> bool:
-        """Whether a token is one raw byte of SentencePiece's fallback."""
-        return re.fullmatch(r"<0x[0-9A-F]{2}>", str(self.hf.convert_ids_to_tokens(token))) is not None
+    def settles(self, token: int) -> bool:
+        """Whether the text up to this token is final.
+
+        Not so after a raw byte of SentencePiece's fallback, whose neighbours decide what it means, nor after a
+        special token, which decoding skips.
+        """
+        if token in self._special_ids:
+            return False
+        return re.fullmatch(r"<0x[0-9A-F]{2}>", str(self.hf.convert_ids_to_tokens(token))) is None
 
     def tokens(self, ids: list[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for inspection."""

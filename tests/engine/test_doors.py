@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests import tiny
 
 from llavakit.chat import Chat, load
 from llavakit.core.errors import DataError
@@ -10,6 +9,7 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.text.conversation import Conversation, assistant, user
+from tests import tiny
 
 
 class Recorder(Engine):

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests import tiny
 
 from llavakit.core.errors import DataError
 from llavakit.core.types import Segment
@@ -14,6 +13,7 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampler, Sampling
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.vision.image import cut_tiles, load_image
+from tests import tiny
 
 GREEDY = Sampling(max_tokens=9)
 

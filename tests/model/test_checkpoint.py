@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests import tiny
 from transformers import LlavaForConditionalGeneration
 
 from llavakit.core.errors import CheckpointError
@@ -15,6 +14,7 @@ from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
 from llavakit.text.conversation import Conversation, user
 from llavakit.vision.image import cut_tiles, load_image
+from tests import tiny
 
 
 def prompts(tmp_path, count):
@@ -93,7 +93,9 @@ def test_every_spelling_of_key_names_loads(tmp_path, spelling):
         if spelling != "classic":
             new = new.replace("vision_tower.vision_model.", "vision_tower.")
         if spelling == "hf5 modules":
-            new = new.replace("language_model.lm_head.", "lm_head.").replace("language_model.model.", "language_model.")
+            new = new.replace("language_model.lm_head.", "lm_head.").replace(
+                "language_model.model.", "language_model."
+            )
             new = new if new.startswith("lm_head.") else "model." + new
         renamed[new] = tensor
     save_file(renamed, path, metadata={"format": "pt"})
@@ -154,7 +156,8 @@ def test_a_tower_runs_only_as_deep_as_its_features(tmp_path):
     pixels = torch.randint(0, 256, (2, 28, 28, 3), dtype=torch.uint8)
     ran = []
     hooks = [
-        layer.register_forward_hook(lambda *_, n=n: ran.append(n)) for n, layer in enumerate(tower.vision.encoder.layers)
+        layer.register_forward_hook(lambda *_, n=n: ran.append(n))
+        for n, layer in enumerate(tower.vision.encoder.layers)
     ]
     with torch.no_grad():
         rows = tower(pixels)

@@ -1,7 +1,6 @@
 """The model on packed rows: sharing, packing and freezing change nothing but the cost."""
 
 import torch
-from tests import tiny
 
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample, join
@@ -9,6 +8,7 @@ from llavakit.data.pack import collate
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.train.objectives import SFT
 from llavakit.vision.image import cut_tiles, load_image
+from tests import tiny
 
 
 def tiles(samples: list[Sample]) -> torch.Tensor | None:
@@ -27,13 +27,16 @@ def gradients(model, batches) -> dict[str, torch.Tensor]:
 def assert_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
     assert mine.keys() == theirs.keys()
     for name in mine:
-        torch.testing.assert_close(mine[name], theirs[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            mine[name], theirs[name], atol=2e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def two_answers(tmp_path, encoder):
     image = tiny.picture(tmp_path / "a.png")
     return [
-        encoder.encode(Conversation((user("What color?", [image]), assistant(text)))) for text in ("red", "blue one")
+        encoder.encode(Conversation((user("What color?", [image]), assistant(text))))
+        for text in ("red", "blue one")
     ]
 
 
@@ -46,7 +49,9 @@ def test_a_shared_prompt_gives_the_logits_of_separate_sequences(tmp_path):
     with torch.no_grad():
         logits = ck.model.logits(ck.model.hidden(shared))
         for sample, leaf in zip(samples, shared.segments[1:], strict=True):
-            alone = ck.model.logits(ck.model.hidden(collate([sample], pixels_NHWC=tiles([sample]), learn=False)))
+            alone = ck.model.logits(
+                ck.model.hidden(collate([sample], pixels_NHWC=tiles([sample]), learn=False))
+            )
             rows = [*range(shared.segments[0].end), *range(leaf.start, leaf.end)]
             torch.testing.assert_close(logits[rows], alone, atol=1e-4, rtol=1e-4)
 
@@ -75,7 +80,9 @@ def test_a_tree_of_depth_three_equals_its_paths():
         for path in paths:
             at = torch.cat([torch.arange(*span) for span in path])
             alone = Sample(tuple(ids[at].tolist()), (0.0,) * len(at), (Segment(0, len(at)),))
-            torch.testing.assert_close(hidden[at], model.hidden(collate([alone], learn=False)), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                hidden[at], model.hidden(collate([alone], learn=False)), atol=1e-4, rtol=1e-4
+            )
 
 
 def test_packed_equals_one_by_one(tmp_path):

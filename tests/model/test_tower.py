@@ -16,7 +16,12 @@ def siglip() -> SiglipVisionModel:
     torch.manual_seed(0)
     return SiglipVisionModel(
         SiglipVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=14
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=28,
+            patch_size=14,
         )
     ).eval()
 
@@ -27,7 +32,9 @@ def test_siglip_gives_all_its_patches_from_before_the_last_norm():
     pixels = torch.randint(0, 256, (2, 28, 28, 3), dtype=torch.uint8)
     with torch.no_grad():
         rows = tower(pixels)
-        states = vision((pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, output_hidden_states=True).hidden_states
+        states = vision(
+            (pixels.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5, output_hidden_states=True
+        ).hidden_states
     assert rows.shape == (2, tower.num_rows, tower.width) == (2, 4, 32)
     torch.testing.assert_close(rows, states[-2], atol=1e-5, rtol=1e-5)
 

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from itertools import islice
+from itertools import islice, pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests import tiny
 
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, DataError
@@ -25,6 +25,7 @@ from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
 from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, schedule, train_only
 from llavakit.train.run import Run
+from tests import tiny
 
 
 def tiny_run(tmp_path, name="run", **changes) -> Run:
@@ -73,7 +74,7 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, cuts):
 
     def gradient(edges):
         batches = []
-        for a, b in zip(edges, edges[1:], strict=False):
+        for a, b in pairwise(edges):
             cut = [loader._tiles(media) for sample in samples[a:b] for media in sample.media]
             batches.append(collate(samples[a:b], pixels_NHWC=torch.cat(cut) if cut else None))
         ck.model.zero_grad(set_to_none=True)
@@ -141,7 +142,7 @@ def test_a_killed_run_resumes_exactly(tmp_path):
     child = subprocess.Popen(
         [sys.executable, "-c", code, "train", str(tmp_path / "cut.yaml")],
         stdout=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
     )
     deadline = time.monotonic() + 120
     while not (cut.out / "latest").exists() and time.monotonic() < deadline:
@@ -201,7 +202,7 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == rates[10] == 1.0
     assert rates[99] == pytest.approx(0.2, abs=0.001)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert schedule(0, 1, config) == 1.0
 
 
@@ -254,7 +255,7 @@ except UserError as error:
         [sys.executable, "-c", code, str(tmp_path / "run.yaml")],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.getcwd()},
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
         timeout=300,
     )
     assert done.returncode == 2, done.stderr
