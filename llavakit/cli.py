@@ -8,6 +8,7 @@ import typer
 
 from llavakit.core import config as settings
 from llavakit.core.errors import UserError, pick
+from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import say
 from llavakit.version import __version__
 
@@ -158,6 +159,7 @@ def models() -> None:
 
 def main() -> None:
     """Entry point: turns UserError into one line and an exit code."""
+    keep_freed_memory()
     try:
         app()
     except UserError as error:

@@ -62,7 +62,7 @@ def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
             what = f"{name_of(current.source)}: {left} tokens, {columns} x {rows}"
             table.add_row(
                 f"{first}-{last}", str(owner[first]), f"{positions[first]}-{positions[last]}",
-                str(IMAGE_ID), "<image>", "0", what, style="cyan",
+                str(IMAGE_ID), "<image>", "0", Text(what), style="cyan",
             )  # fmt: skip
             run = run[left:]
         for at in run if not is_image else []:
@@ -89,9 +89,16 @@ def _encoder(model: Path | None, tokenizer: str | None, template_name: str | Non
 def _find(where: str, images: Path | None) -> Record:
     path, colon, line = where.rpartition(":")
     if not colon or not line.isdigit():
-        return read_records(Path(where), images)[0]
-    records = read_records(Path(path), images)
+        return _read(Path(where), images)[0]
+    records = _read(Path(path), images)
     before = [record for record in records if record.line <= int(line)]
     if not before:
         raise DataError(f"no record at line {line}; the first begins at line {records[0].line}", path=path)
     return before[-1]
+
+
+def _read(path: Path, images: Path | None) -> list[Record]:
+    records = read_records(path, images)
+    if not records:
+        raise DataError("no record in this file", path=path)
+    return records

@@ -9,7 +9,7 @@ from llavakit.core.errors import UserError
 from llavakit.core.progress import console, say
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Message, assistant, system, user
-from llavakit.vision.image import image_size
+from llavakit.vision.image import load_image
 
 HELP = "/image PATH attaches a picture to your next question; /new starts over; /quit ends"
 
@@ -73,7 +73,7 @@ class Terminal:
                 say(f"error: {error}")
 
     def _attach(self, path: Path) -> None:
-        width, height = image_size(path)
+        width, height = load_image(path).size  # decoded now: a broken file must not fail every later question
         self._attached.append(path)
         if console.is_terminal:
-            console.print(f"[dim]{path}: {width} x {height}[/dim]")
+            console.print(f"{path}: {width} x {height}", style="dim", markup=False)

@@ -60,9 +60,11 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
 def load(kind: type[C], path: Path) -> C:
     """Read a YAML file written by `save` or by hand."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not YAML: not a text file") from None
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -96,8 +98,8 @@ def _value(text: str, setting: str, where: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"{where}: {setting!r}: the value is not YAML; quote it") from None
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-5 (no dot) as text; people mean the number.
+    if isinstance(value, str) and value == text.strip():
+        # YAML 1.1 reads 1e-5 (no dot, no quotes) as text; people mean the number.
         try:
             return float(value)
         except ValueError:

@@ -13,12 +13,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False)
+console = Console(highlight=False, emoji=False)  # an answer's ":cat:" is text
 
 
 def say(text: str) -> None:
     """One line for a person: a stage begins, a file was written."""
-    console.print(text, soft_wrap=True)
+    console.print(text, soft_wrap=True, markup=False)  # a path may hold [brackets]
 
 
 class Bar:

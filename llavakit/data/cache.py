@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llavakit.core.errors import DataError
+from llavakit.core.files import write_text
 from llavakit.core.progress import bar
 from llavakit.data.encode import Media
 from llavakit.vision.image import cut_tiles, digest, load_image
@@ -27,16 +29,24 @@ class FeatureCache:
         self.folder, self.tower = folder, tower
         self._where: dict[str, int] = {}
         self._digests: dict[Path, str] = {}
+        self._broken: dict[str, DataError] = {}
         self._shape: tuple[int, ...] | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        keys = self._keys_file.read_text().splitlines() if self._keys_file.exists() else []
-        if keys:
-            self._shape = tuple(int(side) for side in keys[0].split())
-            whole = self._rows_file.stat().st_size // self._block_bytes
-            self._where = {key: block for block, key in enumerate(keys[1 : 1 + whole])}
+        text = self._keys_file.read_text() if self._keys_file.exists() else ""
+        shape, *keys = text.split("\n")[:-1] or [""]  # a last line without its end was half written
+        if shape:
+            self._shape = tuple(int(side) for side in shape.split())
+            size = self._rows_file.stat().st_size if self._rows_file.exists() else 0
+            self._where = {key: block for block, key in enumerate(keys[: size // self._block_bytes])}
+        whole = "".join(f"{line}\n" for line in (shape, *self._where) if line)
+        if whole != text:  # keys without a block, else new ones would be appended behind them
+            write_text(self._keys_file, whole)
 
     def fill(self, media: Iterable[Media], encode: Callable[[Tensor], Tensor]) -> None:
-        """Compute what is missing. `encode` maps uint8 pixels_NHWC to features_NRC."""
+        """Compute what is missing. `encode` maps uint8 pixels_NHWC to features_NRC.
+
+        An image that cannot be decoded is left out; `features` raises its error when its record is read.
+        """
         missing = {}
         for item in media:
             key = self._key(item)
@@ -47,19 +57,25 @@ class FeatureCache:
         keys = list(missing)
         with bar("tower features", len(keys)) as progress:
             for at in range(0, len(keys), CHUNK):
-                chunk = keys[at : at + CHUNK]
-                tiles = [cut_tiles(load_image(missing[key].source), missing[key].plan) for key in chunk]
-                with torch.no_grad():
-                    features_NRC = encode(torch.from_numpy(np.concatenate(tiles))).float().cpu()
-                blocks = features_NRC.split([len(tile) for tile in tiles])
-                self._append(chunk, [block.numpy() for block in blocks])
+                chunk = {key: self._tiles(key, missing[key]) for key in keys[at : at + CHUNK]}
+                tiles = {key: tile for key, tile in chunk.items() if tile is not None}
+                if tiles:
+                    with torch.no_grad():
+                        features_NRC = (
+                            encode(torch.from_numpy(np.concatenate([*tiles.values()]))).float().cpu()
+                        )
+                    blocks = features_NRC.split([len(tile) for tile in tiles.values()])
+                    self._append(list(tiles), [block.numpy() for block in blocks])
                 progress.advance(len(chunk))
 
     def features(self, media: Media) -> Tensor:
         """float32[num_tiles, rows, width], read from disk. KeyError if `fill` has not seen the image."""
+        key = self._key(media)
+        if key in self._broken:
+            raise self._broken[key]
         if self._shape is None:
             raise KeyError(str(media.source))
-        block = self._where[self._key(media)]
+        block = self._where[key]
         flat = np.fromfile(
             self._rows_file,
             dtype=np.float32,
@@ -79,6 +95,13 @@ class FeatureCache:
     @property
     def _block_bytes(self) -> int:
         return 4 * int(np.prod(self._shape or (0,)))
+
+    def _tiles(self, key: str, media: Media) -> np.ndarray | None:
+        try:
+            return cut_tiles(load_image(media.source), media.plan)
+        except DataError as error:
+            self._broken[key] = error
+            return None
 
     def _append(self, keys: list[str], blocks: list[np.ndarray]) -> None:
         if self._shape is None:

@@ -13,7 +13,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from llavakit.core.config import Config
@@ -33,11 +33,13 @@ class DataConfig(Config):
 
     files: tuple[Path, ...] = ()
     images: Path | None = None  # folder of relative image paths; default: each file's own folder
-    tokens: int = 4096  # budget of a packed row
+    tokens: int = Field(4096, ge=1)  # budget of a packed row
     turns: Literal["chained", "independent"] = "chained"  # independent: questions do not see each other
     on_bad: Literal["stop", "skip"] = "stop"
     shuffle: bool = True
-    window: int = 256  # records packed together; larger packs tighter, and holds more text in memory
+    window: int = Field(
+        256, ge=1
+    )  # records packed together; larger packs tighter, and holds more text in memory
     features: Path | None = None  # folder of cached tower features; only for a frozen tower
 
     @field_validator("files", mode="before")
@@ -97,6 +99,12 @@ class Loader:
             if sample is not None:
                 yield from sample.media
 
+    def tiles(self, media: Media) -> Tensor:
+        """An image's pixels_NHWC, or with a cache its features_NRC."""
+        if self.cache is not None:
+            return self.cache.features(media)
+        return torch.from_numpy(cut_tiles(load_image(media.source), media.plan))
+
     def num_rows(self) -> int:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
         return sum(len(self._window_rows(0, window)) for window in range(self.num_windows))
@@ -115,7 +123,7 @@ class Loader:
                     yield batch, Position(epoch, window, number + 1)
             row, window = 0, window + 1
             if window == self.num_windows:
-                if len(self.bad) >= len(self.records):
+                if len(self.bad) >= len({record.name for record in self.records}):
                     raise DataError(
                         f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}"
                     )
@@ -145,7 +153,7 @@ class Loader:
         tiles: list[Tensor] = []
         for record, sample in row:
             try:
-                mine = [self._tiles(media) for media in sample.media]
+                mine = [self.tiles(media) for media in sample.media]
             except DataError as error:
                 self._reject(record.error(error.what))
                 continue
@@ -159,11 +167,6 @@ class Loader:
             if self.cache is None
             else collate(samples, features_NRC=table)
         )
-
-    def _tiles(self, media: Media) -> Tensor:
-        if self.cache is not None:
-            return self.cache.features(media)
-        return torch.from_numpy(cut_tiles(load_image(media.source), media.plan))
 
     def _reject(self, error: DataError) -> None:
         if self.config.on_bad == "stop":

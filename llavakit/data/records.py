@@ -90,10 +90,12 @@ class Record:
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise self.error(f"{where} must have the texts 'from' and 'value'")
         speaker = turn.get("from")
-        if speaker not in ROLES:
+        if not isinstance(speaker, str) or speaker not in ROLES:
             raise self.error(f"{where}.from is {speaker!r}; valid: {', '.join(ROLES)}")
         if ROLES[speaker] == "assistant" and not turn["value"].strip():
             raise self.error(f"{where}.value is an empty answer")
+        if any("\ud800" <= letter <= "\udfff" for letter in turn["value"]):
+            raise self.error(f"{where}.value holds half a character (a lone surrogate)")
         return ROLES[speaker], turn["value"]
 
 
@@ -104,7 +106,7 @@ def read_records(path: Path, folder: Path | None = None) -> list[Record]:
     it; a JSON list that is not JSON cannot be read at all.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except FileNotFoundError:
         raise DataError("data file not found", path=path) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -115,7 +117,7 @@ def read_records(path: Path, folder: Path | None = None) -> list[Record]:
 
 
 def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028
         if not line.strip():
             continue
         try:
@@ -132,6 +134,9 @@ def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
     while True:
         at = _skip_blanks(text, at)
         if text[at : at + 1] == "]":
+            if text[at + 1 :].strip():
+                line = bisect_right(newlines, _skip_blanks(text, at + 1)) + 1
+                raise DataError("not JSON: something follows the list", path=path, line=line)
             return
         line = bisect_right(newlines, at) + 1
         try:

@@ -3,7 +3,8 @@
 Where a Hugging Face class can express the model (a CLIP or SigLIP tower), config and key names are those of
 `LlavaForConditionalGeneration`, in the spelling of the released hub files, which every version reads. A linear
 connector is written as its exact equal in that class: an identity second layer with a linear activation. A
-convolutional tower has no such class: the directory then says model_type `llavakit` and loads only here.
+convolutional tower (or a standardizing connector) has no such class: the directory then says model_type
+`llavakit` and loads only here.
 Weights are safetensors only.
 """
 
@@ -23,7 +24,7 @@ from transformers.initialization import no_init_weights
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.files import atomic_directory
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
 from llavakit.model.llava import Llava
 from llavakit.model.tower import TowerConfig, ViTTower, empty_tower, load_tower
@@ -88,6 +89,8 @@ def build(config: ModelConfig) -> Checkpoint:
     language, tokenizer = load_language(config.language)
     tower = load_tower(config.tower, config.image)
     connector = build_connector(config.connector, tower.width, language.config.hidden_size)
+    if config.connector.match_embeddings:
+        match_scale(connector, float(_tables(language)[0].weight.std()), tower.width)
     return Checkpoint(Llava(tower, connector, language), tokenizer, config.card())
 
 
@@ -246,7 +249,7 @@ def _hf_config(checkpoint: Checkpoint) -> dict[str, Any]:
         "dtype": str(model.language.dtype).removeprefix("torch."),
         "llavakit": {"version": __version__, **card.model_dump(mode="json")},
     }
-    if isinstance(model.tower, ViTTower):
+    if isinstance(model.tower, ViTTower) and not card.connector.standardize:
         config |= {
             "model_type": "llava",
             "architectures": ["LlavaForConditionalGeneration"],

@@ -26,7 +26,7 @@ class KeyValueCache(Protocol):
 class Llava(nn.Module):
     """Shape letters: T tokens, N tiles, R rows per tile, C tower width, D decoder width, V vocabulary."""
 
-    def __init__(self, tower: Tower, connector: nn.Module, language: PreTrainedModel) -> None:
+    def __init__(self, tower: Tower, connector: nn.Sequential, language: PreTrainedModel) -> None:
         super().__init__()
         self.tower, self.connector, self.language = tower, connector, language
         language.set_attn_implementation(NAME)

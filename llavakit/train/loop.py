@@ -21,13 +21,17 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader
 from llavakit.model.checkpoint import LATEST, Checkpoint, ModelConfig, build, resolve, write
+from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
 from llavakit.text.templates import template
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
+from llavakit.train.precision import fastest_precision
 from llavakit.train.run import Run
 from llavakit.train.state import State, load_state, save_state
+
+STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
 
 class Interrupted(UserError):
@@ -43,14 +47,17 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
     make it another run are refused by name. Raises Interrupted on Ctrl-C, after saving.
     """
     objective = SFT() if objective is None else objective
-    torch.manual_seed(run.seed)
     newest = _newest(run) if resume else None
+    run = _settle(run, newest)
+    torch.manual_seed(run.seed)
     start = run.model if newest is None else run.model.model_copy(update={"start": newest})
     checkpoint = build(start)
     model = checkpoint.model
-    train_only(model, run.train)
+    train_only(model, run.train, embeddings=run.embeddings)
     optimizer = build_optimizer(model, run.optim)
     loader = _loader(run, checkpoint)
+    if run.model.start is None and newest is None:
+        _standardize(model, loader)
     state = State() if newest is None else load_state(optimizer, model, newest)
     if newest is None:
         state.steps = run.optim.steps or max(1, int(run.optim.epochs * loader.num_rows() / run.optim.rows))
@@ -151,11 +158,35 @@ def _save(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State) -> N
             shutil.rmtree(old)
 
 
+def _settle(run: Run, newest: Path | None) -> Run:
+    """The run with nothing left to choose: what a resumed run must repeat, whatever machine it wakes up on."""
+    if run.precision != "auto":
+        return run
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = settings.load(Run, run.out / "run.yaml").precision if newest else fastest_precision(device)
+    return run.model_copy(update={"precision": found})
+
+
+def _standardize(model: Llava, loader: Loader) -> None:
+    """Fit a fresh connector's standardization, where it has one, to the first images of the data."""
+    layer = model.connector[0]
+    if isinstance(layer, Standardize):
+        with torch.no_grad():
+            media = list(islice(loader.media(), STANDARDIZE_IMAGES))
+            tables = [loader.tiles(item) for item in media]
+            rows = [
+                table if loader.cache is not None else model.tower(table.to(model.device)) for table in tables
+            ]
+        layer.fit(torch.cat(rows))
+
+
 def _newest(run: Run) -> Path | None:
     """The checkpoint to resume from; none where nothing has been saved yet."""
     if not (run.out / LATEST).exists():
         return None
     before = settings.load(Run, run.out / "run.yaml")
+    if run.precision == "auto":
+        before = before.model_copy(update={"precision": "auto"})
     changed = run.changed(before)
     if changed:
         raise ConfigError(

@@ -34,13 +34,17 @@ class OptimConfig(Config):
     clip: float = 1.0  # gradient norm; 0 turns clipping off
 
 
-def train_only(model: Llava, parts: tuple[str, ...]) -> None:
-    """Freeze everything else."""
+def train_only(model: Llava, parts: tuple[str, ...], *, embeddings: bool = True) -> None:
+    """Freeze everything else; without `embeddings` also the decoder's token tables."""
     unknown = sorted(set(parts) - set(PARTS))
     if unknown or not parts:
         raise ConfigError(f"train={list(parts)}: name at least one of {', '.join(PARTS)}")
     for name in PARTS:
         model.part(name).requires_grad_(name in parts)
+    if not embeddings:
+        for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
+            assert table is not None
+            table.requires_grad_(False)
 
 
 def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:

@@ -18,7 +18,8 @@ class Run(Config):
     out: Path = Path("runs/run")
     seed: int = 0
     train: tuple[str, ...] = ("connector", "language")  # the parts that learn; the rest is frozen
-    precision: Literal["bf16", "float32"] = "bf16"  # of the arithmetic; weights and sums stay float32
+    embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
+    precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
     save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
     keep: int = 1  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)

@@ -8,7 +8,6 @@ larger than MAX_PIXELS is decoded. Orientation tags are honoured: people see upr
 import hashlib
 import io
 import warnings
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import PIL.Image
 from PIL import (  # opening a format needs its plugin imported
     BmpImagePlugin,
     GifImagePlugin,
-    ImageOps,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -41,6 +39,15 @@ FORMATS = tuple(
     )
 )
 _ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
 _SIDEWAYS = (5, 6, 7, 8)  # the four orientations that swap width and height
 
 Source = Path | bytes | PIL.Image.Image
@@ -50,23 +57,19 @@ def image_size(source: Source) -> Size:
     """(width, height) as a person would see it; reads the header only."""
     with _opened(source) as image:
         width, height = image.size
-        try:
-            sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
-        except (OSError, SyntaxError, ValueError):  # a broken EXIF block does not make the picture unusable
-            sideways = False
-    return (height, width) if sideways else (width, height)
+        return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
 def load_image(source: Source) -> PIL.Image.Image:
     """The decoded picture, upright, mode RGB. A truncated or broken file is a DataError."""
     with _opened(source) as image:
+        turn = _UPRIGHT.get(_orientation(image))
         try:
             image.load()
+            rgb = _to_rgb(image)
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise DataError(f"{name_of(source)}: broken image: {error}") from None
-        with suppress(OSError, SyntaxError, ValueError):  # as above: the pixels are fine
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def cut_tiles(image: PIL.Image.Image, plan: Plan) -> np.ndarray:
@@ -91,7 +94,8 @@ def digest(source: Source) -> str:
     elif isinstance(source, bytes):
         data = source
     else:
-        data = f"{source.mode} {source.size} ".encode() + source.tobytes()
+        upright = load_image(source)  # a palette or a rotation is part of the content
+        data = f"{upright.size} ".encode() + upright.tobytes()
     return hashlib.sha256(data).hexdigest()
 
 
@@ -104,9 +108,12 @@ def name_of(source: Source) -> str:
 
 def _opened(source: Source) -> PIL.Image.Image:
     """An opened, not yet decoded image. In-memory images are copied, so closing the result is harmless."""
-    if isinstance(source, PIL.Image.Image):
-        return source.copy()
     name = name_of(source)
+    if isinstance(source, PIL.Image.Image):
+        try:
+            return source.copy()  # decodes an image that is opened but not yet read
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise DataError(f"{name}: broken image: {error}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the check below is stricter
@@ -130,8 +137,19 @@ def _opened(source: Source) -> PIL.Image.Image:
     return image
 
 
+def _orientation(image: PIL.Image.Image) -> int:
+    """The orientation tag, 1 (upright) where there is none. Called before the pixels are decoded."""
+    if image.format == "TIFF":  # Pillow gives the upright size, and turns the pixels as it decodes them
+        return 1
+    try:
+        # Not image.getexif(): that of a PNG decodes all pixels to look for a tag behind them.
+        return int(PIL.Image.Image.getexif(image).get(_ORIENTATION, 1))
+    except (OSError, SyntaxError, ValueError, TypeError):  # a broken tag does not make the picture unusable
+        return 1
+
+
 def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith("I;16"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         # Pillow clips 16-bit grey at 255, which turns medical pictures white; keep the high byte instead.
         return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llavakit.core.config import Config
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, DataError
 
 Size = tuple[int, int]
+
+MAX_CANVAS = 2**28  # pixels of an intermediate picture: 0.8 GB of RGB
 
 
 class ImageConfig(Config):
@@ -77,12 +79,20 @@ class Plan:
 
 
 def plan_image(config: ImageConfig, size: Size) -> Plan:
-    """The plan of an image of `size` = (width, height) under `config`."""
+    """The plan of an image of `size` = (width, height) under `config`.
+
+    An image so long and thin that padding or resizing it would fill the memory is a DataError.
+    """
     if min(size) < 1:
         raise ConfigError(f"an image must be at least 1 x 1 pixels, not {size[0]} x {size[1]}")
-    make = {"square": _square, "pad": _pad}[config.kind]
+    steps = {"square": _square, "pad": _pad}[config.kind](config, size)
+    largest = max(step.size[0] * step.size[1] for step in steps)
+    if largest > MAX_CANVAS:
+        raise DataError(
+            f"{size[0]} x {size[1]} pixels is too long and thin: it would become {largest} pixels; cut the image"
+        )
     return Plan(
-        steps=make(config, size),
+        steps=steps,
         corners=((0, 0),),
         tile=config.size,
         tile_rows=config.grid * config.grid,

