@@ -151,10 +151,10 @@ def models() -> None:
     from llavakit.model.families import FAMILIES
 
     for row in FAMILIES.values():
-        model = row.model
-        image = f"{model.image.kind} {model.image.size} px, {row.num_image_tokens} tokens"
-        say(f"{row.name}  ({row.system}; template {model.template}; image {image}; context {row.context})")
-        say(f"    {model.tower.path} -> {model.connector.kind} -> {model.language.path}")
+        card = row.card
+        image = f"{card.image.kind} {card.image.size} px, {row.num_image_tokens} tokens"
+        say(f"{row.name}  ({row.system}; template {card.template}; image {image}; context {row.context})")
+        say(f"    {card.tower.path} -> {card.connector.kind} -> {row.language.path}")
 
 
 def main() -> None:
@@ -165,6 +165,10 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a full disk or a missing permission is not a bug of ours
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{where}", err=True)
+        sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(130)

@@ -47,9 +47,14 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
             )
         node: Any = tree
         *parents, leaf = path.split(".")
-        for name in parents:
-            if not isinstance(node, dict) or name not in node or node[name] is None:
+        for depth, name in enumerate(parents, 1):
+            if not isinstance(node, dict) or name not in node:
                 raise ConfigError(f"{where}: {_unknown(type(config), path)}")
+            if node[name] is None:
+                whole = ".".join(parents[:depth])
+                raise ConfigError(
+                    f"{where}: {whole} is not set here; give it whole: {whole}='{{name: value}}'"
+                )
             node = node[name]
         if not isinstance(node, dict):
             raise ConfigError(f"{where}: {_unknown(type(config), path)}")

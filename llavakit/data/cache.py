@@ -60,10 +60,9 @@ class FeatureCache:
                 chunk = {key: self._tiles(key, missing[key]) for key in keys[at : at + CHUNK]}
                 tiles = {key: tile for key, tile in chunk.items() if tile is not None}
                 if tiles:
+                    pixels_NHWC = torch.from_numpy(np.concatenate(list(tiles.values())))
                     with torch.no_grad():
-                        features_NRC = (
-                            encode(torch.from_numpy(np.concatenate([*tiles.values()]))).float().cpu()
-                        )
+                        features_NRC = encode(pixels_NHWC).float().cpu()
                     blocks = features_NRC.split([len(tile) for tile in tiles.values()])
                     self._append(list(tiles), [block.numpy() for block in blocks])
                 progress.advance(len(chunk))

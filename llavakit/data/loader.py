@@ -5,7 +5,7 @@ Records are shuffled once per epoch and taken in windows; the samples of a windo
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,9 +37,7 @@ class DataConfig(Config):
     turns: Literal["chained", "independent"] = "chained"  # independent: questions do not see each other
     on_bad: Literal["stop", "skip"] = "stop"
     shuffle: bool = True
-    window: int = Field(
-        256, ge=1
-    )  # records packed together; larger packs tighter, and holds more text in memory
+    window: int = Field(256, ge=1)  # records packed together; larger packs tighter and holds more text
     features: Path | None = None  # folder of cached tower features; only for a frozen tower
 
     @field_validator("files", mode="before")
@@ -109,7 +107,7 @@ class Loader:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
         return sum(len(self._window_rows(0, window)) for window in range(self.num_windows))
 
-    def batches(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+    def batches(self, start: Position) -> Generator[tuple[Batch, Position], None, None]:
         """Each batch with the position after it. Reading runs ahead in a thread; errors come out here."""
         return _prefetch(self._batches(start))
 
@@ -174,7 +172,7 @@ class Loader:
         self.bad.setdefault(str(error).replace("; fix the record or set data.on_bad=skip", ""))
 
 
-def _prefetch(source: Iterator[T], depth: int = 2) -> Iterator[T]:
+def _prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items, up to `depth` of them made ahead in one thread. Order and errors are those of `source`."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:

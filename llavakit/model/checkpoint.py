@@ -54,17 +54,29 @@ class LanguageConfig(Config):
     gguf: Path | None = None
 
 
-class ModelConfig(Card):
+class ModelConfig(Config):
     """Where a run's model comes from: `start` (a checkpoint), or fresh parts joined by a new connector.
 
-    With `start`, tower, connector and language are the checkpoint's; template and image rule are the run's.
+    What is left out is taken from `start`, else from Card's defaults. Template and image rule may differ from
+    the start's (stages do); tower and connector may not.
     """
 
     start: Path | None = None
     language: LanguageConfig = Field(default_factory=LanguageConfig)
+    tower: TowerConfig | None = None
+    connector: ConnectorConfig | None = None
+    image: ImageConfig | None = None
+    template: str | None = None
 
     def card(self) -> Card:
-        return Card(**{name: getattr(self, name) for name in Card.model_fields})
+        """The complete card; reads the start's config.json where something is left out."""
+        chosen = {
+            "tower": self.tower, "connector": self.connector, "image": self.image, "template": self.template
+        }  # fmt: skip
+        given = {name: value for name, value in chosen.items() if value is not None}
+        if len(given) == len(chosen) or self.start is None:
+            return Card(**given)
+        return load_card(self.start).model_copy(update=given)
 
 
 @dataclass
@@ -78,20 +90,21 @@ class Checkpoint:
 
 def build(config: ModelConfig) -> Checkpoint:
     """The model a run starts from. The connector's initialisation uses PyTorch's global seed."""
-    template(config.template)  # an unknown name should fail before gigabytes are read
+    card = config.card()
+    template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
         started = load(config.start)
         for name in ("tower", "connector"):
-            mine, theirs = config.model_dump()[name], started.card.model_dump()[name]
+            mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
             if mine != theirs:
                 raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
-        return Checkpoint(started.model, started.tokenizer, config.card())
+        return Checkpoint(started.model, started.tokenizer, card)
     language, tokenizer = load_language(config.language)
-    tower = load_tower(config.tower, config.image)
-    connector = build_connector(config.connector, tower.width, language.config.hidden_size)
-    if config.connector.match_embeddings:
-        match_scale(connector, float(_tables(language)[0].weight.std()), tower.width)
-    return Checkpoint(Llava(tower, connector, language), tokenizer, config.card())
+    tower = load_tower(card.tower, card.image)
+    connector = build_connector(card.connector, tower.width, language.config.hidden_size)
+    if card.connector.match_embeddings:
+        match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
+    return Checkpoint(Llava(tower, connector, language), tokenizer, card)
 
 
 def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:

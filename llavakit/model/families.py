@@ -1,9 +1,10 @@
 """Every released model as a row of data. Recipes start from a row; nothing branches on its name."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llavakit.core.errors import pick
-from llavakit.model.checkpoint import LanguageConfig, ModelConfig
+from llavakit.model.checkpoint import Card, LanguageConfig, ModelConfig
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
 from llavakit.vision.plan import ImageConfig
@@ -18,22 +19,28 @@ class Family:
 
     name: str
     system: str  # the publication it belongs to
-    model: ModelConfig  # as in use, after the last stage
+    card: Card  # as in use, after the last stage
+    language: LanguageConfig
     context: int  # tokens the release was trained with
 
     @property
     def num_image_tokens(self) -> int:
-        return self.model.image.grid**2
+        return self.card.image.grid**2
+
+    def model(self, *, start: Path | None = None, **changes: object) -> ModelConfig:
+        """The settings of a run that makes this model; `changes` replace parts of the card."""
+        card = self.card.model_copy(update=changes)
+        return ModelConfig(start=start, language=self.language, **dict(card))
 
 
 def _llava(name: str, language: str) -> Family:
     return Family(
         name=name,
         system="LLaVA",
-        model=ModelConfig(
+        language=LanguageConfig(path=language),
+        card=Card(
             tower=TowerConfig(path=CLIP_224),
             connector=ConnectorConfig(kind="linear"),
-            language=LanguageConfig(path=language),
             image=ImageConfig(kind="square", size=224, grid=16),
             template="llava_v1",
         ),
@@ -45,10 +52,10 @@ def _llava15(name: str, language: str) -> Family:
     return Family(
         name=name,
         system="LLaVA-1.5",
-        model=ModelConfig(
+        language=LanguageConfig(path=language),
+        card=Card(
             tower=TowerConfig(path=CLIP_336),
             connector=ConnectorConfig(kind="mlp"),
-            language=LanguageConfig(path=language),
             image=ImageConfig(kind="pad", size=336, grid=24),
             template="vicuna_v1",
         ),

@@ -1,4 +1,4 @@
-"""LLaVA and LLaVA-1.5: the two published stages, as complete runs.
+"""LLaVA and LLaVA-1.5: the two published stages, as complete runs; and fine-tuning on data of your own.
 
 Numbers are the papers' and the released scripts' (arXiv 2304.08485, 2310.03744). Batches there count samples;
 here a step is a number of packed rows, chosen to hold about as many samples of the published data.
@@ -7,6 +7,7 @@ here a step is a number of packed rows, chosen to hold about as many samples of 
 from pathlib import Path
 
 from llavakit.data.loader import DataConfig
+from llavakit.model.checkpoint import ModelConfig
 from llavakit.model.families import family
 from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run
@@ -34,16 +35,24 @@ def llava15_stage2(name: str = "llava15-7b") -> Run:
     return _stage2(name, "llava15-stage2", start=start, rows=32, epochs=1.0, data="llava_v1_5_mix665k.json")
 
 
+def finetune() -> Run:
+    """Your own data on any checkpoint: model.start=DIR data.files=FILE. Connector and language model, 2e-5."""
+    return Run(
+        name="finetune",
+        out=Path("runs/finetune"),
+        model=ModelConfig(start=Path("runs/demo")),
+        save_every=500,
+    )
+
+
 def _stage1(name: str, run: str, *, lr: float, rows: int, data: str) -> Run:
     """Captions under the `plain` template; images are cropped square in this stage, whatever follows."""
-    model = family(name).model
+    row = family(name)
     return Run(
         name=run,
         out=Path("runs") / run,
         train=("connector",),
-        model=model.model_copy(
-            update={"template": "plain", "image": model.image.model_copy(update={"kind": "square"})}
-        ),
+        model=row.model(template="plain", image=row.card.image.model_copy(update={"kind": "square"})),
         data=DataConfig(files=(Path("data") / data,)),
         optim=OptimConfig(lr=LearningRates(connector=lr), rows=rows),
         save_every=500,
@@ -55,7 +64,7 @@ def _stage2(name: str, run: str, *, start: Path, rows: int, epochs: float, data:
         name=run,
         out=Path("runs") / run,
         train=("connector", "language"),
-        model=family(name).model.model_copy(update={"start": start}),
+        model=family(name).model(start=start),
         data=DataConfig(files=(Path("data") / data,)),
         optim=OptimConfig(lr=LearningRates(connector=2e-5, language=2e-5), rows=rows, epochs=epochs),
         save_every=500,

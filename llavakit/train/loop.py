@@ -4,7 +4,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,8 @@ from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import Loader
-from llavakit.model.checkpoint import LATEST, Checkpoint, ModelConfig, build, resolve, write
+from llavakit.data.loader import Loader, Position
+from llavakit.model.checkpoint import LATEST, Checkpoint, build, resolve, write
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
 from llavakit.text.templates import template
@@ -29,7 +29,7 @@ from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
 from llavakit.train.precision import fastest_precision
 from llavakit.train.run import Run
-from llavakit.train.state import State, load_state, save_state
+from llavakit.train.state import State, load_state, read_state, save_state
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
@@ -47,8 +47,11 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
     make it another run are refused by name. Raises Interrupted on Ctrl-C, after saving.
     """
     objective = SFT() if objective is None else objective
+    run = _settle(run, resume)
     newest = _newest(run) if resume else None
-    run = _settle(run, newest)
+    if newest is not None and (stands := read_state(newest)).step >= stands.steps:
+        say(f"{run.name}: already at its last step, {stands.step}")
+        return run.out
     torch.manual_seed(run.seed)
     start = run.model if newest is None else run.model.model_copy(update={"start": newest})
     checkpoint = build(start)
@@ -66,13 +69,12 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
     say(_headline(run, model, state, len(loader.records)))
     metrics = Metrics(run.out, done=state.step)
     try:
-        _steps(run, checkpoint, loader, optimizer, objective, state, metrics)
+        with closing(loader.batches(state.position)) as source:
+            _steps(run, checkpoint, source, optimizer, objective, state, metrics)
     finally:
         if loader.bad:
             write_text(run.out / "bad_records.txt", "\n".join(loader.bad) + "\n")
             say(f"skipped {len(loader.bad)} bad record(s): {run.out / 'bad_records.txt'}")
-    if state.step > 0:
-        draw_curves({run.name: metrics.rows}, run.out / "curves.png")
     return run.out
 
 
@@ -101,14 +103,13 @@ def train_step(
 def _steps(
     run: Run,
     checkpoint: Checkpoint,
-    loader: Loader,
+    source: Iterator[tuple[Batch, Position]],
     optimizer: AdamW,
     objective: Objective,
     state: State,
     metrics: Metrics,
 ) -> None:
     model = checkpoint.model.train()
-    source = loader.batches(state.position)
     with bar(run.name, state.steps, done=state.step) as progress, _ctrl_c() as asked_to_stop:
         while state.step < state.steps:
             began = time.perf_counter()
@@ -143,6 +144,7 @@ def _steps(
             last = state.step == state.steps
             if last or asked_to_stop() or (run.save_every and state.step % run.save_every == 0):
                 _save(run, checkpoint, optimizer, state)
+                draw_curves({run.name: metrics.rows}, run.out / "curves.png")
             if asked_to_stop() and not last:
                 raise Interrupted(f"stopped at step {state.step} of {state.steps}; saved in {run.out}")
 
@@ -158,13 +160,17 @@ def _save(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State) -> N
             shutil.rmtree(old)
 
 
-def _settle(run: Run, newest: Path | None) -> Run:
-    """The run with nothing left to choose: what a resumed run must repeat, whatever machine it wakes up on."""
-    if run.precision != "auto":
-        return run
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = settings.load(Run, run.out / "run.yaml").precision if newest else fastest_precision(device)
-    return run.model_copy(update={"precision": found})
+def _settle(run: Run, resume: bool) -> Run:
+    """The run with nothing left to choose, so that its run.yaml repeats it."""
+    changes: dict[str, object] = {"model": run.model.model_copy(update=dict(run.model.card()))}
+    if run.precision == "auto":
+        if resume and (run.out / LATEST).exists():  # as it began, whatever machine it wakes up on
+            changes["precision"] = settings.load(Run, run.out / "run.yaml").precision
+        else:
+            changes["precision"] = fastest_precision(
+                torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            )
+    return run.model_copy(update=changes)
 
 
 def _standardize(model: Llava, loader: Loader) -> None:
@@ -185,8 +191,6 @@ def _newest(run: Run) -> Path | None:
     if not (run.out / LATEST).exists():
         return None
     before = settings.load(Run, run.out / "run.yaml")
-    if run.precision == "auto":
-        before = before.model_copy(update={"precision": "auto"})
     changed = run.changed(before)
     if changed:
         raise ConfigError(
@@ -197,14 +201,15 @@ def _newest(run: Run) -> Path | None:
 
 
 def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
-    encoder = Encoder(checkpoint.tokenizer, template(run.model.template), run.model.image)
+    card = checkpoint.card
+    encoder = Encoder(checkpoint.tokenizer, template(card.template), card.image)
     cache = None
     if run.data.features is not None:
         if "tower" in run.train:
             raise ConfigError(
                 "data.features caches the tower's output, but train includes the tower; drop one"
             )
-        cache = FeatureCache(run.data.features, str(run.model.tower))
+        cache = FeatureCache(run.data.features, str(card.tower))
     loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
     if cache is not None:
         cache.fill(loader.media(), checkpoint.model.tower)
@@ -248,6 +253,3 @@ class _Flag:
             raise KeyboardInterrupt
         self._set = True
         say("stopping after this step and saving; Ctrl-C again stops at once")
-
-
-__all__ = ["Interrupted", "ModelConfig", "train", "train_step"]

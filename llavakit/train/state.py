@@ -39,13 +39,19 @@ def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path) -> No
     (folder / FACTS).write_text(json.dumps(asdict(state), indent=2) + "\n")
 
 
-def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:
-    """Put everything back. A checkpoint without training state cannot be resumed, and says so."""
+def read_state(folder: Path) -> State:
+    """Where the run of a checkpoint stands. One without training state cannot be resumed, and says so."""
     if not (folder / FACTS).is_file():
         raise CheckpointError(
             f"{folder}: has weights but no training state; it can start a run, not resume one"
         )
     facts = json.loads((folder / FACTS).read_text())
+    return State(**{**facts, "position": Position(**facts["position"])})
+
+
+def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:
+    """Put moments and random state back; returns where the run stands."""
+    state = read_state(folder)
     tensors = load_file(folder / TENSORS)
     torch.set_rng_state(tensors.pop("rng"))
     params = dict(model.named_parameters())
@@ -54,4 +60,4 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:
         if name not in params:
             raise CheckpointError(f"{folder}: training state for {name!r}, which the model does not have")
         optimizer.state[params[name]][kind] = value
-    return State(**{**facts, "position": Position(**facts["position"])})
+    return state

@@ -111,9 +111,11 @@ def _opened(source: Source) -> PIL.Image.Image:
     name = name_of(source)
     if isinstance(source, PIL.Image.Image):
         try:
-            return source.copy()  # decodes an image that is opened but not yet read
+            copy = source.copy()  # decodes an image that is opened but not yet read
         except (OSError, SyntaxError, ValueError, EOFError) as error:
             raise DataError(f"{name}: broken image: {error}") from None
+        copy.format = source.format
+        return copy
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the check below is stricter

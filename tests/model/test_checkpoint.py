@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=r"1 missing \['connector.linear_1.weight'\]"):
         checkpoints.load(tmp_path / "model")
     save_file(tensors | {"multi_modal_projector.linear_1.weight": lost[:-1].clone()}, path)
-    with pytest.raises(CheckpointError, match="connector.linear_1.weight is .47, 32. in the file"):
+    with pytest.raises(CheckpointError, match=r"connector\.linear_1\.weight is .47, 32. in the file"):
         checkpoints.load(tmp_path / "model")
 
 

@@ -42,7 +42,7 @@ def test_siglip_gives_all_its_patches_from_before_the_last_norm():
 def test_an_image_size_that_does_not_fit_the_tower_is_refused():
     with pytest.raises(ConfigError, match=r"image.size=56 .* 28 px"):
         ViTTower(siglip(), TowerConfig(), HALF.model_copy(update={"size": 56}))
-    with pytest.raises(ConfigError, match="tower.layer=9: the tower has 3 layers"):
+    with pytest.raises(ConfigError, match=r"tower\.layer=9: the tower has 3 layers"):
         ViTTower(siglip(), TowerConfig(layer=9), HALF)
 
 

@@ -39,7 +39,7 @@ def tiny_run(tmp_path, name="run", **changes) -> Run:
         name=name,
         out=tmp_path / name,
         precision="float32",
-        model=checkpoints.ModelConfig(start=start, **card.model_dump()),
+        model=checkpoints.ModelConfig(start=start, **dict(card)),
         data=DataConfig(files=(tmp_path / "data.json",), tokens=96),
         optim=OptimConfig(lr=LearningRates(connector=1e-2, language=1e-2, tower=1e-3), steps=6, rows=2),
     )
@@ -75,7 +75,7 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, cuts):
     def gradient(edges):
         batches = []
         for a, b in pairwise(edges):
-            cut = [loader._tiles(media) for sample in samples[a:b] for media in sample.media]
+            cut = [loader.tiles(media) for sample in samples[a:b] for media in sample.media]
             batches.append(collate(samples[a:b], pixels_NHWC=torch.cat(cut) if cut else None))
         ck.model.zero_grad(set_to_none=True)
         loss, report = train_step(ck.model, SFT(), batches, precision="float32")

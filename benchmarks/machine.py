@@ -1,0 +1,72 @@
+"""What a benchmark ran on, the measured matrix-product peak, and the one line each benchmark ends with."""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+import transformers
+
+import llavakit
+
+
+def facts() -> dict[str, str | int]:
+    """Processor, cores and versions."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": torch.get_num_threads(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "llavakit": llavakit.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def matmul_peak(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product in this type, the best of several."""
+    a, b = torch.randn(2048, 1536).to(dtype), torch.randn(1536, 1536).to(dtype)
+    best = min(_seconds(lambda: a @ b) for _ in range(8))
+    return 2 * 2048 * 1536 * 1536 / best
+
+
+def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs: int) -> tuple[list, list]:
+    """Seconds of `ours(run)` and `peer(run)`, taken in turn; which goes first changes every run."""
+    mine, theirs = [], []
+    for run in range(runs):
+        pair = [(ours, mine), (peer, theirs)]
+        for work, seconds in pair if run % 2 else reversed(pair):
+            seconds.append(_seconds(lambda work=work, run=run: work(run)))
+    return mine, theirs
+
+
+def report(name: str, ours: float, peer: dict, unit: str, *, better: str, runs: int, **more: object) -> dict:
+    """Print and return the result: one JSON object on the last line. A ratio above 1 is better for us."""
+    ratio = ours / peer["value"] if better == "higher" else peer["value"] / ours
+    result = {"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": round(ratio, 3), "runs": runs}
+    result |= more | {"machine": facts()}
+    print(json.dumps(result), flush=True)
+    return result
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")

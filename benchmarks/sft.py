@@ -1,0 +1,197 @@
+"""One training step: our packed row against the padded batch of `transformers`, same weights, same samples.
+
+The peer is what HF Trainer and TRL 1.16 run for vision-language models: LlavaForConditionalGeneration on a batch
+padded to its longest sample, the language head on every position, labels -100 outside the answers, the loss
+divided by the number of labels. Both sides: SmolLM2-135M's shape, a small CLIP tower (frozen), 64 image tokens,
+lognormal text lengths, bf16 autocast, gradient clipping, fused AdamW.
+
+    python -m benchmarks.sft [--runs 5] [--samples 8]
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+from transformers import __version__ as transformers_version
+
+from benchmarks.machine import alternate, matmul_peak, median, report
+from llavakit.core.memory import keep_freed_memory
+from llavakit.core.types import IMAGE_ID, Batch, Segment
+from llavakit.data.encode import Media, Sample
+from llavakit.data.pack import collate
+from llavakit.model import checkpoint
+from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.llava import Llava
+from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.text.tokenizer import Tokenizer
+from llavakit.train.loop import train_step
+from llavakit.train.objectives import SFT
+from llavakit.train.optim import OptimConfig, build_optimizer, clip_gradients, train_only
+from llavakit.vision.plan import ImageConfig, plan_image
+
+VOCAB, IMAGE_TOKEN = 49152, 49151
+IMAGE = ImageConfig(kind="square", size=224, grid=8)
+
+
+def build_model() -> checkpoint.Checkpoint:
+    """SmolLM2-135M's shape behind a CLIP tower of 6 layers, width 384; random weights."""
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        image_size=224,
+        patch_size=28,
+    )
+    text = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=None, max_position_embeddings=8192,
+    )  # fmt: skip
+    words = {f"w{i}": i for i in range(VOCAB - 1)} | {"<image>": IMAGE_TOKEN}
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=Backend(models.WordLevel(words, unk_token="w0")), eos_token="w2"
+    )
+    hf.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="small"), IMAGE)
+    model = Llava(tower, build_connector(ConnectorConfig(), 384, 576), LlamaForCausalLM(text))
+    card = checkpoint.Card(tower=TowerConfig(path="small"), image=IMAGE, template="chatml")
+    return checkpoint.Checkpoint(model, Tokenizer(hf), card)
+
+
+def draw_samples(count: int, seed: int) -> tuple[list[Sample], torch.Tensor]:
+    """Samples of one image and lognormal text (median 100 tokens, sigma 1), the second half of it learned."""
+    dice = torch.Generator().manual_seed(seed)
+    lengths = (100 * torch.randn(count, generator=dice).exp()).clamp(16, 1500).int().tolist()
+    plan = plan_image(IMAGE, (224, 224))
+    samples = []
+    for length in lengths:
+        text = torch.randint(3, VOCAB - 2, (length,), generator=dice).tolist()
+        ids = (1, *([IMAGE_ID] * plan.num_tokens), *text)
+        learned = length // 2
+        weights = (0.0,) * (len(ids) - learned) + (1.0,) * learned
+        samples.append(Sample(ids, weights, (Segment(0, len(ids)),), (Media(b"", plan),)))
+    pixels = torch.randint(0, 256, (count, 224, 224, 3), generator=dice, dtype=torch.uint8)
+    return samples, pixels
+
+
+def pad_batch(samples: list[Sample], pixels_NHWC: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same samples as a right-padded batch with labels, as a collator of TRL makes it."""
+    longest = max(sample.num_tokens for sample in samples)
+    ids = torch.zeros(len(samples), longest, dtype=torch.long)
+    labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+    for row, sample in enumerate(samples):
+        tokens = torch.tensor(sample.ids)
+        size = len(tokens)
+        ids[row, :size] = tokens.where(tokens >= 0, IMAGE_TOKEN)
+        mask[row, :size] = 1
+        labels[row, :size] = tokens.where(torch.tensor(sample.weights) > 0, -100)
+    mean, std = torch.tensor(IMAGE.mean), torch.tensor(IMAGE.std)
+    pixels = ((pixels_NHWC / 255 - mean) / std).permute(0, 3, 1, 2)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "pixel_values": pixels}
+
+
+def peer_step(hf: LlavaForConditionalGeneration, optimizer: torch.optim.Optimizer, inputs: dict) -> float:
+    with torch.autocast("cpu", torch.bfloat16):
+        count = (inputs["labels"] != -100).sum()
+        loss = hf(**inputs, num_items_in_batch=count).loss
+    loss.backward()
+    clip_gradients(hf, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def our_step(model: Llava, optimizer: torch.optim.Optimizer, batch: Batch) -> float:
+    loss, _ = train_step(model, SFT(), [batch], precision="bf16")
+    clip_gradients(model, 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss
+
+
+def step_flops(model: Llava, batch: Batch) -> float:
+    """Arithmetic a step needs: 6 per weight and token in the decoder, 6 per weight and learned token in the head.
+
+    Attention, tower and connector (under 5 % here) are left out, so utilisation is understated, for both sides.
+    """
+    head = model.language.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.language.parameters()) - head
+    return 6 * body * batch.num_tokens + 6 * head * len(batch.labels_L)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--samples", type=int, default=8)
+    arguments = parser.parse_args()
+    keep_freed_memory()  # serves both sides: they share the process
+
+    ours = build_model()
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint.save(ours, Path(folder) / "model")
+        hf = LlavaForConditionalGeneration.from_pretrained(Path(folder) / "model", dtype=torch.float32)
+    train_only(ours.model, ("connector", "language"))
+    hf.model.vision_tower.requires_grad_(False)
+    hf.train()
+    ours.model.train()
+    rate = OptimConfig().lr.language
+    mine = build_optimizer(ours.model, OptimConfig())
+    theirs = torch.optim.AdamW(
+        [p for p in hf.parameters() if p.requires_grad], lr=rate, weight_decay=0.0, fused=True
+    )
+
+    drawn = [draw_samples(arguments.samples, seed) for seed in range(arguments.runs + 1)]
+    packed = [collate(samples, pixels_NHWC=pixels) for samples, pixels in drawn]
+    padded = [pad_batch(samples, pixels) for samples, pixels in drawn]
+    losses = our_step(ours.model, mine, packed[-1]), peer_step(hf, theirs, padded[-1])  # also warms up
+    print(f"loss of the same samples: ours {losses[0]:.4f}, peer {losses[1]:.4f}")
+    if abs(losses[0] - losses[1]) > 0.02:
+        raise SystemExit("the two sides do not compute the same loss; the comparison would mean nothing")
+
+    seconds, peer_seconds = alternate(
+        lambda run: our_step(ours.model, mine, packed[run]),
+        lambda run: peer_step(hf, theirs, padded[run]),
+        arguments.runs,
+    )
+    real = [sum(sample.num_tokens for sample in samples) for samples, _ in drawn[:-1]]
+    rates = [count / second for count, second in zip(real, seconds, strict=True)]
+    peer_rates = [count / second for count, second in zip(real, peer_seconds, strict=True)]
+    peak = max(matmul_peak(torch.bfloat16), matmul_peak(torch.float32))
+    used = [
+        step_flops(ours.model, batch) / second / peak for batch, second in zip(packed, seconds, strict=False)
+    ]
+    peer_used = [
+        step_flops(ours.model, batch) / s / peak for batch, s in zip(packed, peer_seconds, strict=False)
+    ]
+    positions = median([batch["input_ids"].numel() for batch in padded[:-1]])
+    report(
+        "sft step, packed against padded",
+        round(median(rates), 1),
+        {"name": "transformers LlavaForConditionalGeneration, padded", "version": transformers_version,
+         "value": round(median(peer_rates), 1)},
+        "sample tokens/s",
+        better="higher",
+        runs=arguments.runs,
+        padding=round(1 - median(real) / positions, 3),
+        mfu=round(median(used), 3),
+        peer_mfu=round(median(peer_used), 3),
+        peak_gflops=round(peak / 1e9),
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
