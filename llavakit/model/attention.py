@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
 
 NAME = "llavakit"
@@ -32,10 +33,26 @@ def registered_attention(
     attention_mask: Tensor | None,
     *,
     layout: Layout,
-    scaling: float,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """What `transformers` calls in every attention layer. The mask is the layout's business, not theirs."""
+    """What `transformers` calls in every attention layer. The mask is the layout's business, not theirs.
+
+    What a layout cannot express is refused: leaving it out would give another model without a word.
+    """
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        raise ConfigError(
+            f"this decoder has a sliding window of {sliding_window} tokens, and the row has {key.shape[2]}; "
+            "llavakit does not support windows: use rows (data.tokens) and prompts that fit into one"
+        )
+    if softcap is not None:
+        raise ConfigError(
+            f"this decoder caps attention scores (softcap={softcap}), which llavakit does not support"
+        )
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
     return layout.attend(query, key, value, scaling).transpose(1, 2), None
 
 

@@ -110,6 +110,8 @@ def build(config: ModelConfig) -> Checkpoint:
 def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:
     """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots)."""
     if config.gguf is not None:
+        if not config.gguf.is_file():
+            raise ConfigError(f"model.language.gguf={config.gguf}: no such file")
         language: PreTrainedModel = read_gguf(config.gguf)
         tokenizer = Tokenizer.load(config.gguf.parent, gguf_file=config.gguf.name)
     else:

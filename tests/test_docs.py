@@ -1,0 +1,71 @@
+"""The documents are executed: every ```bash and ```python block, in a folder with a tiny runs/demo in it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llavakit.model import checkpoint as checkpoints
+from tests import tiny
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json."""
+    checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
+    (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
+    tiny.picture(tmp_path / "x.png")
+    rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
+    (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
+    return tmp_path
+
+
+def blocks() -> list:
+    found = []
+    for page in PAGES:
+        for number, match in enumerate(BLOCK.finditer(page.read_text())):
+            found.append(pytest.param(match[1], match[2], id=f"{page.name}-{number}-{match[1]}"))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("language", "code"), blocks())
+def test_the_block_runs(sandbox, language, code):
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        command, cwd=sandbox, capture_output=True, text=True, timeout=300, env=os.environ | {"PATH": path}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_links_in_the_documents_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_reading_order_names_real_files():
+    named = re.findall(r"`(llavakit/[\w/]+\.py)`", (ROOT / "README.md").read_text())
+    assert len(named) >= 10
+    assert all((ROOT / name).is_file() for name in named)
+
+
+def test_every_verb_has_its_page():
+    from typer.main import get_command
+
+    from llavakit.cli import app
+
+    readme = (ROOT / "README.md").read_text()
+    for verb in get_command(app).commands:
+        assert f"docs/{verb}.md" in readme and (ROOT / "docs" / f"{verb}.md").is_file(), verb
