@@ -77,14 +77,15 @@ class TreeLayout:
         groups = query_1HTD.shape[1] // key_1HTD.shape[1]
         key_1HTD = key_1HTD.repeat_interleave(groups, dim=1)
         value_1HTD = value_1HTD.repeat_interleave(groups, dim=1)
-        parts = []
-        for start, end, see_TT in self.trees:
-            query, key, value = (x[:, :, start:end] for x in (query_1HTD, key_1HTD, value_1HTD))
-            parts.append(
-                F.scaled_dot_product_attention(
-                    query, key, value, attn_mask=see_TT, is_causal=see_TT is None, scale=scaling
-                )
+        # Split, not sliced: the gradient of a split is one concatenation, that of slices a full row for each.
+        lengths = [end - start for start, end, _ in self.trees]
+        cut = zip(*(x.split(lengths, dim=2) for x in (query_1HTD, key_1HTD, value_1HTD)), strict=True)
+        parts = [
+            F.scaled_dot_product_attention(
+                query, key, value, attn_mask=see_TT, is_causal=see_TT is None, scale=scaling
             )
+            for (query, key, value), (_, _, see_TT) in zip(cut, self.trees, strict=True)
+        ]
         return torch.cat(parts, dim=2)
 
 
