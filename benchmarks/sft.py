@@ -31,6 +31,7 @@ from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Media, Sample
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint
+from llavakit.model.card import Card
 from llavakit.model.connector import ConnectorConfig, build_connector
 from llavakit.model.llava import Llava
 from llavakit.model.tower import TowerConfig, ViTTower
@@ -66,7 +67,7 @@ def build_model() -> checkpoint.Checkpoint:
     hf.add_special_tokens({"additional_special_tokens": ["<image>"]})
     tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="small"), IMAGE)
     model = Llava(tower, build_connector(ConnectorConfig(), 384, 576), LlamaForCausalLM(text))
-    card = checkpoint.Card(tower=TowerConfig(path="small"), image=IMAGE, template="chatml")
+    card = Card(tower=TowerConfig(path="small"), image=IMAGE, template="chatml")
     return checkpoint.Checkpoint(model, Tokenizer(hf), card)
 
 

@@ -11,7 +11,7 @@ from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.records import Record, read_records
-from llavakit.model.checkpoint import load_card, resolve
+from llavakit.model.card import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.image import name_of

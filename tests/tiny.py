@@ -8,10 +8,17 @@ import PIL.Image
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from llavakit.data.encode import Encoder
-from llavakit.model.checkpoint import Card, Checkpoint
+from llavakit.model.card import Card
+from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import ConnectorConfig, build_connector
 from llavakit.model.llava import Llava
 from llavakit.model.tower import TowerConfig, ViTTower
@@ -57,13 +64,16 @@ def sentencepiece_tokenizer() -> Tokenizer:
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     plain.train_from_iterator(words, trainer)
     backend.model = plain.model
-    hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
     return Tokenizer(hf)
 
 
 def chat_template_tokenizer() -> Tokenizer:
     """Like Llama 3: byte-level BPE, header markers, a BOS, and a chat template of its own."""
-    hf = PreTrainedTokenizerFast(tokenizer_object=_byte_level(LLAMA3), bos_token=LLAMA3[0], eos_token=LLAMA3[3])
+    backend = _byte_level(LLAMA3)
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=LLAMA3[0], eos_token=LLAMA3[3])
     hf.chat_template = LLAMA3_CHAT
     return Tokenizer(hf)
 
@@ -96,7 +106,12 @@ def encoder(name: str = "chatml") -> Encoder:
 
 def vision_config() -> CLIPVisionConfig:
     return CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=14
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=28,
+        patch_size=14,
     )
 
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llavakit.core.errors import pick
-from llavakit.model.checkpoint import Card, LanguageConfig, ModelConfig
+from llavakit.model.build import LanguageConfig, ModelConfig
+from llavakit.model.card import Card
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
 from llavakit.vision.plan import ImageConfig

@@ -18,7 +18,8 @@ from llavakit.core.progress import console, say
 from llavakit.data.loader import DataConfig
 from llavakit.eval.sheet import draw_sheet
 from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, shuffle_images
-from llavakit.model.checkpoint import LATEST, LanguageConfig, ModelConfig
+from llavakit.model.build import LanguageConfig, ModelConfig
+from llavakit.model.card import LATEST
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
 from llavakit.recipes.easy_vqa import EasyVqa, write_captions, write_questions

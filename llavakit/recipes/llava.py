@@ -7,7 +7,7 @@ here a step is a number of packed rows, chosen to hold about as many samples of 
 from pathlib import Path
 
 from llavakit.data.loader import DataConfig
-from llavakit.model.checkpoint import ModelConfig
+from llavakit.model.build import ModelConfig
 from llavakit.model.families import family
 from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run

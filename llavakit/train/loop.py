@@ -20,7 +20,9 @@ from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader, Position
-from llavakit.model.checkpoint import LATEST, Checkpoint, build, resolve, write
+from llavakit.model.build import build
+from llavakit.model.card import LATEST, resolve
+from llavakit.model.checkpoint import Checkpoint, write
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
 from llavakit.text.templates import template

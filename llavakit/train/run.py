@@ -7,7 +7,7 @@ from pydantic import Field
 
 from llavakit.core.config import Config
 from llavakit.data.loader import DataConfig
-from llavakit.model.checkpoint import ModelConfig
+from llavakit.model.build import ModelConfig
 from llavakit.train.optim import OptimConfig
 
 

@@ -6,13 +6,16 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlavaForConditionalGeneration
+from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.types import IMAGE_ID
+from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.card import resolve
 from llavakit.text.conversation import Conversation, user
+from llavakit.text.templates import template
 from llavakit.vision.image import cut_tiles, load_image
 from tests import tiny
 
@@ -144,10 +147,10 @@ def test_a_hugging_face_directory_needs_a_template(tmp_path):
 def test_a_run_directory_stands_for_its_newest_checkpoint(tmp_path):
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "step000002")
     (tmp_path / "runs" / "latest").write_text("step000002\n")
-    assert checkpoints.resolve(tmp_path / "runs") == tmp_path / "runs" / "step000002"
+    assert resolve(tmp_path / "runs") == tmp_path / "runs" / "step000002"
     shutil.rmtree(tmp_path / "runs" / "step000002")
     with pytest.raises(CheckpointError):
-        checkpoints.resolve(tmp_path / "runs")
+        resolve(tmp_path / "runs")
 
 
 def test_a_tower_runs_only_as_deep_as_its_features(tmp_path):
@@ -167,3 +170,22 @@ def test_a_tower_runs_only_as_deep_as_its_features(tmp_path):
     with torch.no_grad():
         full = tower.vision(tower.normalise(pixels), output_hidden_states=True)
     torch.testing.assert_close(rows, full.hidden_states[-2][:, 1:], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["pad", "square"])
+@pytest.mark.parametrize("size", [(40, 30), (28, 28), (17, 61), (200, 90)])
+def test_their_processor_makes_our_pixels_and_token_counts(tmp_path, kind, size):
+    mine = tiny.checkpoint()
+    mine.card = mine.card.model_copy(update={"image": tiny.IMAGE.model_copy(update={"kind": kind})})
+    checkpoints.save(mine, tmp_path / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "model")
+    picture = load_image(tiny.picture(tmp_path / "a.png", size=size))
+    theirs = processor(images=[picture], text="<image>\nWhat color?", return_tensors="pt")
+    sample = Encoder(mine.tokenizer, template("chatml"), mine.card.image).encode(
+        Conversation((user("What color?", [picture]),)), open_turn=True
+    )
+    image_id = mine.tokenizer.image_token_id
+    assert (theirs["input_ids"] == image_id).sum() == sum(token == IMAGE_ID for token in sample.ids)
+    pixels = torch.from_numpy(cut_tiles(picture, sample.media[0].plan))
+    ours = mine.model.tower.normalise(pixels)
+    torch.testing.assert_close(ours, theirs["pixel_values"], atol=1e-6, rtol=0)

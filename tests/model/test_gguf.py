@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llavakit.model.checkpoint import LanguageConfig, load_language
+from llavakit.model.build import LanguageConfig, load_language
 from llavakit.recipes.demo import smollm2_file
 
 

@@ -19,6 +19,8 @@ from llavakit.core.errors import CheckpointError, ConfigError, DataError
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.build import ModelConfig
+from llavakit.model.card import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
@@ -34,12 +36,12 @@ def tiny_run(tmp_path, name="run", **changes) -> Run:
     if not start.exists():
         checkpoints.save(tiny.checkpoint(), start)
         tiny.data_file(tmp_path)
-    card = checkpoints.load_card(start)
+    card = load_card(start)
     run = Run(
         name=name,
         out=tmp_path / name,
         precision="float32",
-        model=checkpoints.ModelConfig(start=start, **dict(card)),
+        model=ModelConfig(start=start, **dict(card)),
         data=DataConfig(files=(tmp_path / "data.json",), tokens=96),
         optim=OptimConfig(lr=LearningRates(connector=1e-2, language=1e-2, tower=1e-3), steps=6, rows=2),
     )
@@ -47,7 +49,7 @@ def tiny_run(tmp_path, name="run", **changes) -> Run:
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(checkpoints.resolve(run.out) / "model.safetensors")
+    return load_file(resolve(run.out) / "model.safetensors")
 
 
 def losses(run: Run) -> list[float]:
@@ -129,7 +131,7 @@ def interrupt_after(run: Run, steps: int) -> None:
 def test_an_interrupted_run_leaves_a_loadable_model(tmp_path):
     run = tiny_run(tmp_path)
     interrupt_after(run, 2)
-    assert checkpoints.resolve(run.out).name == "step000002"
+    assert resolve(run.out).name == "step000002"
     checkpoints.load(run.out)
 
 
@@ -262,7 +264,7 @@ except UserError as error:
     assert done.returncode == 2, done.stderr
     assert "step000004: could not be written: I/O error: File too large" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
-    assert checkpoints.resolve(run.out).name == "step000002"
+    assert resolve(run.out).name == "step000002"
     checkpoints.load(run.out)
     assert not list(run.out.glob(".*writing"))
     train(run, resume=True)
@@ -316,6 +318,6 @@ def test_reading_runs_ahead_but_errors_come_out(tmp_path):
 def test_a_checkpoint_without_training_state_cannot_be_resumed(tmp_path):
     run = tiny_run(tmp_path)
     train(run)
-    (checkpoints.resolve(run.out) / "train_state.json").unlink()
+    (resolve(run.out) / "train_state.json").unlink()
     with pytest.raises(CheckpointError, match="no training state"):
         train(run, resume=True)

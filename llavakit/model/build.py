@@ -1,0 +1,98 @@
+"""What a run starts from: a checkpoint, or fresh parts joined by a new connector."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
+from llavakit.model.card import Card, load_card
+from llavakit.model.checkpoint import Checkpoint, load
+from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
+from llavakit.model.convert.gguf import read_gguf
+from llavakit.model.llava import Llava
+from llavakit.model.tower import TowerConfig, load_tower
+from llavakit.text.templates import template
+from llavakit.text.tokenizer import Tokenizer
+from llavakit.vision.plan import ImageConfig
+
+
+class LanguageConfig(Config):
+    """The decoder: any causal language model of `transformers`, by directory or hub id, or a GGUF file."""
+
+    path: str = "lmsys/vicuna-7b-v1.5"
+    gguf: Path | None = None
+
+
+class ModelConfig(Config):
+    """Where a run's model comes from: `start` (a checkpoint), or fresh parts joined by a new connector.
+
+    What is left out is taken from `start`, else from Card's defaults. Template and image rule may differ from
+    the start's (stages do); tower and connector may not.
+    """
+
+    start: Path | None = None
+    language: LanguageConfig = Field(default_factory=LanguageConfig)
+    tower: TowerConfig | None = None
+    connector: ConnectorConfig | None = None
+    image: ImageConfig | None = None
+    template: str | None = None
+
+    def card(self) -> Card:
+        """The complete card; reads the start's config.json where something is left out."""
+        chosen = {
+            "tower": self.tower, "connector": self.connector, "image": self.image, "template": self.template
+        }  # fmt: skip
+        given = {name: value for name, value in chosen.items() if value is not None}
+        if len(given) == len(chosen) or self.start is None:
+            return Card(**given)
+        return load_card(self.start).model_copy(update=given)
+
+
+def build(config: ModelConfig) -> Checkpoint:
+    """The model a run starts from. The connector's initialisation uses PyTorch's global seed."""
+    card = config.card()
+    template(card.template)  # an unknown name should fail before gigabytes are read
+    if config.start is not None:
+        started = load(config.start)
+        for name in ("tower", "connector"):
+            mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
+            if mine != theirs:
+                raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
+        return Checkpoint(started.model, started.tokenizer, card)
+    language, tokenizer = load_language(config.language)
+    tower = load_tower(card.tower, card.image)
+    connector = build_connector(card.connector, tower.width, language.config.hidden_size)
+    if card.connector.match_embeddings:
+        match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
+    return Checkpoint(Llava(tower, connector, language), tokenizer, card)
+
+
+def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:
+    """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots)."""
+    if config.gguf is not None:
+        if not config.gguf.is_file():
+            raise ConfigError(f"model.language.gguf={config.gguf}: no such file")
+        language: PreTrainedModel = read_gguf(config.gguf)
+        tokenizer = Tokenizer.load(config.gguf.parent, gguf_file=config.gguf.name)
+    else:
+        try:
+            language = AutoModelForCausalLM.from_pretrained(config.path, dtype=torch.float32)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
+        tokenizer = Tokenizer.load(config.path)
+    old = len(_tables(language)[0].weight)
+    if tokenizer.image_token_id >= old:
+        language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+        with torch.no_grad():
+            for table in _tables(language):
+                table.weight[old:] = table.weight[:old].mean(dim=0)
+    return language, tokenizer
+
+
+def _tables(language: PreTrainedModel) -> list[Any]:
+    """Input and output embeddings: one and the same module's weight where they are tied."""
+    return [language.get_input_embeddings(), language.get_output_embeddings()]

@@ -1,0 +1,83 @@
+"""The card: what must be the same wherever the weights are used."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+
+from llavakit.core.config import Config, make
+from llavakit.core.errors import CheckpointError
+from llavakit.model.connector import ConnectorConfig
+from llavakit.model.tower import TowerConfig
+from llavakit.vision.plan import ImageConfig
+
+LATEST = "latest"  # a text file in a run directory that names the newest checkpoint beside it
+VISION_DEFAULTS = {"model_type": "clip_vision_model"}
+
+
+class Card(Config):
+    """What must be the same wherever the weights are used. The `llavakit` section of config.json."""
+
+    tower: TowerConfig = TowerConfig()
+    connector: ConnectorConfig = ConnectorConfig()
+    image: ImageConfig = ImageConfig()
+    template: str = "vicuna_v1"
+
+
+def resolve(path: Path) -> Path:
+    """The directory with the weights: `path` itself, or what the run directory's `latest` file names."""
+    for _ in range(4):
+        if (path / "config.json").is_file():
+            return path
+        pointer = path / LATEST
+        if not pointer.is_file():
+            break
+        path = path / pointer.read_text().strip()
+    what = "is not a checkpoint (no config.json and no 'latest' file)" if path.exists() else "does not exist"
+    raise CheckpointError(f"{path} {what}")
+
+
+def load_card(path: Path, template_name: str | None = None) -> Card:
+    """The llavakit section; for a plain Hugging Face directory, what its config says in other words."""
+    folder = resolve(path)
+    config = read_json(folder / "config.json")
+    chosen = {} if template_name is None else {"template": template_name}
+    if "llavakit" in config:
+        section = {key: value for key, value in config["llavakit"].items() if key != "version"} | chosen
+        return make(Card, section, where=f"{folder}/config.json: llavakit")
+    if config.get("model_type") != "llava":
+        raise CheckpointError(
+            f"{folder}: model_type {config.get('model_type')!r} is not a LLaVA that llavakit reads"
+        )
+    if template_name is None:
+        raise CheckpointError(
+            f"{folder}: a Hugging Face directory does not say which prompt template it was trained with; name one"
+        )
+    vision = AutoConfig.for_model(**{**VISION_DEFAULTS, **config["vision_config"]})
+    processor = folder / "preprocessor_config.json"
+    pixels = read_json(processor) if processor.is_file() else {}
+    image = {
+        "kind": "pad" if pixels.get("do_pad") else "square",
+        "size": vision.image_size,
+        "grid": vision.image_size // vision.patch_size,
+        "mean": pixels.get("image_mean", ImageConfig().mean),
+        "std": pixels.get("image_std", ImageConfig().std),
+    }
+    full = config.get("vision_feature_select_strategy", "default") == "full"
+    tower = {
+        "layer": config.get("vision_feature_layer", -2),
+        "cls": full and vision.model_type == "clip_vision_model",
+    }
+    return make(Card, {"tower": tower, "image": image, **chosen}, where=f"{folder}/config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else is one clear line."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return found

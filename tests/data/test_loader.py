@@ -1,0 +1,216 @@
+"""The loader: an order that is a function of the seed, exact resumption, and what happens to bad records."""
+
+import json
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from llavakit.core.errors import ConfigError, DataError
+from llavakit.core.types import Batch
+from llavakit.data.encode import Encoder
+from llavakit.data.loader import DataConfig, Loader, Position
+from tests import tiny
+
+ENCODER = tiny.encoder()
+
+
+def loader(path: Path, *, seed: int = 0, encoder: Encoder = ENCODER, **settings) -> Loader:
+    return Loader(DataConfig(files=(path,), **{"tokens": 120, "window": 3, **settings}), encoder, seed=seed)
+
+
+def text_file(folder: Path, count: int) -> Path:
+    """Records whose answers are their numbers, so that every one can be recognised in a batch."""
+    rows = [tiny.record(n, None, [("number?", "no " * (n % 5) + f"#{n}#")]) for n in range(count)]
+    path = folder / "numbers.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def numbers(batch: Batch) -> list[str]:
+    """The numbers in a batch of `text_file`, the answers' last tokens included (they are labels only)."""
+    text = ENCODER.tokenizer.hf.decode(batch.labels_L)
+    return text.split("#")[1::2]
+
+
+def epoch(data: Loader, number: int = 0) -> list[tuple[Batch, Position]]:
+    """All batches of one epoch: those read before the position says otherwise."""
+    out = []
+    for batch, position in data.batches(Position(number)):
+        if position.epoch != number:
+            break
+        out.append((batch, position))
+    return out
+
+
+def same(first: Batch, second: Batch) -> bool:
+    pixels = (first.pixels_NHWC is None) == (second.pixels_NHWC is None) and (
+        first.pixels_NHWC is None or torch.equal(first.pixels_NHWC, second.pixels_NHWC)
+    )
+    return pixels and first.segments == second.segments and torch.equal(first.ids_T, second.ids_T)
+
+
+def damage(folder: Path, number: int) -> Path:
+    """Cut the picture of a record of `data_file` so that its header is fine and its pixels are not."""
+    path = folder / f"{number}.png"
+    path.write_bytes(path.read_bytes()[:400])
+    return path
+
+
+def test_the_same_seed_gives_the_same_batches(tmp_path):
+    path = tiny.data_file(tmp_path)
+    first, second = (list(islice(loader(path).batches(Position()), 12)) for _ in range(2))
+    assert all(same(a, b) and p == q for (a, p), (b, q) in zip(first, second, strict=True))
+
+
+def test_another_seed_and_another_epoch_give_another_order(tmp_path):
+    path = text_file(tmp_path, 20)
+    orders = [
+        [number for batch, _ in epoch(loader(path, seed=seed), at) for number in numbers(batch)]
+        for seed, at in ((0, 0), (1, 0), (0, 1))
+    ]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("window", "tokens"), [(1, 40), (3, 60), (7, 120), (256, 4096)])
+def test_every_record_is_read_exactly_once_per_epoch(shuffle, window, tokens, tmp_path):
+    path = text_file(tmp_path, 20)
+    data = loader(path, window=window, tokens=tokens, shuffle=shuffle)
+    for at in (0, 1):
+        batches = [batch for batch, _ in epoch(data, at)]
+        read = [number for batch in batches for number in numbers(batch)]
+        assert sorted(read, key=int) == [str(number) for number in range(20)]
+        assert all(batch.num_tokens <= tokens for batch in batches)
+    assert data.num_rows() == len(epoch(data))
+
+
+def test_without_shuffling_windows_are_read_in_order(tmp_path):
+    data = loader(text_file(tmp_path, 6), window=1, shuffle=False)
+    assert [number for batch, _ in epoch(data) for number in numbers(batch)] == list("012345")
+
+
+def test_the_end_of_an_epoch_is_followed_by_the_next(tmp_path):
+    data = loader(text_file(tmp_path, 4), window=2)
+    positions = [position for _, position in islice(data.batches(Position()), 2 * data.num_rows())]
+    assert {position.epoch for position in positions} >= {0, 1}
+    assert positions == sorted(positions, key=lambda p: (p.epoch, p.window, p.row))
+
+
+def test_resuming_from_any_position_gives_exactly_the_rest(tmp_path):
+    path = tiny.data_file(tmp_path)
+    stream = list(islice(loader(path).batches(Position()), 12))
+    assert stream[-1][1].epoch > 0
+    for done, (_, position) in enumerate(stream[:-1], 1):
+        rest = list(islice(loader(path).batches(position), len(stream) - done))
+        assert all(same(a, b) and p == q for (a, p), (b, q) in zip(stream[done:], rest, strict=True))
+
+
+def test_batches_hold_the_pictures_of_their_samples(tmp_path):
+    data = loader(tiny.data_file(tmp_path))
+    count = sum(0 if batch.pixels_NHWC is None else len(batch.pixels_NHWC) for batch, _ in epoch(data))
+    assert count == 6  # of eight records, every fourth has none
+    assert len(list(data.media())) == 6
+
+
+def test_independent_turns_share_their_prompt(tmp_path):
+    data = loader(tiny.data_file(tmp_path), turns="independent")
+    assert any(segment.parent is not None for batch, _ in epoch(data) for segment in batch.segments)
+
+
+def test_a_sample_longer_than_the_budget_names_both_numbers(tmp_path):
+    path = text_file(tmp_path, 1)
+    sample = loader(path).samples(loader(path).records[0])
+    data = loader(path, tokens=sample.num_inputs - 1)
+    with pytest.raises(
+        DataError, match=f"{sample.num_inputs} tokens do not fit data.tokens={sample.num_inputs - 1}"
+    ):
+        list(islice(data.batches(Position()), 1))
+    assert loader(path, tokens=sample.num_inputs).samples(data.records[0]) == sample
+
+
+@pytest.fixture
+def flawed(tmp_path) -> Path:
+    """Eight records: one of unknown role, one whose picture is gone, one whose pixels are cut."""
+    path = tiny.data_file(tmp_path)
+    rows = json.loads(path.read_text())
+    rows[1]["conversations"][0]["from"] = "robot"
+    (tmp_path / "4.png").unlink()
+    damage(tmp_path, 6)
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
+    return path
+
+
+def test_a_bad_record_stops_the_run_with_its_file_and_line(flawed):
+    with pytest.raises(DataError, match=rf"{flawed}:\d: .*data\.on_bad=skip"):
+        list(islice(loader(flawed, shuffle=False).batches(Position()), 8))
+
+
+def test_cut_pixels_stop_the_run_with_file_and_line_and_picture(tmp_path):
+    path = tiny.data_file(tmp_path)
+    picture = damage(tmp_path, 0)
+    with pytest.raises(DataError) as caught:
+        list(islice(loader(path).batches(Position()), 8))
+    assert str(caught.value).startswith(f"{path}:2: {picture}: broken image")
+
+
+def test_bad_records_are_skipped_counted_and_listed_once(flawed):
+    data = loader(flawed, on_bad="skip")
+    for at in (0, 1):
+        batches = [batch for batch, _ in epoch(data, at)]
+        assert sum(0 if b.pixels_NHWC is None else len(b.pixels_NHWC) for b in batches) == 3
+    assert len(data.bad) == 3
+    told = sorted(data.bad)
+    assert told[0].startswith(f"{flawed}:3: conversations[0].from is 'robot'")
+    assert told[1].startswith(f"{flawed}:6: image not found: ")
+    assert told[2].startswith(f"{flawed}:8: ")
+    assert "broken image" in told[2]
+    assert all("fix the record" not in message for message in told)
+
+
+def test_the_rest_of_a_row_with_a_cut_picture_is_kept(tmp_path):
+    path = tiny.data_file(tmp_path)
+    whole = epoch(loader(path, tokens=4096, window=8))
+    damage(tmp_path, 0)
+    (row,) = epoch(loader(path, tokens=4096, window=8, on_bad="skip"))
+    assert len(row[0].segments) == len(whole[0][0].segments) - 1 == 7
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_data_set_without_a_good_record_ends(times, tmp_path):
+    """Also where its file is listed twice, so that its messages are fewer than its records."""
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"conversations": []}\nnonsense\n')
+    data = Loader(DataConfig(files=(path,) * times, on_bad="skip"), ENCODER, seed=0)
+    with pytest.raises(DataError, match=rf"all {2 * times} records are bad; the first: .*bad\.jsonl:"):
+        next(data.batches(Position()))
+
+
+def test_files_must_be_named_exist_and_hold_records(tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.files is empty"):
+        Loader(DataConfig(), ENCODER, seed=0)
+    with pytest.raises(DataError, match="data file not found"):
+        loader(tmp_path / "gone.json")
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"no records in .*empty\.json"):
+        loader(tmp_path / "empty.json")
+
+
+def test_one_file_may_be_written_without_a_list():
+    assert DataConfig(files="a.json").files == (Path("a.json"),)
+
+
+@pytest.mark.parametrize("wrong", [{"window": 0}, {"tokens": 0}, {"on_bad": "ignore"}, {"turns": "both"}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        DataConfig(**wrong)
+
+
+def test_several_files_are_read_with_their_own_folders(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    files = tuple(tiny.data_file(tmp_path / name, count) for name, count in (("one", 3), ("two", 2)))
+    data = Loader(DataConfig(files=files), ENCODER, seed=0)
+    assert [media.source.parent.name for media in data.media()] == ["one"] * 3 + ["two"] * 2

@@ -1,0 +1,233 @@
+"""The command line: mistakes end in exit code 2 and a line that names them; the rest prints what was asked."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llavakit import cli
+from llavakit.core.config import make
+from llavakit.core.progress import console, say
+from llavakit.model import checkpoint
+from llavakit.recipes import RECIPES
+from llavakit.train.run import Run
+from llavakit.version import __version__
+from tests import tiny
+
+Result = tuple[int, str, str]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch) -> Callable[..., Result]:
+    """llavakit.cli.main in this process: its exit code, stdout and stderr."""
+
+    def call(*words: object, stdin: str = "") -> Result:
+        reading, writing = os.pipe()
+        os.write(writing, stdin.encode())
+        os.close(writing)
+        with os.fdopen(reading) as lines, monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["llavakit", *map(str, words)])
+            patch.setattr(sys, "stdin", lines)
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoint.save(tiny.checkpoint(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return tiny.data_file(tmp_path_factory.mktemp("data"))
+
+
+def test_the_module_is_a_program_and_prints_its_version():
+    done = subprocess.run(
+        [sys.executable, "-c", "from llavakit.cli import main; main()", "--version"],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"llavakit {__version__}\n", "")
+
+
+def test_help_lists_every_command(run):
+    code, out, err = run("--help")
+    assert code == 0
+    assert err == ""
+    assert all(name in out for name in ("demo", "train", "chat", "inspect", "models"))
+
+
+@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "models"])
+def test_every_command_has_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["chat", "--modle", "x"], ["--modle", "--model"]),
+        (["chat"], ["--model"]),
+        (["train"], ["RECIPE"]),
+        (["chat", "--model", "x", "--temperature", "hot", "q"], ["--temperature", "valid number"]),
+    ],
+)
+def test_a_wrong_command_line_is_named_with_the_nearest_valid_one(run, words, told):
+    code, out, err = run(*words)
+    assert code == 2
+    assert out == ""
+    assert all(word.lower() in err.lower() for word in told)
+    assert "Traceback" not in err
+
+
+MISTAKES = {
+    "recipe": (["train", "llava15-stage3"], ["'llava15-stage3'", "'llava15-stage2'"]),
+    "setting": (["train", "llava15-stage2", "optim.stepz=3"], ["'optim.stepz'", "'optim.steps'"]),
+    "value": (["train", "llava15-stage2", "optim.steps=abc"], ["optim.steps='abc'", "integer"]),
+    "no value": (["train", "llava15-stage2", "optim.steps"], ["'optim.steps'", "path=value"]),
+    "run file": (["train", "gone.yaml"], ["gone.yaml", "No such file"]),
+    "model": (["chat", "--model", "gone", "hello"], ["gone does not exist"]),
+    "not a model": (["chat", "--model", "{data}", "hello"], ["is not a checkpoint"]),
+    "picture": (
+        ["chat", "--model", "{model}", "--image", "gone.png", "hello"],
+        ["image not found: gone.png"],
+    ),
+    "record file": (["inspect", "gone.json", "--model", "{model}"], ["gone.json: data file not found"]),
+    "template": (
+        ["inspect", "{data}/data.json", "--tokenizer", "{model}", "--template", "vicuna"],
+        ["unknown template 'vicuna'", "'vicuna_v1'"],
+    ),
+    "turns": (
+        ["inspect", "{data}/data.json", "--model", "{model}", "--turns", "chian"],
+        ["'chian'", "'chained'"],
+    ),
+    "no tokenizer": (["inspect", "{data}/data.json"], ["--model DIR", "--tokenizer"]),
+    "no record": (
+        ["inspect", "{data}/empty.json", "--model", "{model}"],
+        ["empty.json: no record in this file"],
+    ),
+    "line": (["inspect", "{data}/data.json:1", "--model", "{model}"], ["no record at line 1", "at line 2"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(run, model, data, mistake):
+    (data.parent / "empty.json").write_text("[]")
+    words, told = MISTAKES[mistake]
+    code, out, err = run(*(word.format(model=model, data=data.parent) for word in words))
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert all(word in err for word in told)
+
+
+def test_train_list_names_every_recipe(run):
+    code, out, err = run("train", "list")
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)
+
+
+def test_shown_settings_are_yaml_that_loads_back(run, tmp_path):
+    code, out, err = run("train", "llava15-stage2", "--show", "optim.steps=7", "name='a [b] :cat: /c'")
+    assert (code, err) == (0, "")
+    shown = make(Run, yaml.safe_load(out), where="--show")
+    assert shown.optim.steps == 7
+    assert shown.name == "a [b] :cat: /c"
+    (tmp_path / "run.yaml").write_text(out)
+    again = run("train", tmp_path / "run.yaml", "--show")
+    assert again == (0, out, "")
+
+
+def test_models_lists_the_released_ones(run):
+    code, out, _ = run("models")
+    assert code == 0
+    assert "llava15-7b" in out
+    assert "576 tokens" in out
+
+
+def test_inspect_shows_every_token_with_its_weight_and_its_image(run, model, data, monkeypatch):
+    monkeypatch.setattr(console, "_width", 200)
+    line = data.read_text().splitlines().index('  "id": "1",')  # the line before it opens the record
+    code, out, err = run("inspect", f"{data}:{line}", "--model", model)
+    assert (code, err) == (0, "")
+    rows = [row.split() for row in out.splitlines()]
+    assert rows[0] == ["at", "segment", "position", "id", "token", "weight", "media"]
+    (image,) = [row for row in rows if "<image>" in row and "-200" in row]
+    assert image[-5:] == ["4", "tokens,", "2", "x", "2"]
+    assert "1.png:" in out
+    assert any(row[4] == "<|im_end|>" and row[5] == "1" for row in rows if len(row) > 5)
+    assert f"{data}:{line}:" in out.replace("\n", "")
+    assert "template chatml" in out
+    assert "4 of images" in out
+
+
+def test_inspect_without_a_line_shows_the_first_record_and_takes_a_tokenizer(run, model, data, monkeypatch):
+    monkeypatch.setattr(console, "_width", 200)
+    code, out, err = run(
+        "inspect", data, "--tokenizer", model, "--template", "chatml", "--turns", "independent"
+    )
+    assert (code, err) == (0, "")
+    assert f"{data}:2:" in out
+
+
+def test_inspect_of_a_bad_record_is_one_line_with_its_place(run, model, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"conversations": [{"from": "robot", "value": "x"}]}\n')
+    code, _, err = run("inspect", path, "--model", model)
+    assert code == 2
+    assert err.startswith(f"error: {path}:1: conversations[0].from is 'robot'")
+    assert err.count("\n") == 1
+
+
+def test_chat_answers_one_question_about_a_picture(run, model, tmp_path):
+    picture = tiny.picture(tmp_path / "x.png")
+    words = ("chat", "--model", model, "--image", picture, "--max-tokens", 8, "What color is the shape?")
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert out.strip()
+    assert run(*words) == (0, out, "")  # greedy
+
+
+def test_a_conversation_takes_pictures_starts_over_and_survives_mistakes(run, model, tmp_path):
+    picture = tiny.picture(tmp_path / "[x] y.png")
+    cut = tiny.picture(tmp_path / "cut.png")
+    cut.write_bytes(cut.read_bytes()[:400])
+    script = [
+        f"/image {picture}", "What color?", "/image gone.png", f"/image {tmp_path}/[/gone].png", f"/image {cut}",
+        "yes?", "/new", "", "/nonsense", "And now?", "/quit", "never asked",
+    ]  # fmt: skip
+    code, out, err = run("chat", "--model", model, "--max-tokens", 4, stdin="\n".join(script) + "\n")
+    assert (code, err) == (0, "")
+    assert out.count("/image PATH attaches a picture") == 2  # at the start and for /nonsense
+    assert "error: image not found: gone.png" in out
+    assert f"error: image not found: {tmp_path}/[/gone].png" in out
+    assert f"error: {cut}: broken image" in out  # told when it is attached, and not attached
+    assert out.count("error:") == 3
+    assert "Traceback" not in out
+
+
+def test_a_conversation_ends_with_its_input(run, model):
+    code, out, err = run("chat", "--model", model, "--max-tokens", 2, stdin="hello\n")
+    assert (code, err) == (0, "")
+    assert "/quit ends" in out
+
+
+def test_what_is_said_is_printed_letter_by_letter(capsys):
+    say("[red] :cat: [/none] " + "long " * 60)
+    assert capsys.readouterr().out == "[red] :cat: [/none] " + "long " * 60 + "\n"
