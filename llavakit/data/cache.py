@@ -26,7 +26,8 @@ class FeatureCache:
     """Tower output float32[num_tiles, rows, width] per image, by content."""
 
     def __init__(self, folder: Path, tower: str) -> None:
-        self.folder, self.tower = folder, tower
+        """`tower` names the tower and the image rule; each such name has a folder of its own inside `folder`."""
+        self.folder = folder = folder / hashlib.sha256(tower.encode()).hexdigest()[:12]
         self._where: dict[str, int] = {}
         self._digests: dict[Path, str] = {}
         self._broken: dict[str, DataError] = {}
@@ -125,4 +126,4 @@ class FeatureCache:
             content = self._digests[media.source]
         else:
             content = digest(media.source)
-        return hashlib.sha256(f"{content} {self.tower} {media.plan}".encode()).hexdigest()
+        return hashlib.sha256(f"{content} {media.plan}".encode()).hexdigest()

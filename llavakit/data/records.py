@@ -79,7 +79,9 @@ class Record:
         return Conversation(tuple(messages))
 
     def _images(self) -> list[Path]:
-        listed = self.raw.get("image", [])
+        listed = self.raw.get("image")
+        if listed is None:  # exported data says null where there is none
+            return []
         paths = [listed] if isinstance(listed, str) else listed
         if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
             raise self.error("'image' must be a path or a list of paths")

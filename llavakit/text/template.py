@@ -50,7 +50,8 @@ class Template:
         system = Piece(self.system)
         if messages[0].role == "system":
             system, messages = Piece(messages[0].text, said=True), messages[1:]
-        block = [Piece(self.system_frame[0]), system, Piece(self.system_frame[1])] if system.text else []
+        framed = [Piece(self.system_frame[0]), system, Piece(self.system_frame[1])]
+        block = framed if system.text and self.user_text else []
 
         out: list[Piece | Image] = [] if self.system_in_user else list(block)
         for number, message in enumerate(messages):

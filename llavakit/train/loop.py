@@ -211,7 +211,7 @@ def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
             raise ConfigError(
                 "data.features caches the tower's output, but train includes the tower; drop one"
             )
-        cache = FeatureCache(run.data.features, str(card.tower))
+        cache = FeatureCache(run.data.features, f"{card.tower} {card.image}")
     loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
     if cache is not None:
         cache.fill(loader.media(), checkpoint.model.tower)

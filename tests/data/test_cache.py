@@ -92,7 +92,7 @@ def test_a_truncated_cache_goes_on_rightly(kept, half, order, tmp_path):
     """Blocks may be missing or half written; what is computed again may come in another order."""
     items = pictures(tmp_path, 5)
     FeatureCache(tmp_path / "cache", "tower").fill(items[:4], Encode())
-    rows = tmp_path / "cache" / "rows.bin"
+    rows = FeatureCache(tmp_path / "cache", "tower").folder / "rows.bin"
     block = rows.stat().st_size // 4
     with rows.open("r+b") as file:
         file.truncate(kept * block + half)
@@ -110,7 +110,7 @@ def test_a_truncated_cache_goes_on_rightly(kept, half, order, tmp_path):
 def test_truncated_keys_cost_only_their_blocks(cut, tmp_path):
     items = pictures(tmp_path, 5)
     FeatureCache(tmp_path / "cache", "tower").fill(items[:4], Encode())
-    keys = tmp_path / "cache" / "keys.txt"
+    keys = FeatureCache(tmp_path / "cache", "tower").folder / "keys.txt"
     keys.write_bytes(keys.read_bytes()[:-cut])
     for _ in range(2):
         cache = FeatureCache(tmp_path / "cache", "tower")
@@ -125,7 +125,7 @@ def test_truncated_keys_cost_only_their_blocks(cut, tmp_path):
 def test_a_cache_that_lost_a_file_is_filled_again(lost, tmp_path):
     items = pictures(tmp_path, 3)
     FeatureCache(tmp_path / "cache", "tower").fill(items, Encode())
-    (tmp_path / "cache" / lost).unlink()
+    (FeatureCache(tmp_path / "cache", "tower").folder / lost).unlink()
     cache, encode = FeatureCache(tmp_path / "cache", "tower"), Encode()
     cache.fill(items, encode)
     assert encode.tiles == 3
