@@ -133,7 +133,7 @@ class Loader:
         pairs = [(self.records[index], self.samples(self.records[index])) for index in chosen]
         good = [(record, sample) for record, sample in pairs if sample is not None]
         packed = pack_rows([sample.num_inputs for _, sample in good], self.config.tokens)
-        if self.config.shuffle:  # packing sorts by length; undo that
+        if packed:  # packing sorts by length; undo that
             packed = [packed[index] for index in self._generator(epoch, window).permutation(len(packed))]
         return [[good[index] for index in row] for row in packed]
 

