@@ -28,7 +28,8 @@ from transformers import __version__ as transformers_version
 from benchmarks.machine import alternate, matmul_peak, median, report
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import IMAGE_ID, Batch, Segment
-from llavakit.data.encode import Media, Sample
+from llavakit.data.encode import Sample
+from llavakit.data.media import Media
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint
 from llavakit.model.card import Card
@@ -156,7 +157,7 @@ def main() -> None:
     )
 
     drawn = [draw_samples(arguments.samples, seed) for seed in range(arguments.runs + 1)]
-    packed = [collate(samples, pixels_NHWC=pixels) for samples, pixels in drawn]
+    packed = [collate(samples, pixels.split(1)) for samples, pixels in drawn]
     padded = [pad_batch(samples, pixels) for samples, pixels in drawn]
     losses = our_step(ours.model, mine, packed[-1]), peer_step(hf, theirs, padded[-1])  # also warms up
     print(f"loss of the same samples: ours {losses[0]:.4f}, peer {losses[1]:.4f}")

@@ -59,7 +59,7 @@ def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dty
     loaded = checkpoint.load(Path(path), template_name=template_name, dtype=dtype)
     if torch.cuda.is_available():
         loaded.model.cuda()
-    encoder = Encoder(loaded.tokenizer, template(loaded.card.template), loaded.card.image)
+    encoder = Encoder(loaded.tokenizer, template(loaded.card.template), loaded.card.image, loaded.card.video)
     return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
 
 

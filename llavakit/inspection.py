@@ -14,7 +14,6 @@ from llavakit.data.records import Record, read_records
 from llavakit.model.card import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
-from llavakit.vision.image import name_of
 from llavakit.vision.plan import ImageConfig
 
 
@@ -59,7 +58,7 @@ def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
             left = current.plan.num_tokens
             first, last = run[0], run[left - 1]
             columns, rows = current.plan.grid
-            what = f"{name_of(current.source)}: {left} tokens, {columns} x {rows}"
+            what = f"{current.name}: {left} tokens, {columns} x {rows}"
             table.add_row(
                 f"{first}-{last}", str(owner[first]), f"{positions[first]}-{positions[last]}",
                 str(IMAGE_ID), "<image>", "0", Text(what), style="cyan",
@@ -80,7 +79,9 @@ def _encoder(model: Path | None, tokenizer: str | None, template_name: str | Non
         raise ConfigError("give --model DIR, or --tokenizer DIR together with --template NAME")
     if model is not None:
         card = load_card(model, template_name)
-        return Encoder(Tokenizer.load(resolve(model), ours=True), template(card.template), card.image)
+        return Encoder(
+            Tokenizer.load(resolve(model), ours=True), template(card.template), card.image, card.video
+        )
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())

@@ -1,14 +1,17 @@
 """What travels between packages that must not know each other: segments and packed batches.
 
-`data` makes them, `model` and `train` read them. Shape letters: T tokens of the packed row, S image-token
-slots, L learned tokens, N tiles, R rows a tower gives per tile, C tower width, D decoder width, V vocabulary.
+`data` makes them, `model` and `train` read them. Shape letters: T tokens of the packed row, S slots, K rows that
+make one, L learned tokens, N tiles, R feature rows, C tower width, D decoder width, V vocabulary.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+D = TypeVar("D")
+_NONE = torch.empty(0, dtype=torch.long)
 
 # Stands in `ids` where an image row will be; never an embedding row (the value of the original LLaVA code).
 IMAGE_ID = -200
@@ -42,23 +45,40 @@ def segment_positions(segments: tuple[Segment, ...]) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Gather:
+    """Row `into_S` of one table is made of rows `rows_SK` of another: their weighted sum.
+
+    Without weights it is their maximum, which for K = 1 is the row itself.
+    """
+
+    into_S: Tensor
+    rows_SK: Tensor
+    weights_SK: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One packed row, no padding.
 
     A learned token may be predicted from the last row of a parent, so predictions are pairs: the hidden row
     `predict_L` must say the token `labels_L`, and counts `weights_L`.
+
+    Media take one road: tiles -> tower -> table of feature rows -> `pools` -> connector -> `gathers` -> slots of the
+    row. `pools` is empty where nothing is pooled before the connector: then every feature row goes through it.
     """
 
     ids_T: Tensor
     positions_T: Tensor
     segments: tuple[Segment, ...]
-    slots_S: Tensor  # where in the row the image tokens stand
-    rows_S: Tensor  # which row of the table [tile 0 rows | tile 1 rows | ...] goes there
     predict_L: Tensor
     labels_L: Tensor
     weights_L: Tensor
-    pixels_NHWC: Tensor | None = None  # uint8; or instead of it
-    features_NRC: Tensor | None = None  # what a frozen tower gave for the tiles
+    pixels: tuple[Tensor, ...] = ()  # uint8[N, H, W, 3], one entry per tile size; or instead of it
+    features_RC: Tensor | None = None  # the rows a frozen tower gave for the tiles
+    pools: tuple[Gather, ...] = ()
+    gathers: tuple[Gather, ...] = ()
+    mark_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
+    mark_rows_S: Tensor = _NONE  # which row of the model's table of marks
 
     @property
     def num_tokens(self) -> int:
@@ -71,6 +91,16 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on `device`."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        moved: dict[str, Any] = {name: tensor.to(device) for name, tensor in tensors.items()}
-        return replace(self, **moved)
+        return _moved(self, device)
+
+
+def _moved(thing: D, device: torch.device) -> D:
+    changes: dict[str, Any] = {}
+    for name, value in vars(thing).items():
+        if isinstance(value, Tensor):
+            changes[name] = value.to(device)
+        elif name in ("pixels", "pools", "gathers"):
+            changes[name] = tuple(
+                item.to(device) if isinstance(item, Tensor) else _moved(item, device) for item in value
+            )
+    return replace(thing, **changes)  # type: ignore[type-var]

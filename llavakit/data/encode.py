@@ -3,28 +3,22 @@
 Training, chat, evaluation and the engine all encode through `Encoder`, so one conversation has one list of ids.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
-from llavakit.text.conversation import Conversation, Image, ImageSource
+from llavakit.data.media import Clip, Media, plan_media
+from llavakit.text.conversation import Conversation, Message, Part, Text, Video
 from llavakit.text.template import Piece, Template, check_roles
 from llavakit.text.tokenizer import Tokenizer
-from llavakit.vision.image import image_size
-from llavakit.vision.plan import ImageConfig, Plan, plan_image
-
-
-@dataclass(frozen=True)
-class Media:
-    """An image and how it is cut. Its tokens are the next `plan.num_tokens` slots of the sample."""
-
-    source: ImageSource
-    plan: Plan
+from llavakit.vision.frames import VideoConfig
+from llavakit.vision.plan import ImageConfig
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Token ids (IMAGE_ID at image slots), how much each counts in the loss, and the images for the slots."""
+    """Token ids (IMAGE_ID at image slots), how much each counts in the loss, and the media for the slots."""
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
@@ -53,27 +47,36 @@ class Sample:
 
 
 class Encoder:
-    """What turns conversations into samples: a tokenizer, a template and the image rule of one checkpoint."""
+    """What turns conversations into samples: a tokenizer, a template and the media rules of one checkpoint."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template, image: ImageConfig) -> None:
-        self.tokenizer, self.template, self.image = tokenizer, template, image
+    def __init__(
+        self, tokenizer: Tokenizer, template: Template, image: ImageConfig, video: VideoConfig | None = None
+    ) -> None:
+        self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
 
     def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
         """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
-        return self._encode(conversation, self._plan(conversation), open_turn)
+        media = self._plan(conversation)
+        return self._encode(self._tell_times(conversation, media), media, open_turn)
 
     def encode_turns(self, conversation: Conversation) -> Sample:
         """Every question with its answer on its own, all sharing one prefix with the images."""
         check_roles(conversation, open_turn=False)
         media = self._plan(conversation)
-        return join([self._encode(turn, media, open_turn=False) for turn in conversation.turns()])
+        turns = [self._tell_times(turn, media) for turn in conversation.turns()]
+        return join([self._encode(turn, media, open_turn=False) for turn in turns])
 
     def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
-        """The images in order, planned from their headers."""
-        return tuple(
-            Media(image.source, plan_image(self.image, image_size(image.source)))
-            for image in conversation.images
-        )
+        """The images and videos in order, planned from their headers."""
+        parts = conversation.media
+        return tuple(plan_media(part, self.image, self.video, alone=len(parts) == 1) for part in parts)
+
+    def _tell_times(self, conversation: Conversation, media: tuple[Media, ...]) -> Conversation:
+        """LLaVA-Video's sentence about duration and frame times, between a video and the question."""
+        if self.video is None or not self.video.time_instruction:
+            return conversation
+        clips = iter([item.source for item in media if isinstance(item.source, Clip)])
+        return Conversation(tuple(_tell(message, clips) for message in conversation.messages))
 
     def _encode(self, conversation: Conversation, media: tuple[Media, ...], open_turn: bool) -> Sample:
         ids: list[int] = list(self.tokenizer.bos) if self.template.bos else []
@@ -89,7 +92,7 @@ class Encoder:
                 ids += more_ids
                 weights += more_weights
                 run = []
-            if isinstance(piece, Image):
+            if piece is not None:
                 slots = next(ahead).plan.num_tokens
                 ids += [IMAGE_ID] * slots
                 weights += [0.0] * slots
@@ -97,6 +100,21 @@ class Encoder:
             while weights and weights[-1] == 0 and ids[-1] != IMAGE_ID:
                 del ids[-1], weights[-1]
         return Sample(tuple(ids), tuple(weights), (Segment(0, len(ids)),), media)
+
+
+def _tell(message: Message, clips: Iterator[Clip]) -> Message:
+    if not any(isinstance(part, Video) for part in message.parts):
+        return message
+    if len(message.media) == 1:  # the sentence is a line of its own, then comes the question
+        return Message(
+            message.role, (*message.media, Text(f"{next(clips).instruction}\n{message.text.strip()}"))
+        )
+    parts: list[Part] = []
+    for part in message.parts:
+        parts.append(part)
+        if isinstance(part, Video):
+            parts.append(Text(f"\n{next(clips).instruction}\n"))
+    return Message(message.role, tuple(parts))
 
 
 def join(samples: list[Sample]) -> Sample:

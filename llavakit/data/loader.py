@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -20,10 +19,10 @@ from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
-from llavakit.data.encode import Encoder, Media, Sample
+from llavakit.data.encode import Encoder, Sample
+from llavakit.data.media import Media
 from llavakit.data.pack import collate, pack_rows
 from llavakit.data.records import Record, read_records
-from llavakit.vision.image import cut_tiles, load_image
 
 T = TypeVar("T")
 
@@ -91,17 +90,15 @@ class Loader:
         return sample
 
     def media(self) -> Iterator[Media]:
-        """Every image of the data with its plan: what a feature cache must hold."""
+        """Every image and clip of the data with its plan: what a feature cache must hold."""
         for record in self.records:
             sample = self.samples(record)
             if sample is not None:
                 yield from sample.media
 
     def tiles(self, media: Media) -> Tensor:
-        """An image's pixels_NHWC, or with a cache its features_NRC."""
-        if self.cache is not None:
-            return self.cache.features(media)
-        return torch.from_numpy(cut_tiles(load_image(media.source), media.plan))
+        """An image's or clip's tiles, uint8[N, H, W, 3], or with a cache its features[N, R, C]."""
+        return media.tiles() if self.cache is None else self.cache.features(media)
 
     def num_rows(self) -> int:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
@@ -159,12 +156,7 @@ class Loader:
             tiles += mine
         if not samples:
             return None
-        table = torch.cat(tiles) if tiles else None
-        return (
-            collate(samples, pixels_NHWC=table)
-            if self.cache is None
-            else collate(samples, features_NRC=table)
-        )
+        return collate(samples, tiles)
 
     def _reject(self, error: DataError) -> None:
         if self.config.on_bad == "stop":

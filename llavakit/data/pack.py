@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from llavakit.core.types import IMAGE_ID, Batch, Segment, segment_positions
 from llavakit.data.encode import Sample
+from llavakit.data.slots import fill_slots
 
 
 def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -28,14 +30,8 @@ def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return rows
 
 
-def collate(
-    samples: Sequence[Sample],
-    *,
-    pixels_NHWC: Tensor | None = None,
-    features_NRC: Tensor | None = None,
-    learn: bool = True,
-) -> Batch:
-    """One packed row. `pixels_NHWC` (or `features_NRC`) holds the tiles of all samples' images, in order.
+def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: bool = True) -> Batch:
+    """One packed row. `tiles` holds, for each image or video in order, uint8[N, H, W, 3] or its features[N, R, C].
 
     With `learn`, the last token of every leaf is left out of the row: it is a label, and nothing looks at it.
     """
@@ -43,8 +39,6 @@ def collate(
     positions: list[int] = []
     segments: list[Segment] = []
     predictions: list[tuple[int, int, float]] = []
-    rows: list[int] = []
-    num_tiles = 0
     for sample in samples:
         first, leaves = len(segments), set(sample.leaves)
         place = segment_positions(sample.segments)
@@ -58,25 +52,16 @@ def collate(
             ids += sample.ids[segment.start : stop]
             positions += place[segment.start : stop]
             segments.append(Segment(start, len(ids), parent))
-        for media in sample.media:
-            rows += [num_tiles * media.plan.tile_rows + row for row in media.plan.rows]
-            num_tiles += media.plan.num_tiles
-    tiles = pixels_NHWC if features_NRC is None else features_NRC
-    if num_tiles != (0 if tiles is None else len(tiles)):
-        raise ValueError(f"{num_tiles} tile(s) planned, {0 if tiles is None else len(tiles)} given")
-    ids_T = torch.tensor(ids)
+    plans = [media.plan for sample in samples for media in sample.media]
     predict, labels, weights = zip(*predictions, strict=True) if predictions else ((), (), ())
     return Batch(
-        ids_T=ids_T,
+        ids_T=torch.tensor(ids),
         positions_T=torch.tensor(positions),
         segments=tuple(segments),
-        slots_S=(ids_T == IMAGE_ID).nonzero().flatten(),
-        rows_S=torch.tensor(rows, dtype=torch.long),
         predict_L=torch.tensor(predict, dtype=torch.long),
         labels_L=torch.tensor(labels, dtype=torch.long),
         weights_L=torch.tensor(weights, dtype=torch.float32),
-        pixels_NHWC=pixels_NHWC,
-        features_NRC=features_NRC,
+        **vars(fill_slots(plans, tiles, np.flatnonzero(np.array(ids) == IMAGE_ID))),
     )
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +13,6 @@ from llavakit.data.pack import collate
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.sampler import Sampler, Sampling
 from llavakit.model.llava import Llava
-from llavakit.vision.image import cut_tiles, load_image
 
 
 class Engine:
@@ -79,9 +77,8 @@ class Engine:
     def _prefill(self, samples: list[Sample], cache: SlotCache) -> Tensor:
         """Logits after each prompt; the cache holds a slot per sample, in order."""
         trees = [join(list(group)) for _, group in groupby(samples, key=_opening)]
-        tiles = [cut_tiles(load_image(media.source), media.plan) for tree in trees for media in tree.media]
-        pixels = torch.from_numpy(np.concatenate(tiles)) if tiles else None
-        batch = collate(trees, pixels_NHWC=pixels, learn=False).to(self.model.device)
+        tiles = [media.tiles() for tree in trees for media in tree.media]
+        batch = collate(trees, tiles, learn=False).to(self.model.device)
         parents = {segment.parent for segment in batch.segments}
         leaves = [segment for index, segment in enumerate(batch.segments) if index not in parents]
         cache.start([_path(leaf, batch.segments).to(self.model.device) for leaf in leaves])

@@ -13,10 +13,11 @@ from llavakit.model.card import Card, load_card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
-from llavakit.model.llava import Llava
+from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
+from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
 
@@ -39,12 +40,14 @@ class ModelConfig(Config):
     tower: TowerConfig | None = None
     connector: ConnectorConfig | None = None
     image: ImageConfig | None = None
+    video: VideoConfig | None = None
     template: str | None = None
 
     def card(self) -> Card:
         """The complete card; reads the start's config.json where something is left out."""
         chosen = {
-            "tower": self.tower, "connector": self.connector, "image": self.image, "template": self.template
+            "tower": self.tower, "connector": self.connector, "image": self.image,
+            "video": self.video, "template": self.template,
         }  # fmt: skip
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
@@ -68,7 +71,8 @@ def build(config: ModelConfig) -> Checkpoint:
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     if card.connector.match_embeddings:
         match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
-    return Checkpoint(Llava(tower, connector, language), tokenizer, card)
+    newline = Newline(card.marks, language.config.hidden_size)
+    return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
 
 
 def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:

@@ -10,6 +10,7 @@ from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
+from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
 LATEST = "latest"  # a text file in a run directory that names the newest checkpoint beside it
@@ -22,7 +23,16 @@ class Card(Config):
     tower: TowerConfig = TowerConfig()
     connector: ConnectorConfig = ConnectorConfig()
     image: ImageConfig = ImageConfig()
+    video: VideoConfig | None = None  # None: the model takes no videos
     template: str = "vicuna_v1"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Names of the learned rows that stand between image tokens under these rules."""
+        rows = self.image.anyres is not None and self.image.anyres.merge == "unpad"
+        video = self.video is not None and self.video.newline != "no_token"
+        slow_fast = self.video is not None and self.video.slow_fast is not None
+        return ("image_newline",) * (rows or video) + ("faster_token",) * slow_fast
 
 
 def resolve(path: Path) -> Path:
@@ -64,11 +74,12 @@ def load_card(path: Path, template_name: str | None = None) -> Card:
         "mean": pixels.get("image_mean", ImageConfig().mean),
         "std": pixels.get("image_std", ImageConfig().std),
     }
-    full = config.get("vision_feature_select_strategy", "default") == "full"
-    tower = {
-        "layer": config.get("vision_feature_layer", -2),
-        "cls": full and vision.model_type == "clip_vision_model",
-    }
+    if config.get("vision_feature_select_strategy") == "full" and vision.model_type == "clip_vision_model":
+        raise CheckpointError(
+            f"{folder}/config.json: vision_feature_select_strategy=full keeps CLIP's class row as an image token; "
+            "no released LLaVA does, and llavakit has no plan for it"
+        )
+    tower = {"layer": config.get("vision_feature_layer", -2)}
     return make(Card, {"tower": tower, "image": image, **chosen}, where=f"{folder}/config.json")
 
 

@@ -23,7 +23,7 @@ from llavakit.core.files import atomic_directory
 from llavakit.model.card import VISION_DEFAULTS, Card, load_card, read_json, resolve
 from llavakit.model.connector import build_connector
 from llavakit.model.huggingface import hf_config, hf_tensors, our_tensors, processor_files
-from llavakit.model.llava import Llava
+from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import empty_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -76,7 +76,7 @@ def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | N
     vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
-    model = Llava(tower, connector, language)
+    model = Llava(tower, connector, language, Newline(card.marks, language.config.hidden_size))
     _fill(model, _read_tensors(folder), card, folder)
     return Checkpoint(
         model if dtype is None else model.to(dtype), Tokenizer.load(folder, ours="llavakit" in config), card

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
-from llavakit.model.llava import Llava
+from llavakit.model.llava import MARKS, Llava
 from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import IMAGE_TOKEN
 from llavakit.version import __version__
@@ -38,7 +38,7 @@ def hf_config(model: Llava, card: Card, image_token_id: int) -> dict[str, Any]:
         "projector_hidden_act": "linear" if card.connector.kind == "linear" else "gelu",
         "multimodal_projector_bias": True,
         "vision_feature_layer": card.tower.layer,
-        "vision_feature_select_strategy": _select(tower, card),
+        "vision_feature_select_strategy": _select(tower),
     }
 
 
@@ -75,7 +75,7 @@ def processor_files(model: Llava, card: Card) -> dict[str, dict[str, Any]]:
             "image_token": IMAGE_TOKEN,
             "patch_size": image.size // image.grid,
             "num_additional_image_tokens": tower.num_cls,
-            "vision_feature_select_strategy": _select(tower, card),
+            "vision_feature_select_strategy": _select(tower),
         },
     }
 
@@ -89,6 +89,8 @@ def hf_tensors(model: Llava, card: Card) -> dict[str, Tensor]:
             out["vision_tower.vision_model." + rest.removeprefix("vision.")] = tensor
         elif part == "connector":
             out["multi_modal_projector." + rest] = tensor
+        elif part == "newline":
+            out[rest] = tensor
         elif not (rest == "lm_head.weight" and model.language.config.tie_word_embeddings):
             out["language_model." + rest] = tensor
     if card.connector.kind == "linear":
@@ -113,9 +115,9 @@ def our_tensors(stored: dict[str, Tensor], model: Llava, card: Card) -> dict[str
     return tensors
 
 
-def _select(tower: ViTTower, card: Card) -> str:
+def _select(tower: ViTTower) -> str:
     """Their word for what happens to the class row: `default` drops it, `full` keeps all rows."""
-    return "full" if card.tower.cls or tower.num_cls == 0 else "default"
+    return "full" if tower.num_cls == 0 else "default"
 
 
 def _our_key(key: str, language: PreTrainedModel) -> str:
@@ -129,6 +131,8 @@ def _our_key(key: str, language: PreTrainedModel) -> str:
         return "tower." + (rest if rest.startswith("net.") else "vision." + rest)
     if key.startswith("multi_modal_projector."):
         return "connector." + key.removeprefix("multi_modal_projector.")
+    if key in MARKS:
+        return "newline." + key
     if key == "lm_head.weight":
         return "language.lm_head.weight"
     return f"language.{language.base_model_prefix}." + key.removeprefix("language_model.")

@@ -1,7 +1,7 @@
 """The model: tower -> connector -> decoder, for every member of the family. It gathers; it decides nothing.
 
-Which feature row stands in which token is in the batch (a plan made it), which token sees which is in the
-layout, and what is learned is in the batch again. So there is no branch here on model names or image kinds.
+Which feature rows make which token is in the batch (a plan made it), which token sees which is in the layout,
+and what is learned is in the batch again. So there is no branch here on model names or kinds of media.
 """
 
 from typing import Protocol
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llavakit.core.types import Batch
+from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
 from llavakit.model.tower import Tower
 
-PARTS = ("tower", "connector", "language")
+PARTS = ("tower", "connector", "language", "newline")
+MARKS = ("image_newline", "faster_token")  # in the order of vision/rows.py: NEWLINE, FASTER
 
 
 class KeyValueCache(Protocol):
@@ -26,9 +27,16 @@ class KeyValueCache(Protocol):
 class Llava(nn.Module):
     """Shape letters: T tokens, N tiles, R rows per tile, C tower width, D decoder width, V vocabulary."""
 
-    def __init__(self, tower: Tower, connector: nn.Sequential, language: PreTrainedModel) -> None:
+    def __init__(
+        self,
+        tower: Tower,
+        connector: nn.Sequential,
+        language: PreTrainedModel,
+        newline: "Newline | None" = None,
+    ) -> None:
         super().__init__()
         self.tower, self.connector, self.language = tower, connector, language
+        self.newline = Newline(()) if newline is None else newline
         language.set_attn_implementation(NAME)
 
     @property
@@ -36,20 +44,30 @@ class Llava(nn.Module):
         return self.language.device
 
     def part(self, name: str) -> nn.Module:
-        """The module called tower, connector or language: what settings freeze and give learning rates."""
+        """The module called tower, connector, language or newline: what settings freeze and give learning rates."""
         return self.get_submodule(name)
 
     def embed(self, batch: Batch) -> Tensor:
         """x_TD: token embeddings with image rows in their slots."""
         # Slots carry IMAGE_ID, which is no row of the table; what is looked up there is overwritten.
         x_TD: Tensor = self.language.get_input_embeddings()(batch.ids_T.clamp(min=0))
-        features_NRC = batch.features_NRC
-        if features_NRC is None and batch.pixels_NHWC is not None:
-            features_NRC = self.tower(batch.pixels_NHWC)
-        if features_NRC is None:
+        features_RC = batch.features_RC
+        if features_RC is None and batch.pixels:
+            features_RC = torch.cat([self.tower(pixels_NHWC).flatten(0, 1) for pixels_NHWC in batch.pixels])
+        if features_RC is None:
             return x_TD
-        rows_ND = self.connector(features_NRC.to(_dtype(self.connector))).flatten(0, 1)
-        return x_TD.index_put((batch.slots_S,), rows_ND[batch.rows_S].to(x_TD.dtype))
+        if batch.pools:
+            pooled_RC = features_RC.new_zeros(
+                sum(len(pool.into_S) for pool in batch.pools), features_RC.shape[1]
+            )
+            features_RC = gather(features_RC, batch.pools, pooled_RC)
+        rows_RD = self.connector(features_RC.to(_dtype(self.connector)))
+        x_TD = gather(rows_RD, batch.gathers, x_TD)
+        if len(batch.mark_slots_S):
+            x_TD = x_TD.index_put(
+                (batch.mark_slots_S,), self.newline.table_MD()[batch.mark_rows_S].to(x_TD.dtype)
+            )
+        return x_TD
 
     def decode(
         self, x_TD: Tensor, positions_T: Tensor, layout: Layout, cache: KeyValueCache | None = None
@@ -76,6 +94,35 @@ class Llava(nn.Module):
         assert head is not None
         logits_LV: Tensor = head(hidden_LD)
         return logits_LV
+
+
+class Newline(nn.Module):
+    """Learned rows that stand between image tokens: the newline of AnyRes and video, slow-fast's closing token."""
+
+    def __init__(self, names: tuple[str, ...], width: int = 0) -> None:
+        """`names` of MARKS, each with a row of `width` from N(0, 1/width) (released initialisation)."""
+        super().__init__()
+        self.names = names
+        for name in names:
+            self.register_parameter(name, nn.Parameter(torch.randn(width) / width**0.5))
+
+    def table_MD(self) -> Tensor:
+        """A row per name of MARKS; what the model does not have is zeros, and no plan of it asks for them."""
+        marks = dict(self.named_parameters())
+        some = marks[self.names[0]]
+        return torch.stack([marks.get(name, torch.zeros_like(some)) for name in MARKS])
+
+
+def gather(table_RC: Tensor, gathers: tuple[Gather, ...], into_SC: Tensor) -> Tensor:
+    """`into_SC` with its rows replaced by what the gathers make of the table."""
+    for each in gathers:
+        rows_SKC = table_RC[each.rows_SK]
+        if each.weights_SK is None:
+            rows_SC = rows_SKC[:, 0] if rows_SKC.shape[1] == 1 else rows_SKC.amax(dim=1)
+        else:
+            rows_SC = (rows_SKC * each.weights_SK[..., None].to(rows_SKC.dtype)).sum(dim=1)
+        into_SC = into_SC.index_put((each.into_S,), rows_SC.to(into_SC.dtype))
+    return into_SC
 
 
 def _dtype(module: nn.Module) -> torch.dtype:

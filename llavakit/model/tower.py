@@ -32,7 +32,6 @@ class TowerConfig(Config):
     kind: Literal["transformers", "efficientnet_lite0"] = "transformers"
     path: str = "openai/clip-vit-large-patch14-336"  # directory or hub id; unused by efficientnet_lite0
     layer: int = -2  # ViT: index into its hidden states; -2 is the output of the last layer but one
-    cls: bool = False  # ViT: keep the class row (HF calls this strategy "full")
     blocks: tuple[int, ...] = (
         4,
         10,
@@ -75,9 +74,9 @@ class ViTTower(Tower):
         self.vision: Any = vision  # nn.Module's own attribute types are too wide to call
         self.num_layers = config.layer if config.layer >= 0 else depth + 1 + config.layer
         self.num_cls = CLS_ROWS[settings.model_type]
-        self.drop = 0 if config.cls else self.num_cls
         side = settings.image_size // settings.patch_size
-        self.num_rows = side * side + self.num_cls - self.drop
+        self.num_rows = side * side
+        self.size = settings.image_size
         self.width = settings.hidden_size
         if image.size != settings.image_size or image.grid**2 != side * side:
             raise ConfigError(
@@ -86,13 +85,16 @@ class ViTTower(Tower):
             )
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
-        """uint8[N, H, W, 3] -> [N, R, C]"""
-        hidden = self.vision.embeddings(self.normalise(pixels_NHWC))
+        """uint8[N, H, W, 3] -> [N, R, C], without the class row. Other sizes than the tower's own get its position
+        embeddings interpolated.
+        """
+        other = tuple(pixels_NHWC.shape[1:3]) != (self.size, self.size)
+        hidden = self.vision.embeddings(self.normalise(pixels_NHWC), interpolate_pos_encoding=other)
         if isinstance(self.vision, CLIPVisionModel):
             hidden = self.vision.pre_layrnorm(hidden)
         for layer in self.vision.encoder.layers[: self.num_layers]:
             hidden = layer(hidden, None)
-        rows_NRC: Tensor = hidden[:, self.drop :]
+        rows_NRC: Tensor = hidden[:, self.num_cls :]
         return rows_NRC
 
 

@@ -25,7 +25,17 @@ class Image:
     source: ImageSource
 
 
-Part = Text | Image
+VideoSource = Path | bytes | tuple[ImageSource, ...]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A clip: a file, the bytes of one, a directory of frames, or frames already in memory."""
+
+    source: VideoSource
+
+
+Part = Text | Image | Video
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,10 @@ class Message:
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     @property
+    def media(self) -> tuple[Image | Video, ...]:
+        return tuple(part for part in self.parts if not isinstance(part, Text))
+
+    @property
     def images(self) -> tuple[Image, ...]:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
@@ -47,6 +61,10 @@ class Conversation:
     """Messages in order: an optional system message, then user and assistant in turn."""
 
     messages: tuple[Message, ...]
+
+    @property
+    def media(self) -> tuple[Image | Video, ...]:
+        return tuple(part for message in self.messages for part in message.media)
 
     @property
     def images(self) -> tuple[Image, ...]:

@@ -204,7 +204,7 @@ def _newest(run: Run) -> Path | None:
 
 def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
     card = checkpoint.card
-    encoder = Encoder(checkpoint.tokenizer, template(card.template), card.image)
+    encoder = Encoder(checkpoint.tokenizer, template(card.template), card.image, card.video)
     cache = None
     if run.data.features is not None:
         if "tower" in run.train:

@@ -69,7 +69,9 @@ def read_pinpoints(value: object, size: int) -> tuple[Size, ...]:
         pairs = re.findall(r"[(\[]\s*(\d+)\s*,\s*(\d+)\s*[)\]]", value)
         value = [(int(width), int(height)) for width, height in pairs]
     if not isinstance(value, list | tuple) or not value:
-        raise ConfigError(f"image_grid_pinpoints={value!r}: expected [[width, height], ...] or '(1x1),...,(6x6)'")
+        raise ConfigError(
+            f"image_grid_pinpoints={value!r}: expected [[width, height], ...] or '(1x1),...,(6x6)'"
+        )
     return tuple((int(width), int(height)) for width, height in value)
 
 
@@ -107,7 +109,9 @@ def best_pinpoint(pinpoints: tuple[Size, ...], size: Size) -> Size:
     return best
 
 
-def plan_anyres(config: AnyresConfig, size: Size, *, tile: int, side: int, fill: tuple[int, int, int]) -> Plan:
+def plan_anyres(
+    config: AnyresConfig, size: Size, *, tile: int, side: int, fill: tuple[int, int, int]
+) -> Plan:
     """The plan of an image under `config`; `tile` pixels and `side` feature rows per side of a tile."""
     canvas = best_pinpoint(config.pinpoints, size)
     columns, rows = canvas[0] // tile, canvas[1] // tile

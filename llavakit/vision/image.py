@@ -23,7 +23,7 @@ from PIL import (  # opening a format needs its plugin imported
 )
 
 from llavakit.core.errors import DataError
-from llavakit.vision.plan import Place, Plan, Resize, Size
+from llavakit.vision.layout import Place, Plan, Size, Step
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a gigabyte of RGB
 FORMATS = tuple(
@@ -73,15 +73,22 @@ def load_image(source: Source) -> PIL.Image.Image:
 
 
 def cut_tiles(image: PIL.Image.Image, plan: Plan) -> np.ndarray:
-    """uint8[num_tiles, tile, tile, 3]: the plan's steps applied to an RGB picture, then its tiles cut."""
-    for step in plan.steps:
-        if isinstance(step, Resize):
-            if image.size != step.size:
-                image = image.resize(step.size, PIL.Image.Resampling.BICUBIC)
-        else:
+    """uint8[N, H, W, 3]: the views of an RGB picture (one frame of a video), and the tiles cut from them."""
+    width, height = plan.tile
+    tiles = []
+    for view in plan.views:
+        canvas = np.asarray(_draw(image, view.steps))
+        tiles += [canvas[y : y + height, x : x + width] for x, y in view.corners]
+    return np.stack(tiles)
+
+
+def _draw(image: PIL.Image.Image, steps: tuple[Step, ...]) -> PIL.Image.Image:
+    for step in steps:
+        if isinstance(step, Place):
             image = _place(image, step)
-    pixels = np.asarray(image)
-    return np.stack([pixels[y : y + plan.tile, x : x + plan.tile] for x, y in plan.corners])
+        elif image.size != step.size:
+            image = image.resize(step.size, PIL.Image.Resampling.BICUBIC)
+    return image
 
 
 def digest(source: Source) -> str:

@@ -12,7 +12,10 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.anyres import AnyresConfig, plan_anyres
 from llavakit.vision.layout import Newline, Place, Plan, Resize, Size, Step, View, check_canvas, whole
 
-KEEP_SHORT, KEEP_LONG = 224, 448  # `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0)
+KEEP_SHORT, KEEP_LONG = (
+    224,
+    448,
+)  # `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0)
 
 
 class ImageConfig(Config):
@@ -29,7 +32,9 @@ class ImageConfig(Config):
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     anyres: AnyresConfig | None = None
-    several: Literal["pad", "same"] = "pad"  # images of one sample: each padded to one tile (NeXT), or as if alone
+    several: Literal["pad", "same"] = (
+        "pad"  # images of one sample: each padded to one tile (NeXT), or as if alone
+    )
 
     @model_validator(mode="after")
     def _grids_are_whole_tiles(self) -> "ImageConfig":
@@ -37,7 +42,9 @@ class ImageConfig(Config):
             raise ValueError(f"kind={self.kind} and anyres must be set together")
         for width, height in () if self.anyres is None else self.anyres.pinpoints:
             if width % self.size or height % self.size or min(width, height) < self.size:
-                raise ValueError(f"anyres.pinpoints: {width} x {height} is not made of whole {self.size} px tiles")
+                raise ValueError(
+                    f"anyres.pinpoints: {width} x {height} is not made of whole {self.size} px tiles"
+                )
         return self
 
     @property
@@ -106,7 +113,9 @@ def _keep(config: ImageConfig, size: Size) -> Plan:
     resized = _shortest_to(int(min(KEEP_LONG / ratio, KEEP_SHORT)), size)
     side = resized[0] // patch, resized[1] // patch
     if min(side) < 1:
-        raise DataError(f"{size[0]} x {size[1]} pixels is too long and thin: not one {patch} px patch wide; cut the image")
+        raise DataError(
+            f"{size[0]} x {size[1]} pixels is too long and thin: not one {patch} px patch wide; cut the image"
+        )
     return Plan((View((Resize(resized),)),), resized, side, (whole(0, side),))
 
 

@@ -86,7 +86,11 @@ def _joined(grid: Grid, side: tuple[int, int]) -> np.ndarray:
     """int64[H, W]: the number of the feature row at each place of the cropped map."""
     (columns, rows), (width, height) = grid.tiles, side
     table = np.arange(columns * rows * width * height, dtype=np.int64) + grid.first * width * height
-    joined = table.reshape(rows, columns, height, width).transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+    joined = (
+        table.reshape(rows, columns, height, width)
+        .transpose(0, 2, 1, 3)
+        .reshape(rows * height, columns * width)
+    )
     left, top, right, bottom = grid.crop
     return joined[top:bottom, left:right]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from llavakit.core.errors import DataError
 from llavakit.data.cache import CHUNK, FeatureCache
-from llavakit.data.encode import Media
 from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.media import Media
 from llavakit.vision.image import cut_tiles, image_size, load_image
 from llavakit.vision.plan import ImageConfig, plan_image
 from tests import tiny
@@ -170,8 +170,8 @@ def test_a_loader_with_a_cache_gives_features_and_skips_broken_pictures(count, t
     ):
         assert at == there
         assert torch.equal(mine.ids_T, theirs.ids_T)
-        assert mine.pixels_NHWC is None
-        if theirs.pixels_NHWC is not None:
-            assert torch.equal(mine.features_NRC, Encode()(theirs.pixels_NHWC))
+        assert not mine.pixels
+        for pixels in theirs.pixels:
+            assert torch.equal(mine.features_RC, Encode()(pixels).flatten(0, 1))
     assert loader.bad == plain.bad
     assert len(loader.bad) == 1

@@ -46,9 +46,7 @@ def epoch(data: Loader, number: int = 0) -> list[tuple[Batch, Position]]:
 
 
 def same(first: Batch, second: Batch) -> bool:
-    pixels = (first.pixels_NHWC is None) == (second.pixels_NHWC is None) and (
-        first.pixels_NHWC is None or torch.equal(first.pixels_NHWC, second.pixels_NHWC)
-    )
+    pixels = len(first.pixels) == len(second.pixels) and all(map(torch.equal, first.pixels, second.pixels))
     return pixels and first.segments == second.segments and torch.equal(first.ids_T, second.ids_T)
 
 
@@ -110,7 +108,7 @@ def test_resuming_from_any_position_gives_exactly_the_rest(tmp_path):
 
 def test_batches_hold_the_pictures_of_their_samples(tmp_path):
     data = loader(tiny.data_file(tmp_path))
-    count = sum(0 if batch.pixels_NHWC is None else len(batch.pixels_NHWC) for batch, _ in epoch(data))
+    count = sum(len(pixels) for batch, _ in epoch(data) for pixels in batch.pixels)
     assert count == 6  # of eight records, every fourth has none
     assert len(list(data.media())) == 6
 
@@ -160,7 +158,7 @@ def test_bad_records_are_skipped_counted_and_listed_once(flawed):
     data = loader(flawed, on_bad="skip")
     for at in (0, 1):
         batches = [batch for batch, _ in epoch(data, at)]
-        assert sum(0 if b.pixels_NHWC is None else len(b.pixels_NHWC) for b in batches) == 3
+        assert sum(len(pixels) for b in batches for pixels in b.pixels) == 3
     assert len(data.bad) == 3
     told = sorted(data.bad)
     assert told[0].startswith(f"{flawed}:3: conversations[0].from is 'robot'")

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llavakit.core.types import IMAGE_ID, Segment
-from llavakit.data.encode import Media, Sample
+from llavakit.core.types import IMAGE_ID, Gather, Segment
+from llavakit.data.encode import Sample
+from llavakit.data.media import Media
 from llavakit.data.pack import collate, pack_rows
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.vision.plan import plan_image
@@ -87,6 +88,18 @@ def test_every_sample_is_packed_once_and_no_row_is_too_long(lengths, budget):
     assert all(first + second > budget for n, first in enumerate(loads) for second in loads[n + 1 :])
 
 
+def blank(group) -> list[torch.Tensor]:
+    """Black tiles for all media."""
+    return [torch.zeros(m.plan.tiles, 28, 28, 3, dtype=torch.uint8) for sample in group for m in sample.media]
+
+
+def gathers(batch) -> tuple[list[int], list[int]]:
+    """The slots of a batch and the feature row of each, where every token is one row."""
+    (only,) = batch.gathers or (Gather(torch.empty(0), torch.empty(0, 1)),)
+    assert only.weights_SK is None and not batch.pools
+    return only.into_S.tolist(), only.rows_SK[:, 0].tolist()
+
+
 def test_packing_takes_the_longest_first_into_the_first_row_with_room():
     assert pack_rows([3, 9, 1, 6, 4, 1], 10) == [[1, 2], [3, 4], [0, 5]]
     assert pack_rows([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
@@ -96,8 +109,7 @@ def test_packing_takes_the_longest_first_into_the_first_row_with_room():
 @settings(derandomize=True, max_examples=80, deadline=None)
 @given(group=st.lists(samples(), min_size=1, max_size=4))
 def test_collated_predictions_are_those_of_every_path(group):
-    tiles = torch.zeros(sum(len(sample.media) for sample in group), 28, 28, 3, dtype=torch.uint8)
-    batch = collate(group, pixels_NHWC=tiles if len(tiles) else None)
+    batch = collate(group, blank(group))
     expected = sorted(
         (read, position, token, weight)
         for sample in group
@@ -117,8 +129,7 @@ def test_collated_predictions_are_those_of_every_path(group):
 @settings(derandomize=True, max_examples=60, deadline=None)
 @given(group=st.lists(samples(), min_size=1, max_size=4))
 def test_without_learning_every_token_is_kept(group):
-    tiles = torch.zeros(sum(len(sample.media) for sample in group), 28, 28, 3, dtype=torch.uint8)
-    batch = collate(group, pixels_NHWC=tiles if len(tiles) else None, learn=False)
+    batch = collate(group, blank(group), learn=False)
     assert batch.ids_T.tolist() == [token for sample in group for token in sample.ids]
     assert [len(segment) for segment in batch.segments] == [
         len(s) for sample in group for s in sample.segments
@@ -129,10 +140,11 @@ def test_without_learning_every_token_is_kept(group):
 @given(group=st.lists(samples(), min_size=1, max_size=4))
 def test_image_slots_and_rows_belong_to_each_other(group):
     count = sum(len(sample.media) for sample in group)
-    batch = collate(group, pixels_NHWC=torch.zeros(count, 28, 28, 3, dtype=torch.uint8) if count else None)
+    batch = collate(group, blank(group))
     slots = [at for at, token in enumerate(batch.ids_T.tolist()) if token == IMAGE_ID]
-    assert batch.slots_S.tolist() == slots
-    assert batch.rows_S.tolist() == list(range(4 * count))  # tile by tile, row by row
+    assert sum(len(pixels) for pixels in batch.pixels) == count
+    gathered = dict(zip(*gathers(batch), strict=True))
+    assert gathered == dict(zip(slots, range(4 * count), strict=True))  # tile by tile, row by row
 
 
 def test_pictures_of_several_samples_are_counted_through(tmp_path):
@@ -141,9 +153,10 @@ def test_pictures_of_several_samples_are_counted_through(tmp_path):
     first = encoder.encode(Conversation((user("q", pictures[:2]), assistant("red"))))
     second = encoder.encode(Conversation((user("q", pictures[2:]), assistant("blue"))))
     text = encoder.encode(Conversation((user("q"), assistant("no"))))
-    batch = collate([first, text, second], features_NRC=torch.zeros(3, 4, 32))
-    assert batch.rows_S.tolist() == list(range(12))
-    assert len(batch.slots_S) == 12
+    batch = collate([first, text, second], [torch.zeros(1, 4, 32)] * 3)
+    slots, rows = gathers(batch)
+    assert rows == list(range(12))
+    assert len(set(slots)) == 12
     assert [segment.parent for segment in batch.segments] == [None, None, None]
     starts = [segment.start for segment in batch.segments]
     assert [int(batch.positions_T[start]) for start in starts] == [0, 0, 0]
@@ -153,9 +166,9 @@ def test_a_missing_or_superfluous_tile_is_refused(tmp_path):
     sample = tiny.encoder().encode(
         Conversation((user("q", [tiny.picture(tmp_path / "a.png")]), assistant("red")))
     )
-    for tiles in (None, torch.zeros(2, 28, 28, 3, dtype=torch.uint8)):
-        with pytest.raises(ValueError, match=r"1 tile\(s\) planned"):
-            collate([sample], pixels_NHWC=tiles)
+    for tiles in ([], [torch.zeros(2, 28, 28, 3, dtype=torch.uint8)]):
+        with pytest.raises(ValueError, match=r"\[1\] tile\(s\) planned"):
+            collate([sample], tiles)
 
 
 def test_a_batch_without_anything_to_learn_is_empty_not_broken():

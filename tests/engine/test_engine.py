@@ -12,7 +12,6 @@ from llavakit.data.pack import collate
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampler, Sampling
 from llavakit.text.conversation import Conversation, assistant, user
-from llavakit.vision.image import cut_tiles, load_image
 from tests import tiny
 
 GREEDY = Sampling(max_tokens=9)
@@ -44,13 +43,12 @@ def samples(tmp_path_factory):
 def recompute(model, sample: Sample, count: int, stops=frozenset()) -> list[int]:
     """Greedy without a cache: the whole sequence again for every token. Quadratic, obviously right."""
     ids: list[int] = []
-    cut = [torch.from_numpy(cut_tiles(load_image(m.source), m.plan)) for m in sample.media]
-    pixels = torch.cat(cut) if cut else None
+    tiles = [media.tiles() for media in sample.media]
     for _ in range(count):
         whole = (*sample.ids, *ids)
         so_far = Sample(whole, (0.0,) * len(whole), (Segment(0, len(whole)),), sample.media)
         with torch.no_grad():
-            hidden = model.hidden(collate([so_far], pixels_NHWC=pixels, learn=False))
+            hidden = model.hidden(collate([so_far], tiles, learn=False))
             token = int(model.logits(hidden[-1:]).argmax())
         if token in stops:
             break

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,6 @@ from llavakit.model import checkpoint as checkpoints
 from llavakit.model.card import resolve
 from llavakit.text.conversation import Conversation, user
 from llavakit.text.templates import template
-from llavakit.vision.image import cut_tiles, load_image
 from tests import tiny
 
 
@@ -24,23 +24,23 @@ def prompts(tmp_path, count):
     """An open question about `count` images, and the tiles of those images."""
     images = [tiny.picture(tmp_path / f"p{i}.png", i, (40 + 9 * i, 30)) for i in range(count)]
     sample = tiny.encoder().encode(Conversation((user("What color is it?", images),)), open_turn=True)
-    cut = [torch.from_numpy(cut_tiles(load_image(m.source), m.plan)) for m in sample.media]
-    return sample, torch.cat(cut) if cut else None
+    return sample, [media.tiles() for media in sample.media]
 
 
-def our_logits(checkpoint, sample, pixels):
+def our_logits(checkpoint, sample, tiles):
     with torch.no_grad():
-        hidden = checkpoint.model.hidden(collate([sample], pixels_NHWC=pixels, learn=False))
+        hidden = checkpoint.model.hidden(collate([sample], tiles, learn=False))
         return checkpoint.model.logits(hidden)
 
 
-def their_logits(hf, checkpoint, sample, pixels):
+def their_logits(hf, checkpoint, sample, tiles):
     """The Hugging Face class on the same ids; pixels normalised the plain way."""
     image_id = checkpoint.tokenizer.image_token_id
     ids = torch.tensor([[image_id if token == IMAGE_ID else token for token in sample.ids]])
-    if pixels is not None:
+    pixels = None
+    if tiles:
         mean, std = torch.tensor(tiny.IMAGE.mean), torch.tensor(tiny.IMAGE.std)
-        pixels = ((pixels / 255 - mean) / std).permute(0, 3, 1, 2)
+        pixels = ((torch.cat(tiles) / 255 - mean) / std).permute(0, 3, 1, 2)
     with torch.no_grad():
         return hf(input_ids=ids, pixel_values=pixels).logits[0]
 
@@ -179,13 +179,13 @@ def test_their_processor_makes_our_pixels_and_token_counts(tmp_path, kind, size)
     mine.card = mine.card.model_copy(update={"image": tiny.IMAGE.model_copy(update={"kind": kind})})
     checkpoints.save(mine, tmp_path / "model")
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
-    picture = load_image(tiny.picture(tmp_path / "a.png", size=size))
+    picture = PIL.Image.open(tiny.picture(tmp_path / "a.png", size=size))
     theirs = processor(images=[picture], text="<image>\nWhat color?", return_tensors="pt")
     sample = Encoder(mine.tokenizer, template("chatml"), mine.card.image).encode(
         Conversation((user("What color?", [picture]),)), open_turn=True
     )
     image_id = mine.tokenizer.image_token_id
     assert (theirs["input_ids"] == image_id).sum() == sum(token == IMAGE_ID for token in sample.ids)
-    pixels = torch.from_numpy(cut_tiles(picture, sample.media[0].plan))
+    pixels = sample.media[0].tiles()
     ours = mine.model.tower.normalise(pixels)
     torch.testing.assert_close(ours, theirs["pixel_values"], atol=1e-6, rtol=0)

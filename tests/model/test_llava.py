@@ -7,13 +7,11 @@ from llavakit.data.encode import Sample, join
 from llavakit.data.pack import collate
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.train.objectives import SFT
-from llavakit.vision.image import cut_tiles, load_image
 from tests import tiny
 
 
-def tiles(samples: list[Sample]) -> torch.Tensor | None:
-    cut = [torch.from_numpy(cut_tiles(load_image(m.source), m.plan)) for s in samples for m in s.media]
-    return torch.cat(cut) if cut else None
+def tiles(samples: list[Sample]) -> list[torch.Tensor]:
+    return [media.tiles() for sample in samples for media in sample.media]
 
 
 def gradients(model, batches) -> dict[str, torch.Tensor]:
@@ -45,13 +43,11 @@ def test_a_shared_prompt_gives_the_logits_of_separate_sequences(tmp_path):
     samples = two_answers(tmp_path, tiny.encoder())
     joined = join(samples)
     assert [s.parent for s in joined.segments] == [None, 0, 0]
-    shared = collate([joined], pixels_NHWC=tiles(samples[:1]), learn=False)
+    shared = collate([joined], tiles(samples[:1]), learn=False)
     with torch.no_grad():
         logits = ck.model.logits(ck.model.hidden(shared))
         for sample, leaf in zip(samples, shared.segments[1:], strict=True):
-            alone = ck.model.logits(
-                ck.model.hidden(collate([sample], pixels_NHWC=tiles([sample]), learn=False))
-            )
+            alone = ck.model.logits(ck.model.hidden(collate([sample], tiles([sample]), learn=False)))
             rows = [*range(shared.segments[0].end), *range(leaf.start, leaf.end)]
             torch.testing.assert_close(logits[rows], alone, atol=1e-4, rtol=1e-4)
 
@@ -59,8 +55,8 @@ def test_a_shared_prompt_gives_the_logits_of_separate_sequences(tmp_path):
 def test_a_shared_prompt_gives_the_loss_and_gradients_of_separate_sequences(tmp_path):
     ck = tiny.checkpoint()
     samples = two_answers(tmp_path, tiny.encoder())
-    together = gradients(ck.model, [collate([join(samples)], pixels_NHWC=tiles(samples[:1]))])
-    apart = gradients(ck.model, [collate([s], pixels_NHWC=tiles([s])) for s in samples])
+    together = gradients(ck.model, [collate([join(samples)], tiles(samples[:1]))])
+    apart = gradients(ck.model, [collate([s], tiles([s])) for s in samples])
     assert_same(together, apart)
     assert any(name.startswith("tower.") for name in together), "gradients must reach the tower"
 
@@ -98,18 +94,18 @@ def test_packed_equals_one_by_one(tmp_path):
         ),
     ]
     samples = [encoder.encode(Conversation(talk)) for talk in talks]
-    packed = gradients(ck.model, [collate(samples, pixels_NHWC=tiles(samples))])
-    apart = gradients(ck.model, [collate([s], pixels_NHWC=tiles([s])) for s in samples])
+    packed = gradients(ck.model, [collate(samples, tiles(samples))])
+    apart = gradients(ck.model, [collate([s], tiles([s])) for s in samples])
     assert_same(packed, apart)
 
 
 def test_features_of_the_tower_can_stand_for_pixels(tmp_path):
     ck = tiny.checkpoint()
     samples = two_answers(tmp_path, tiny.encoder())[:1]
-    pixels = tiles(samples)
+    (pixels,) = tiles(samples)
     with torch.no_grad():
-        from_pixels = ck.model.hidden(collate(samples, pixels_NHWC=pixels))
-        from_rows = ck.model.hidden(collate(samples, features_NRC=ck.model.tower(pixels)))
+        from_pixels = ck.model.hidden(collate(samples, [pixels]))
+        from_rows = ck.model.hidden(collate(samples, [ck.model.tower(pixels)]))
     assert torch.equal(from_pixels, from_rows)
 
 
@@ -120,7 +116,7 @@ def test_every_image_row_reaches_its_slot(tmp_path):
     first = encoder.encode(Conversation((user("?", [paths[0], paths[1]]), assistant("x"))))
     second = encoder.encode(Conversation((user("?", [paths[0], paths[2]]), assistant("x"))))
     with torch.no_grad():
-        a, b = (ck.model.embed(collate([s], pixels_NHWC=tiles([s]))) for s in (first, second))
+        a, b = (ck.model.embed(collate([s], tiles([s]))) for s in (first, second))
     differs = (a != b).any(dim=1).nonzero().flatten().tolist()
     slots = [i for i, token in enumerate(first.ids) if token == -200]
     assert differs == slots[4:]

@@ -9,7 +9,9 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.image import cut_tiles
-from llavakit.vision.plan import MAX_CANVAS, ImageConfig, Place, Resize, plan_image
+from llavakit.vision.layout import MAX_CANVAS, Place, Resize
+from llavakit.vision.plan import ImageConfig, plan_image
+from llavakit.vision.rows import plan_tokens
 
 SIZES = st.tuples(st.integers(1, 200), st.integers(1, 200))
 RAW = {"do_rescale": False, "do_normalize": False}
@@ -111,11 +113,11 @@ def test_the_fill_colour_is_the_mean_cut_to_whole_steps():
 @given(size=SIZES, kind=st.sampled_from(["square", "pad"]), grid=st.integers(1, 24))
 def test_one_tile_gives_grid_times_grid_tokens_in_reading_order(size, kind, grid):
     plan = plan_image(ImageConfig(kind=kind, size=14 * grid, grid=grid), size)
-    assert plan.num_tokens == plan.tile_rows == grid * grid
-    assert plan.rows == tuple(range(grid * grid))
+    assert plan.num_tokens == grid * grid
+    assert plan_tokens(plan).gathers[0].rows.ravel().tolist() == list(range(grid * grid))
     assert plan.grid == (grid, grid)
-    assert plan.num_tiles == 1
-    assert plan.tile == 14 * grid
+    assert plan.tiles == 1
+    assert plan.tile == (14 * grid, 14 * grid)
 
 
 def test_the_released_sizes_give_the_released_token_counts():
@@ -126,12 +128,12 @@ def test_the_released_sizes_give_the_released_token_counts():
 def test_a_plan_depends_on_the_size_alone_and_says_its_steps():
     config = ImageConfig(kind="pad", size=336)
     assert plan_image(config, (640, 480)) == plan_image(config, (640, 480))
-    assert plan_image(config, (640, 480)).steps == (
+    assert plan_image(config, (640, 480)).views[0].steps == (
         Place((640, 640), (0, 80), (122, 116, 104)),
         Resize((336, 336)),
     )
     square = ImageConfig(kind="square", size=224, grid=16)
-    assert plan_image(square, (640, 480)).steps == (Resize((298, 224)), Place((224, 224), (-37, 0)))
+    assert plan_image(square, (640, 480)).views[0].steps == (Resize((298, 224)), Place((224, 224), (-37, 0)))
 
 
 @pytest.mark.parametrize("size", [(0, 5), (5, 0), (-1, 5)])
@@ -151,5 +153,5 @@ def test_an_image_that_would_fill_the_memory_is_refused_by_its_size(kind, size):
 
 def test_a_large_panorama_is_not_refused():
     for kind in ("pad", "square"):
-        steps = plan_image(ImageConfig(kind=kind), (16_000, 2_000)).steps
+        steps = plan_image(ImageConfig(kind=kind), (16_000, 2_000)).views[0].steps
         assert max(step.size[0] * step.size[1] for step in steps) <= MAX_CANVAS

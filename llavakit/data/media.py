@@ -1,0 +1,72 @@
+"""An image or a video of a sample: where it comes from, its plan, and its tiles when they are needed."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from llavakit.core.errors import DataError
+from llavakit.text.conversation import Image, ImageSource, Video, VideoSource
+from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_video, time_instruction
+from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
+from llavakit.vision.layout import Plan
+from llavakit.vision.plan import ImageConfig, plan_image
+from llavakit.vision.video import load_frames, probe_video, video_digest, video_name
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video and the frames of it that are looked at."""
+
+    source: VideoSource
+    info: VideoInfo
+    frames: tuple[int, ...]
+
+    @property
+    def instruction(self) -> str:
+        """LLaVA-Video's sentence about the frames and when they are shown."""
+        return time_instruction(self.info.seconds, tuple(self.info.times[frame] for frame in self.frames))
+
+
+@dataclass(frozen=True)
+class Media:
+    """A picture or clip and how it is cut. Its tokens are the next `plan.num_tokens` slots of the sample."""
+
+    source: ImageSource | Clip
+    plan: Plan
+
+    @property
+    def name(self) -> str:
+        """How a message calls it."""
+        return video_name(self.source.source) if isinstance(self.source, Clip) else name_of(self.source)
+
+    def content(self) -> str:
+        """A name for what is seen: equal for equal files, whatever their paths."""
+        if isinstance(self.source, Clip):
+            return video_digest(self.source.source, self.source.frames)
+        return digest(self.source)
+
+    def pictures(self) -> list[PIL.Image.Image]:
+        """The decoded picture, or the clip's frames."""
+        if isinstance(self.source, Clip):
+            return load_frames(self.source.source, self.source.info, self.source.frames)
+        return [load_image(self.source)]
+
+    def tiles(self) -> Tensor:
+        """uint8[N, H, W, 3]: what the tower sees, frame by frame."""
+        return torch.from_numpy(
+            np.concatenate([cut_tiles(picture, self.plan) for picture in self.pictures()])
+        )
+
+
+def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
+    """Plan a part of a conversation from its header. `alone`: the sample has no other image or video."""
+    if isinstance(part, Image):
+        return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
+    if video is None:
+        raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
+    info = probe_video(part.source)
+    frames = choose_frames(video, info)
+    return Media(Clip(part.source, info, frames), plan_video(video, image, info.size, len(frames)))
