@@ -6,7 +6,7 @@ import pytest
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.text.conversation import Conversation, Image, Message, Text, assistant, system, user
-from llavakit.text.template import place_images
+from llavakit.text.template import place_front as place_images
 from llavakit.text.templates import TEMPLATES, template
 
 USER_SYSTEM = (
