@@ -111,8 +111,8 @@ def move_media_front(conversation: Conversation) -> Conversation:
 
 def user(text: str, images: Sequence[ImageSource] = (), videos: Sequence[VideoSource] = ()) -> Message:
     """A question about zero or more images and videos: images first, then videos, then the text."""
-    media = (*(Image(source) for source in images), *(Video(source) for source in videos))
-    return Message("user", (*media, Text(text)))
+    films = (Video(source) for source in videos)
+    return Message("user", (*(Image(source) for source in images), *films, Text(text)))
 
 
 def assistant(text: str) -> Message:

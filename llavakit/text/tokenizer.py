@@ -131,8 +131,8 @@ class Tokenizer:
         index = self._single_id(text)
         if index is None:
             raise CheckpointError(
-                f"{self.hf.name_or_path}: the released weight rule of this template counts the token {text!r}, which "
-                "this tokenizer does not have; use weights=ours or the template that belongs to the tokenizer"
+                f"{self.hf.name_or_path}: the released weight rule of this template counts the token {text!r}, "
+                "which this tokenizer does not have; take weights=ours, or the template made for this tokenizer"
             )
         return index
 
