@@ -3,6 +3,8 @@
 `v0` is how LLaVA v0 was trained and `llava_v0` how it was asked; the two differ in blanks around `###`. Vicuna v0's
 own prompt also began with a worked example: give that as the conversation's first round under `llava_v0`.
 The mmtag rows write the tag where the image stands, as training did; the released demo gave it a round of its own.
+Whether a model was trained with <im_start> and <im_end> around images (LLaVA v0, LLaVA-Med 1.0) is a setting of the
+checkpoint, not of a row: `replace(row, media_frame=("<im_start>", "<im_end>"))` is that row with them.
 """
 
 from dataclasses import replace
@@ -149,7 +151,8 @@ _ROWS = [
     Template(name="brief", user=("", "\n"), header="", end="<|im_end|>", tail="\n", bos=True),
     _qwen("qwen_1_5", HELPFUL),
     _qwen("qwen_2_5", QWEN_2_5),
-    # NeXT's rule for Llama 3 also lists "\n\n", but looks it up by a spelling that the vocabulary does not have.
+    # NeXT's rule for Llama 3 also lists "\n\n", but looks it up by a spelling that the vocabulary does not have,
+    # and BOS, which stands first and so is never predicted.
     Template(
         name="llava_llama_3",
         system=VISUAL,
@@ -176,6 +179,7 @@ _ROWS = [
 ]
 # Other names under which released code and checkpoints know a row.
 ALIASES = {
+    "v0_plain": "plain",
     "v1": "vicuna_v1",
     "llava_mistral_instruct": "mistral_instruct",
     "mistral_direct": "chatml_direct",

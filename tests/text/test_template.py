@@ -397,6 +397,17 @@ def test_a_video_is_treated_as_an_image_is(name):
     assert media == [Video(film)]
 
 
+def test_start_and_end_markers_are_a_frame_around_the_image():
+    row = replace(template("llava_v0"), media_frame=("<im_start>", "<im_end>"))
+    pieces = row.pieces(Conversation((user("Q1", [PICTURE]), assistant("A1"))))
+    text = "".join(piece.text if isinstance(piece, Piece) else "<image>" for piece in pieces)
+    assert text == f"{HUMAN_SYSTEM}###Human: <im_start><image><im_end>\nQ1###Assistant: A1###"
+    assert [piece.said for piece in pieces if isinstance(piece, Piece) and "<im_" in piece.text] == [
+        False,
+        False,
+    ]
+
+
 def test_media_keep_their_order():
     message = user("Q1", [Path("1.png")], [Path("2.mp4"), (b"frame", b"frame")])
     assert [medium.source for medium in message.media] == [Path("1.png"), Path("2.mp4"), (b"frame", b"frame")]

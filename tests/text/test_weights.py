@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llavakit.core.errors import CheckpointError
-from llavakit.text.conversation import Conversation, Image, Message, assistant, user
+from llavakit.text.conversation import Conversation, Image, Message, assistant, system, user
 from llavakit.text.template import Piece, Template, Weights
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from tests import tiny
+from tests.text.write_golden import ROWS
 
 IMAGE = -200
 BYTES, PIECES, LLAMA3, GEMMA = (
@@ -49,6 +50,7 @@ TALK = [
     ("yes or no", "no"),
     ("Describe the picture.", "naïve café 東京 🙂, two\nlines"),
 ]
+SPOKEN = st.text(" \n\tab.", min_size=1, max_size=8).filter(str.strip)
 LINES = st.text("abc ?.é東🙂\n#", min_size=1, max_size=12).filter(lambda text: text.strip() == text != "")
 
 
@@ -201,6 +203,15 @@ def test_llama_3_learns_whole_answers_and_its_markers_everywhere(rounds):
     assert (got, [weight > 0 for weight in weights]) == (ids, learned)
 
 
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(system_text=SPOKEN, question=SPOKEN, answer=SPOKEN)
+def test_llama_3_trims_messages_as_its_chat_template_does(system_text, question, answer):
+    talk = Conversation((system(system_text), user(question), assistant(answer)))
+    said = [{"role": message.role, "content": message.text} for message in talk.messages]
+    theirs = LLAMA3.hf.apply_chat_template(said, tokenize=False)
+    assert LLAMA3.hf.bos_token + rendered(template("llava_llama_3"), talk) == theirs
+
+
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_gemma_learns_the_newline_behind_its_end(rounds):
     row, talk = template("gemma_instruct"), conversation(rounds, True)
@@ -235,6 +246,10 @@ def test_v0_masks_the_header_and_the_words_of_the_human(rounds, tokenizer):
     expected = [not any(start < end <= stop for start, stop in masked) for _, end in ends]
     _, weights = encode(row, tokenizer, talk, "compat")
     assert [weight > 0 for weight in weights[len(tokenizer.bos) :]] == expected
+
+
+def test_every_row_is_read_by_a_tokenizer_of_its_kind():
+    assert set(FITTING) == set(ROWS)
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
