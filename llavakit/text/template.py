@@ -18,6 +18,7 @@ from llavakit.text.conversation import Conversation, Medium, Message, Part, Text
 
 Weights = Literal["ours", "compat"]
 Placement = Literal["front", "single_front", "as_is"]
+Field = Literal["opening", "header", "tail", "closing"]  # of a template: what only a released rule may learn
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,9 @@ class Template:
     user_text: bool = True  # False for stage-1 captions: the human side is dropped, the image stays
     trim: bool = False  # blanks around a whole message are dropped, as Llama-3's chat template does
     placement: Placement = "front"  # where media stand in a question: a row of PLACEMENTS
-    media_frame: tuple[str, str] = (
-        "",
-        "",
-    )  # around every image or video (<Image> </Image> in the mmtag rows)
+    media_frame: tuple[str, str] = ("", "")  # around every medium (<Image> </Image> in the mmtag rows)
     stops: tuple[str, ...] = ()  # texts that end an answer besides `end`; see Tokenizer.stop_strings
-    compat: tuple[
-        Literal["opening", "header", "tail", "closing"], ...
-    ] = ()  # fields learned too under `compat`
+    compat: tuple[Field, ...] = ()  # fields that are learned too under `compat`
     compat_tokens: tuple[str, ...] = ()  # tokens learned wherever they stand under `compat`, in questions too
 
     def pieces(
@@ -118,7 +114,7 @@ class Template:
             out.append(Piece(self.user[1]))
         return out
 
-    def _own(self, field: Literal["opening", "header", "tail", "closing"]) -> Piece:
+    def _own(self, field: Field) -> Piece:
         """A text of the template that only the released rule may learn."""
         text = {"opening": self.opening, "header": self.header, "tail": self.tail, "closing": self.closing}[
             field
