@@ -78,6 +78,14 @@ def chat_template_tokenizer() -> Tokenizer:
     return Tokenizer(hf)
 
 
+def gemma_tokenizer() -> Tokenizer:
+    """Byte-level letters with Gemma's markers, a BOS and an EOS that no template writes."""
+    special = ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"]
+    return Tokenizer(
+        PreTrainedTokenizerFast(tokenizer_object=_byte_level(special), bos_token="<bos>", eos_token="<eos>")
+    )
+
+
 def _byte_level(special: list[str]) -> Backend:
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

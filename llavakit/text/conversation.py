@@ -1,4 +1,4 @@
-"""A conversation: messages made of text and images. What every door (trainer, chat, server) speaks."""
+"""A conversation: messages made of text, images and videos. What every door (trainer, chat, server) speaks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,9 @@ from typing import Literal
 import PIL.Image
 
 ImageSource = Path | bytes | PIL.Image.Image
+VideoSource = Path | bytes | tuple[ImageSource, ...]
 Role = Literal["system", "user", "assistant"]
+IMAGE_TOKEN = "<image>"  # how data files and prompts write the place of an image or a video
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,15 @@ class Image:
     source: ImageSource
 
 
-VideoSource = Path | bytes | tuple[ImageSource, ...]
-
-
 @dataclass(frozen=True)
 class Video:
-    """A clip: a file, the bytes of one, a directory of frames, or frames already in memory."""
+    """A film: a file, the bytes of one, a directory of frames, or frames already in memory (a tuple)."""
 
     source: VideoSource
 
 
-Part = Text | Image | Video
+Medium = Image | Video
+Part = Text | Medium
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Message:
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     @property
-    def media(self) -> tuple[Image | Video, ...]:
+    def media(self) -> tuple[Medium, ...]:
+        """Images and videos, in order."""
         return tuple(part for part in self.parts if not isinstance(part, Text))
 
     @property
     def images(self) -> tuple[Image, ...]:
+        """The images alone."""
         return tuple(part for part in self.parts if isinstance(part, Image))
 
 
@@ -63,31 +65,54 @@ class Conversation:
     messages: tuple[Message, ...]
 
     @property
-    def media(self) -> tuple[Image | Video, ...]:
-        return tuple(part for message in self.messages for part in message.media)
+    def media(self) -> tuple[Medium, ...]:
+        """Images and videos of all messages, in order."""
+        return tuple(medium for message in self.messages for medium in message.media)
 
     @property
     def images(self) -> tuple[Image, ...]:
-        return tuple(image for message in self.messages for image in message.images)
+        """The images alone."""
+        return tuple(medium for medium in self.media if isinstance(medium, Image))
 
     def turns(self) -> list["Conversation"]:
         """Every question with its answer as a conversation of its own.
 
-        Each carries the system message and all images, the latter in front of its question: what was said in
-        other turns is not seen, so an earlier answer cannot give a later one away.
+        Each carries the system message and all images and videos, the latter in front of its question: what was
+        said in other turns is not seen, so an earlier answer cannot give a later one away.
         """
         system = tuple(message for message in self.messages if message.role == "system")
         talk = self.messages[len(system) :]
         pairs = zip(talk[::2], talk[1::2], strict=True)
         return [
-            Conversation((*system, Message("user", (*self.images, Text(question.text.strip()))), answer))
+            Conversation((*system, Message("user", (*self.media, Text(question.text.strip()))), answer))
             for question, answer in pairs
         ]
 
 
-def user(text: str, images: Sequence[ImageSource] = ()) -> Message:
-    """A question about zero or more images, images first."""
-    return Message("user", (*(Image(source) for source in images), Text(text)))
+def move_media_front(conversation: Conversation) -> Conversation:
+    """The conversation with all its images and videos in front of the first question.
+
+    Where each stood its marker stays behind as ordinary text, so the words still say which one they speak of.
+    NeXT-Interleave (arXiv 2407.07895) trained some samples so and left the others as they stood; which ones is for
+    the caller to draw. A conversation without media is returned as it is.
+    """
+    asked = [number for number, message in enumerate(conversation.messages) if message.role == "user"]
+    media = tuple(medium for number in asked for medium in conversation.messages[number].media)
+    if not media:
+        return conversation
+    messages = list(conversation.messages)
+    for number in asked:
+        words: list[Part] = [
+            part if isinstance(part, Text) else Text(IMAGE_TOKEN) for part in messages[number].parts
+        ]
+        messages[number] = Message("user", (*media, *words) if number == asked[0] else tuple(words))
+    return Conversation(tuple(messages))
+
+
+def user(text: str, images: Sequence[ImageSource] = (), videos: Sequence[VideoSource] = ()) -> Message:
+    """A question about zero or more images and videos: images first, then videos, then the text."""
+    films = (Video(source) for source in videos)
+    return Message("user", (*(Image(source) for source in images), *films, Text(text)))
 
 
 def assistant(text: str) -> Message:

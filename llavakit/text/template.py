@@ -2,26 +2,44 @@
 
 A template is data (`templates.py` is the table). Rendering yields pieces with weights; the weights are decided
 here, together with the text, and never searched for in the rendered string again.
+
+Two weight rules are known. `ours`: the answer and what ends it, nothing else. `compat`: what the code that trained
+the released models gave a loss. They agree for most rows; `Template.compat` and `compat_tokens` hold what more a
+release learned. Not repeated are the accidents of counting tokens on pieces encoded apart: v1 and llama_2 dropped
+a whole sample when the counts disagreed, mpt often did, and v0's edges moved by about a token with every turn.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from llavakit.core.errors import DataError
-from llavakit.text.conversation import Conversation, Image, Message, Part, Text
+from llavakit.text.conversation import Conversation, Medium, Message, Part, Text
+
+Weights = Literal["ours", "compat"]
+Placement = Literal["front", "single_front", "as_is"]
+Field = Literal["opening", "header", "tail", "closing"]  # of a template: what only a released rule may learn
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text with its loss weight. `said` marks what a person or a data set wrote."""
+    """A run of text with its loss weight.
+
+    `said` marks what a person or a data set wrote. `compat` is the weight under the released rule, and `tokens`
+    are vocabulary entries (by their text) that count 1 wherever they fall in this piece, because that rule is
+    about ids. The template fills both, `tokens` only under weights="compat".
+    """
 
     text: str
     weight: float = 0.0
     said: bool = False
+    compat: float = 0.0
+    tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Template:
-    """The strings around messages.
+    """The strings around messages, and the rules that go with them.
 
     An assistant message is rendered `header lead TEXT end tail`. An open turn stops after `header`; `lead`,
     the text and `end` are learned, so the model learns to stop and the header is never learned.
@@ -33,19 +51,45 @@ class Template:
     end: str  # closes it; the model must say it
     lead: str = ""  # between header and answer (Vicuna's space belongs to the answer's first token)
     tail: str = ""  # after `end`, not learned
+    opening: str = ""  # before the first user's turn, once
+    closing: str = ""  # after the last round, once
     between: str = ""  # between one round and the next (Llama-2 opens each with <s>)
     system: str = ""  # default system text
     system_frame: tuple[str, str] = ("", "")
     system_in_user: bool = False  # Llama-2: the system block stands inside the first user message
     bos: bool = False  # the row begins with the tokenizer's BOS
     user_text: bool = True  # False for stage-1 captions: the human side is dropped, the image stays
+    trim: bool = False  # blanks around a whole message are dropped, as Llama-3's chat template does
+    placement: Placement = "front"  # where media stand in a question: a row of PLACEMENTS
+    media_frame: tuple[str, str] = ("", "")  # around every medium (<Image> </Image> in the mmtag rows)
+    stops: tuple[str, ...] = ()  # texts that end an answer besides `end`; see Tokenizer.stop_strings
+    compat: tuple[Field, ...] = ()  # fields that are learned too under `compat`
+    compat_tokens: tuple[str, ...] = ()  # tokens learned wherever they stand under `compat`, in questions too
 
-    def pieces(self, conversation: Conversation, *, open_turn: bool = False) -> list[Piece | Image]:
-        """The conversation as pieces and images, in order. Joined, the texts are exactly the prompt.
+    def pieces(
+        self, conversation: Conversation, *, open_turn: bool = False, weights: Weights = "ours"
+    ) -> list[Piece | Medium]:
+        """The conversation as pieces and media, in order. Joined, the texts are exactly the prompt.
 
-        With `open_turn` the assistant's header is added for the model to go on from.
+        With `open_turn` the assistant's header is added for the model to go on from. `weights` says which of the
+        two rules becomes each piece's `weight`. Raises DataError for an order of roles no template can express.
         """
         check_roles(conversation, open_turn=open_turn)
+        if self.trim:
+            conversation = Conversation(tuple(map(_trimmed, conversation.messages)))
+        out = self._render(conversation)
+        out.append(self._own("header") if open_turn else self._own("closing"))
+        kept = [piece for piece in out if not isinstance(piece, Piece) or piece.text]
+        if weights == "ours":
+            return kept
+        return [
+            replace(piece, weight=piece.compat, tokens=self.compat_tokens)
+            if isinstance(piece, Piece)
+            else piece
+            for piece in kept
+        ]
+
+    def _render(self, conversation: Conversation) -> list[Piece | Medium]:
         messages = conversation.messages
         system = Piece(self.system)
         if messages[0].role == "system":
@@ -53,17 +97,13 @@ class Template:
         framed = [Piece(self.system_frame[0]), system, Piece(self.system_frame[1])]
         block = framed if system.text and self.user_text else []
 
-        out: list[Piece | Image] = [] if self.system_in_user else list(block)
+        out: list[Piece | Medium] = [] if self.system_in_user else list(block)
+        out.append(self._own("opening"))
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                answer = Piece(message.text, 1.0, said=True)
-                out += [
-                    Piece(self.header),
-                    Piece(self.lead, 1.0),
-                    answer,
-                    Piece(self.end, 1.0),
-                    Piece(self.tail),
-                ]
+                said = Piece(message.text, 1.0, said=True, compat=1.0)
+                lead, end = Piece(self.lead, 1.0, compat=1.0), Piece(self.end, 1.0, compat=1.0)
+                out += [self._own("header"), lead, said, end, self._own("tail")]
                 continue
             if number > 0:
                 out.append(Piece(self.between))
@@ -72,32 +112,64 @@ class Template:
                 out += block
             out += self._question(message)
             out.append(Piece(self.user[1]))
-        if open_turn:
-            out.append(Piece(self.header))
-        return [piece for piece in out if isinstance(piece, Image) or piece.text]
+        return out
 
-    def _question(self, message: Message) -> list[Piece | Image]:
-        if not self.user_text:
-            return list(message.images)
-        parts = place_images(message.parts)
-        return [part if isinstance(part, Image) else Piece(part.text, said=True) for part in parts]
+    def _own(self, field: Field) -> Piece:
+        """A text of the template that only the released rule may learn."""
+        text = {"opening": self.opening, "header": self.header, "tail": self.tail, "closing": self.closing}[
+            field
+        ]
+        return Piece(text, compat=float(field in self.compat))
+
+    def _question(self, message: Message) -> list[Piece | Medium]:
+        before, after = Piece(self.media_frame[0]), Piece(self.media_frame[1])
+        out: list[Piece | Medium] = []
+        for part in PLACEMENTS[self.placement](message.parts):
+            if not isinstance(part, Text):
+                out += [before, part, after]
+            elif self.user_text:
+                out.append(Piece(part.text, said=True))
+        return out
 
 
-def place_images(parts: tuple[Part, ...]) -> tuple[Part, ...]:
-    """The released rule: a single image goes in front of the text, with a newline; several stay in place.
+def place_front(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """LLaVA's rule (v1 to 1.6): a single image or video goes in front, a newline after it, the text stripped.
 
-    Images that already stand in front, one after another, each get their newline.
+    The released code leaves one placeholder of however many a turn had, so it has no rule for several media. Here
+    they stay where they stand; those that stand in front, one after another, each get their newline.
     """
-    images = [part for part in parts if isinstance(part, Image)]
-    if not images:
+    media = [part for part in parts if not isinstance(part, Text)]
+    if not media or (len(media) > 1 and list(parts[: len(media)]) != media):
         return parts
-    text = "".join(part.text for part in parts if isinstance(part, Text))
-    if len(images) > 1 and list(parts[: len(images)]) != images:
+    return _in_front(media, parts)
+
+
+def place_single_front(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """NeXT's rule: a turn's only image or video goes in front unless it is there already; several stay in place.
+
+    Text that follows media in front and begins with a newline is a data file's own layout and is left untouched,
+    blanks included. Without that newline they come from a program that gave media and text apart, and each gets its
+    newline, as the released scripts write it.
+    """
+    media = [part for part in parts if not isinstance(part, Text)]
+    first = list(parts[: len(media)]) == media
+    if not media or (len(media) > 1 and not first):
         return parts
-    front: list[Part] = []
-    for image in images:
-        front += [image, Text("\n")]
-    return (*front, Text(text.strip()))
+    if first and _text_of(parts)[:1] == "\n":
+        return parts
+    return _in_front(media, parts)
+
+
+def place_as_is(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    """Everything stays where it stands, and no newline is added: the data or the program wrote all there is."""
+    return parts
+
+
+PLACEMENTS: dict[Placement, Callable[[tuple[Part, ...]], tuple[Part, ...]]] = {
+    "front": place_front,
+    "single_front": place_single_front,
+    "as_is": place_as_is,
+}
 
 
 def check_roles(conversation: Conversation, *, open_turn: bool) -> None:
@@ -113,5 +185,29 @@ def check_roles(conversation: Conversation, *, open_turn: bool) -> None:
     for message in conversation.messages:
         if message.role == "assistant" and not message.text.strip():
             raise DataError("an answer is empty; write one or remove the turn")
-        if message.role != "user" and message.images:
-            raise DataError(f"an image stands in a message of the {message.role}; move it to the user's")
+        if message.role != "user" and message.media:
+            kind = "an image" if message.images else "a video"
+            raise DataError(f"{kind} stands in a message of the {message.role}; move it to the user's")
+
+
+def _text_of(parts: tuple[Part, ...]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Text))
+
+
+def _in_front(media: list[Medium], parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    lines: list[Part] = [part for medium in media for part in (medium, Text("\n"))]
+    return (*lines, Text(_text_of(parts).strip()))
+
+
+def _trimmed(message: Message) -> Message:
+    """The message without the blanks at its two ends; an image or a video at an end keeps those behind it."""
+    parts = list(message.parts)
+    while parts and isinstance(parts[0], Text) and not parts[0].text.strip():
+        del parts[0]
+    while parts and isinstance(parts[-1], Text) and not parts[-1].text.strip():
+        del parts[-1]
+    if parts and isinstance(parts[0], Text):
+        parts[0] = Text(parts[0].text.lstrip())
+    if parts and isinstance(parts[-1], Text):
+        parts[-1] = Text(parts[-1].text.rstrip())
+    return replace(message, parts=tuple(parts))

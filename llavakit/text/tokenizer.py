@@ -8,9 +8,8 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llavakit.core.errors import CheckpointError
+from llavakit.text.conversation import IMAGE_TOKEN as IMAGE_TOKEN
 from llavakit.text.template import Piece, Template
-
-IMAGE_TOKEN = "<image>"
 
 
 class Tokenizer:
@@ -29,6 +28,7 @@ class Tokenizer:
             )
         self.hf = hf
         self._special_ids = {index for index, token in hf.added_tokens_decoder.items() if token.special}
+        self._single_ids: dict[str, int | None] = {}
 
     @classmethod
     def load(cls, path: str | Path, *, gguf_file: str | None = None, ours: bool = False) -> "Tokenizer":
@@ -61,33 +61,45 @@ class Tokenizer:
         return [] if self.hf.bos_token_id is None else [int(self.hf.bos_token_id)]
 
     def encode(self, run: list[Piece]) -> tuple[list[int], list[float]]:
-        """Ids and weights of one run of pieces, without BOS or EOS."""
+        """Ids and weights of one run of pieces, without BOS or EOS.
+
+        A token that its piece lists in `tokens` weighs 1. Raises CheckpointError when the vocabulary lacks such a
+        token: then the template was made for another tokenizer.
+        """
         text = "".join(piece.text for piece in run)
         coded = self.hf(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = list(accumulate(len(piece.text) for piece in run))
+        always = {piece.tokens: frozenset(map(self._needed_id, piece.tokens)) for piece in run}
         ids: list[int] = []
         weights: list[float] = []
         for token, (start, end) in zip(coded["input_ids"], coded["offset_mapping"], strict=True):
             # A token without letters (a prefix space) belongs where it stands.
             piece = run[bisect_right(ends, end - 1 if end > start else min(start, len(text) - 1))]
+            new = [token]
             if token in self._special_ids and not self._is_ours(text, start, end, run, ends):
-                letters = self.hf(text[start:end], add_special_tokens=False, split_special_tokens=True)
-                ids += letters["input_ids"]
-                weights += [piece.weight] * len(letters["input_ids"])
-            else:
-                ids.append(token)
-                weights.append(piece.weight)
+                new = self.hf(text[start:end], add_special_tokens=False, split_special_tokens=True)[
+                    "input_ids"
+                ]
+            ids += new
+            weights += [1.0 if index in always[piece.tokens] else piece.weight for index in new]
         return ids, weights
 
     def stop_ids(self, template: Template) -> frozenset[int]:
-        """Ids that end an answer: the template's end marker where it is one token, and the tokenizer's EOS."""
+        """Ids that end an answer: the tokenizer's EOS and each of the template's stops that is one token.
+
+        What is not one special token must be looked for in the text as well: see `stop_strings`.
+        """
         ids = set() if self.hf.eos_token_id is None else {int(self.hf.eos_token_id)}
-        end = template.end.strip(" ")
-        # A letter in front keeps SentencePiece from putting its prefix space into the marker.
-        coded = self.hf("a" + end, add_special_tokens=False)["input_ids"]
-        if self.hf.decode(coded[-1:]) == end:
-            ids.add(coded[-1])
-        return frozenset(ids)
+        single = (self._single_id(stop) for stop in _stops(template))
+        return frozenset(ids | {index for index in single if index is not None})
+
+    def stop_strings(self, template: Template) -> tuple[str, ...]:
+        """The template's stops that must be looked for in the answer's text, which ends before the first of them.
+
+        These are all that no special token spells: ordinary letters join with their neighbours into other tokens
+        (Llama writes `###` as one token or as two).
+        """
+        return tuple(stop for stop in _stops(template) if self._single_id(stop) not in self._special_ids)
 
     def decode(self, ids: list[int]) -> str:
         """Text without special tokens, spaces as they were."""
@@ -107,6 +119,23 @@ class Tokenizer:
         """The vocabulary's own spelling of each id, for inspection."""
         return [str(token) for token in self.hf.convert_ids_to_tokens(ids)]
 
+    def _single_id(self, text: str) -> int | None:
+        """The id of the token that spells exactly `text` in the middle of a line, if there is one."""
+        if text not in self._single_ids:
+            # A letter in front keeps SentencePiece from putting its prefix space into the marker.
+            last = self.hf("a" + text, add_special_tokens=False)["input_ids"][-1]
+            self._single_ids[text] = last if self.hf.decode([last]) == text else None
+        return self._single_ids[text]
+
+    def _needed_id(self, text: str) -> int:
+        index = self._single_id(text)
+        if index is None:
+            raise CheckpointError(
+                f"{self.hf.name_or_path}: the released weight rule of this template counts the token {text!r}, "
+                "which this tokenizer does not have; take weights=ours, or the template made for this tokenizer"
+            )
+        return index
+
     def _is_ours(self, text: str, start: int, end: int, run: list[Piece], ends: list[int]) -> bool:
         """Whether a special token's letters lie within one piece that the template wrote."""
         # Tokens marked lstrip/rstrip swallow neighbouring blanks; only their letters count.
@@ -115,3 +144,8 @@ class Tokenizer:
         end -= len(letters) - len(letters.rstrip())
         first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
         return first == last and not run[first].said
+
+
+def _stops(template: Template) -> list[str]:
+    """The texts that end an answer, the end marker first; the space before `</s>` is not part of the marker."""
+    return list(dict.fromkeys([template.end.strip(" "), *template.stops]))

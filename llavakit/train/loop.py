@@ -223,6 +223,7 @@ def _headline(run: Run, model: Llava, state: State, num_records: int) -> str:
     parts = ", ".join(
         f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}"
         for name, count in counts.items()
+        if count
     )
     begin = f"from step {state.step} " if state.step else ""
     return f"{run.name}: {num_records} records, {begin}to step {state.steps}; {parts}"

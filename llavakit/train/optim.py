@@ -18,6 +18,7 @@ class LearningRates(Config):
     tower: float = 2e-6
     connector: float = 2e-5
     language: float = 2e-5
+    newline: float = 2e-5  # released code trains it with the language model
 
 
 class OptimConfig(Config):

@@ -17,7 +17,7 @@ class Run(Config):
     name: str = "run"
     out: Path = Path("runs/run")
     seed: int = 0
-    train: tuple[str, ...] = ("connector", "language")  # the parts that learn; the rest is frozen
+    train: tuple[str, ...] = ("connector", "language", "newline")  # the parts that learn; the rest is frozen
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
     save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
