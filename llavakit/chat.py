@@ -15,7 +15,6 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.text.conversation import Conversation, ImageSource, user
-from llavakit.text.templates import template
 
 GREEDY = Sampling()
 
@@ -59,7 +58,7 @@ def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dty
     loaded = checkpoint.load(Path(path), template_name=template_name, dtype=dtype)
     if torch.cuda.is_available():
         loaded.model.cuda()
-    encoder = Encoder(loaded.tokenizer, template(loaded.card.template), loaded.card.image, loaded.card.video)
+    encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
     return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
 
 

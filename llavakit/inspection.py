@@ -79,9 +79,7 @@ def _encoder(model: Path | None, tokenizer: str | None, template_name: str | Non
         raise ConfigError("give --model DIR, or --tokenizer DIR together with --template NAME")
     if model is not None:
         card = load_card(model, template_name)
-        return Encoder(
-            Tokenizer.load(resolve(model), ours=True), template(card.template), card.image, card.video
-        )
+        return Encoder(Tokenizer.load(resolve(model), ours=True), card.prompt(), card.image, card.video)
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())

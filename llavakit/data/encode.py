@@ -10,7 +10,7 @@ from itertools import takewhile
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.media import Clip, Media, plan_media
 from llavakit.text.conversation import Conversation, Message, Part, Text, Video
-from llavakit.text.template import Piece, Template, check_roles
+from llavakit.text.template import Piece, Template, Weights, check_roles
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
@@ -50,9 +50,17 @@ class Encoder:
     """What turns conversations into samples: a tokenizer, a template and the media rules of one checkpoint."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: Template, image: ImageConfig, video: VideoConfig | None = None
+        self,
+        tokenizer: Tokenizer,
+        template: Template,
+        image: ImageConfig,
+        video: VideoConfig | None = None,
+        *,
+        weights: Weights = "ours",
     ) -> None:
+        """`weights="compat"` learns what the released training code learned under this template."""
         self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
+        self.weights = weights
 
     def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
         """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
@@ -83,7 +91,7 @@ class Encoder:
         weights = [0.0] * len(ids)
         ahead = iter(media)
         run: list[Piece] = []
-        for piece in [*self.template.pieces(conversation, open_turn=open_turn), None]:
+        for piece in [*self.template.pieces(conversation, open_turn=open_turn, weights=self.weights), None]:
             if isinstance(piece, Piece):
                 run.append(piece)
                 continue

@@ -4,6 +4,7 @@ Records are shuffled once per epoch and taken in windows; the samples of a windo
 `Position` names the next row, so a resumed run reads exactly what the uninterrupted one would have read.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from llavakit.data.encode import Encoder, Sample
 from llavakit.data.media import Media
 from llavakit.data.pack import collate, pack_rows
 from llavakit.data.records import Record, read_records
+from llavakit.text.conversation import move_media_front
+from llavakit.text.template import Weights
 
 T = TypeVar("T")
 
@@ -34,6 +37,8 @@ class DataConfig(Config):
     images: Path | None = None  # folder of relative image paths; default: each file's own folder
     tokens: int = Field(4096, ge=1)  # budget of a packed row
     turns: Literal["chained", "independent"] = "chained"  # independent: questions do not see each other
+    weights: Weights = "ours"  # compat: learn what the released training code learned
+    media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
     shuffle: bool = True
     window: int = Field(256, ge=1)  # records packed together; larger packs tighter and holds more text
@@ -76,6 +81,8 @@ class Loader:
         """The record's sample; None if it is bad and `on_bad` is skip (then it is listed in `bad`)."""
         try:
             conversation = record.conversation()
+            if self._moves_front(record):
+                conversation = move_media_front(conversation)
             independent = self.config.turns == "independent"
             try:
                 encode = self.encoder.encode_turns if independent else self.encoder.encode
@@ -133,6 +140,13 @@ class Loader:
         if packed:  # packing sorts by length; undo that
             packed = [packed[index] for index in self._generator(epoch, window).permutation(len(packed))]
         return [[good[index] for index in row] for row in packed]
+
+    def _moves_front(self, record: Record) -> bool:
+        """Drawn by the seed and the record's place: the same in every epoch, whoever reads it."""
+        if self.config.media_front == 0:
+            return False
+        key = int.from_bytes(hashlib.sha256(record.name.encode()).digest()[:8], "big")
+        return bool(self._generator(key).random() < self.config.media_front)
 
     def _order(self, epoch: int) -> np.ndarray:
         if not self.config.shuffle:

@@ -1,10 +1,12 @@
 """Records: one entry of a LLaVA data file, checked, with the file and line it came from.
 
-The format is LLaVA's: `{"id", "image": path or list (optional), "conversations": [{"from", "value"}, ...]}`, as a
-JSON list or one object per line. `<image>` in a human's value marks where an image stands.
+The format is LLaVA's: `{"id", "image": path or list (optional), "video": path or list (optional), "conversations":
+[{"from", "value"}, ...]}`, as a JSON list or one object per line. `<image>` in a human's value marks where an image or
+a video stands (released data has one such mark for a whole video); `<video>` there marks a video too.
 """
 
 import json
+import re
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError
-from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text
-from llavakit.text.tokenizer import IMAGE_TOKEN
+from llavakit.text.conversation import (
+    IMAGE_TOKEN,
+    Conversation,
+    Image,
+    Medium,
+    Message,
+    Part,
+    Role,
+    Text,
+    Video,
+)
 
+IMAGE_MARK, VIDEO_MARK = re.compile("<image>"), re.compile("<image>|<video>")
 ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -59,7 +71,8 @@ class Record:
         turns = self.raw.get("conversations")
         if not isinstance(turns, list) or not turns:
             raise self.error("'conversations' must be a non-empty list")
-        images = self._images()
+        media = self._media()
+        marks = VIDEO_MARK if any(isinstance(part, Video) for part in media) else IMAGE_MARK
         messages: list[Message] = []
         used = 0
         for number, turn in enumerate(turns):
@@ -69,22 +82,30 @@ class Record:
             if role == "assistant":
                 messages.append(Message(role, (Text(value),)))
                 continue
-            texts = value.split(IMAGE_TOKEN)
-            messages.append(Message(role, _interleave(texts, images[used:])))
+            texts = marks.split(value)
+            messages.append(Message(role, _interleave(texts, media[used:])))
             used += len(texts) - 1
-        if used != len(images):
+        if used != len(media):
+            what = " and video(s)" if any(isinstance(part, Video) for part in media) else ""
             raise self.error(
-                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(images)} image(s) listed"
+                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(media)} image(s){what} listed"
             )
         return Conversation(tuple(messages))
 
-    def _images(self) -> list[Path]:
-        listed = self.raw.get("image")
+    def _media(self) -> list[Medium]:
+        images, videos = self._paths("image"), self._paths("video")
+        if images and videos:
+            # Their placeholders look alike, so nothing says which stands where.
+            raise self.error("a record has either 'image' or 'video'; split it, or give the frames as images")
+        return [*map(Image, images), *map(Video, videos)]
+
+    def _paths(self, name: str) -> list[Path]:
+        listed = self.raw.get(name)
         if listed is None:  # exported data says null where there is none
             return []
         paths = [listed] if isinstance(listed, str) else listed
         if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-            raise self.error("'image' must be a path or a list of paths")
+            raise self.error(f"'{name}' must be a path or a list of paths")
         return [self.folder / path for path in paths]
 
     def _turn(self, number: int, turn: Any) -> tuple[Role, str]:
@@ -162,12 +183,12 @@ def _skip_blanks(text: str, at: int) -> int:
     return at
 
 
-def _interleave(texts: list[str], images: list[Path]) -> tuple[Part, ...]:
+def _interleave(texts: list[str], media: list[Medium]) -> tuple[Part, ...]:
     """text, image, text, ... without empty texts; the caller counts placeholders that have no image."""
     parts: list[Part] = []
     for number, text in enumerate(texts):
-        if 0 < number <= len(images):
-            parts.append(Image(images[number - 1]))
+        if 0 < number <= len(media):
+            parts.append(media[number - 1])
         if text:
             parts.append(Text(text))
     return tuple(parts)

@@ -1,5 +1,6 @@
 """What a run starts from: a checkpoint, or fresh parts joined by a new connector."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.card import Card, load_card
+from llavakit.model.card import IMAGE_FRAME, Card, load_card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
-from llavakit.text.tokenizer import Tokenizer
+from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
@@ -42,12 +43,13 @@ class ModelConfig(Config):
     image: ImageConfig | None = None
     video: VideoConfig | None = None
     template: str | None = None
+    im_start_end: bool | None = None
 
     def card(self) -> Card:
         """The complete card; reads the start's config.json where something is left out."""
         chosen = {
             "tower": self.tower, "connector": self.connector, "image": self.image,
-            "video": self.video, "template": self.template,
+            "video": self.video, "template": self.template, "im_start_end": self.im_start_end,
         }  # fmt: skip
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
@@ -66,7 +68,7 @@ def build(config: ModelConfig) -> Checkpoint:
             if mine != theirs:
                 raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
         return Checkpoint(started.model, started.tokenizer, card)
-    language, tokenizer = load_language(config.language)
+    language, tokenizer = load_language(config.language, IMAGE_FRAME if card.im_start_end else ())
     tower = load_tower(card.tower, card.image)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     if card.connector.match_embeddings:
@@ -75,8 +77,11 @@ def build(config: ModelConfig) -> Checkpoint:
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
 
 
-def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:
-    """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots)."""
+def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
+    """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots).
+
+    New rows of the embedding tables, for it and for further `special` tokens, are the mean of the old ones.
+    """
     if config.gguf is not None:
         if not config.gguf.is_file():
             raise ConfigError(f"model.language.gguf={config.gguf}: no such file")
@@ -89,7 +94,8 @@ def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, Tokenizer]:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
     old = len(_tables(language)[0].weight)
-    if tokenizer.image_token_id >= old:
+    tokenizer.add_special([IMAGE_TOKEN, *special])
+    if len(tokenizer) > old:
         language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
         with torch.no_grad():
             for table in _tables(language):

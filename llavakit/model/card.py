@@ -1,6 +1,7 @@
 """The card: what must be the same wherever the weights are used."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.tower import TowerConfig
+from llavakit.text.template import Template
+from llavakit.text.templates import template
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
 LATEST = "latest"  # a text file in a run directory that names the newest checkpoint beside it
+IMAGE_FRAME = ("<im_start>", "<im_end>")  # special tokens of the vocabulary where Card.im_start_end is set
 VISION_DEFAULTS = {"model_type": "clip_vision_model"}
 
 
@@ -25,6 +29,12 @@ class Card(Config):
     image: ImageConfig = ImageConfig()
     video: VideoConfig | None = None  # None: the model takes no videos
     template: str = "vicuna_v1"
+    im_start_end: bool = False  # <im_start> and <im_end> around every image (LLaVA v0, LLaVA-Med 1.0)
+
+    def prompt(self) -> Template:
+        """The template's row, with what this checkpoint puts around images."""
+        row = template(self.template)
+        return replace(row, media_frame=IMAGE_FRAME) if self.im_start_end else row
 
     @property
     def marks(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import re
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -47,12 +48,17 @@ class Tokenizer:
     def __len__(self) -> int:
         return len(self.hf)
 
+    def add_special(self, names: Sequence[str]) -> None:
+        """Put special tokens into the vocabulary, where they are missing."""
+        new = [name for name in names if name not in self.hf.get_vocab()]
+        if new:
+            self.hf.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
+            self._special_ids |= {self.hf.get_vocab()[name] for name in new}
+
     @property
     def image_token_id(self) -> int:
         """The id other programs use for an image slot; added to the vocabulary when it is missing."""
-        if IMAGE_TOKEN not in self.hf.get_vocab():
-            self.hf.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
-            self._special_ids.add(self.hf.get_vocab()[IMAGE_TOKEN])
+        self.add_special([IMAGE_TOKEN])
         return int(self.hf.get_vocab()[IMAGE_TOKEN])
 
     @property

@@ -25,7 +25,6 @@ from llavakit.model.card import LATEST, resolve
 from llavakit.model.checkpoint import Checkpoint, write
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
-from llavakit.text.templates import template
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
@@ -204,7 +203,7 @@ def _newest(run: Run) -> Path | None:
 
 def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
     card = checkpoint.card
-    encoder = Encoder(checkpoint.tokenizer, template(card.template), card.image, card.video)
+    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=run.data.weights)
     cache = None
     if run.data.features is not None:
         if "tower" in run.train:
