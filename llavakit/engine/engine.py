@@ -27,7 +27,7 @@ class Engine:
 
     def __init__(self, model: Llava, stop_ids: frozenset[int], *, max_sequences: int = 64) -> None:
         self.model, self.stop_ids, self.max_sequences = model.eval(), stop_ids, max_sequences
-        self.context = int(model.language.config.max_position_embeddings)
+        self.context = model.context
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[list[int]]:
         """The generated ids of each sample, without the stop token."""
