@@ -4,14 +4,13 @@ Rules of LLaVA-NeXT-Video (2024-04-30), LLaVA-OneVision (arXiv 2408.03326) and L
 released code computes them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from llavakit.core.config import Config
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.layout import Grid, Newline, Plan, Resample, Size
 from llavakit.vision.plan import ImageConfig, plan_image
 
@@ -49,11 +48,17 @@ class VideoConfig(Config):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header says: size as a person sees it, and when each frame is shown (seconds from the first)."""
+    """What is in a video: size as a person sees it, when each frame is shown (seconds from the first), duration.
+
+    `first` and `keys` are for the reader of files: the time stamp of the first frame in the file's own unit, and the
+    times of the frames that decoding can start at (none: from the beginning of the file only).
+    """
 
     size: Size
     times: tuple[float, ...]
     seconds: float
+    first: int = 0
+    keys: tuple[float, ...] = ()
 
     @property
     def fps(self) -> float:
@@ -91,7 +96,10 @@ def time_instruction(seconds: float, times: tuple[float, ...]) -> str:
 
 def pooled(side: int, pool: str, stride: int) -> int:
     """The side of a pooled frame: bilinear rounds up, the others drop what does not fill a window."""
-    return math.ceil(side / stride) if pool == "bilinear" else side // stride
+    result = -(-side // stride) if pool == "bilinear" else side // stride
+    if result == 0:
+        raise ConfigError(f"video: pooling {side} x {side} rows by {stride} leaves none; lower video.stride")
+    return result
 
 
 def plan_video(config: VideoConfig, image: ImageConfig, size: Size, frames: int) -> Plan:
@@ -123,5 +131,5 @@ def _frame(config: VideoConfig, side: int, number: int, *, last: bool) -> Grid:
 
 
 def rope_factor(num_tokens: int, context: int) -> int:
-    """How far positions must be squeezed (linear RoPE scaling) so that `num_tokens` fit a `context`."""
-    return math.ceil(num_tokens / context)
+    """How far positions must be squeezed (linear RoPE scaling) so that `num_tokens` fit a `context`; 1: not at all."""
+    return max(1, -(-num_tokens // context))
