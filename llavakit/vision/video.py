@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import numpy as np
 import PIL.Image
@@ -28,6 +28,7 @@ from llavakit.vision.layout import Size
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.stream import Stream
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -107,18 +108,23 @@ def name_of(source: VideoSource) -> str:
     """How an error message calls this video."""
     if isinstance(source, Path):
         return str(source)
-    return f"video of {len(source)} bytes" if isinstance(source, bytes) else f"video of {len(source)} pictures"
+    return (
+        f"video of {len(source)} bytes" if isinstance(source, bytes) else f"video of {len(source)} pictures"
+    )
 
 
 def _pictures(source: VideoSource) -> Sequence[image.Source] | None:
     """The frames of a directory, in the order of their names, or those of a sequence; None for anything else."""
     if isinstance(source, bytes) or (isinstance(source, Path) and not source.is_dir()):
         return None
-    if not isinstance(source, Path):
-        found = list(source)
+    found: Sequence[image.Source]
+    if isinstance(source, Path):
+        files = [file for file in source.iterdir() if file.suffix.lower() in PICTURES]
+        files = [file for file in files if not file.name.startswith(".")]
+        files.sort(key=_by_number)
+        found = files
     else:
-        files = (file for file in source.iterdir() if file.suffix.lower() in PICTURES)
-        found = sorted((file for file in files if not file.name.startswith(".")), key=_by_number)
+        found = source
     if not found:
         raise DataError(f"{name_of(source)}: no pictures in it ({', '.join(PICTURES)})")
     return found
@@ -162,7 +168,9 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
             keys.append(stamp)
         if stamp >= keys[0] and not packet.is_discard and not _is_hidden(stream, packet):
             shown.append(stamp)
-            last = (stamp, packet.duration or 0) if len(shown) == 1 else max(last, (stamp, packet.duration or 0))
+            last = (
+                (stamp, packet.duration or 0) if len(shown) == 1 else max(last, (stamp, packet.duration or 0))
+            )
         if first is None:
             first = next(iter(stream.decode(packet)), None)
     if first is None:
@@ -179,15 +187,21 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
 def _check_whole(
     container: "InputContainer", stream: "VideoStream", name: str, *, read: int, end: float
 ) -> None:
-    """Refuse a file that ends before its header says it does; `read` video frames were there, up to `end` seconds."""
+    """Refuse a file that ends before its header says; `read` video frames were there, up to `end` seconds."""
     listed = 0
-    if container.format.name == MP4 and read < len(stream.index_entries):  # elsewhere it lists some frames only
+    if container.format.name == MP4 and read < len(
+        stream.index_entries
+    ):  # elsewhere it lists some frames only
         listed = sum(entry.size > 0 for entry in stream.index_entries)
     if read < listed:
         raise DataError(f"{name}: cut short, {read} of {listed} frames are in the file; get the file again")
-    promised = (container.duration or 0) / 1e6 if container.format.name == MATROSKA else 0  # elsewhere a guess
+    promised = (
+        (container.duration or 0) / 1e6 if container.format.name == MATROSKA else 0
+    )  # elsewhere a guess
     if end < promised - 1:
-        raise DataError(f"{name}: cut short, {end:.1f} of {promised:.1f} seconds are in the file; get the file again")
+        raise DataError(
+            f"{name}: cut short, {end:.1f} of {promised:.1f} s are in the file; get the file again"
+        )
 
 
 def _info(
@@ -201,7 +215,9 @@ def _info(
         duration = round(span / (len(ticks) - 1))
     seconds = (span + duration) * base.numerator / base.denominator
     if seconds > MAX_SECONDS:
-        raise DataError(f"{name}: lasts {seconds / 3600:.0f} hours, the limit is {MAX_SECONDS // 3600}; cut it")
+        raise DataError(
+            f"{name}: lasts {seconds / 3600:.0f} hours, the limit is {MAX_SECONDS // 3600}; cut it"
+        )
     if seconds <= 0 and stream.average_rate:
         seconds = float(1 / stream.average_rate)
     # One correctly rounded division each: 50 frames at 5 a second last 10 s, not 9.999….
@@ -222,20 +238,16 @@ def _load_group(
 ) -> dict[int, PIL.Image.Image]:
     """The `wanted` frames, all of which need key frame `key` and none after it; -1: count them from the start."""
     av, found = _pyav(), {}
-    base = stream.time_base
-    assert base is not None
-    stamps = {_stamp(stream, info, info.times[index]): index for index in wanted}
+    # What says which frame it is: its time stamp, or how many came before it.
+    missing = {_stamp(stream, info, info.times[index]) if key >= 0 else index: index for index in wanted}
+    end = max(missing)
     reason = "the file is damaged or ends before it"
     try:
         for number, frame in enumerate(_decode(_packets(container, stream, info, key), stream)):
-            index = number if key < 0 else stamps.get(frame.pts or 0, -1)
-            if index in wanted and index not in found:
-                if frame.is_corrupt:
-                    reason = "its data is damaged"
-                    break
-                found[index] = _upright(frame)
-            if len(found) == len(wanted) or (key >= 0 and (frame.pts or 0) > max(stamps)):
-                reason = "the file has no such frame"
+            mark = frame.pts if key >= 0 else number
+            if mark in missing and not frame.is_corrupt:
+                found[missing.pop(mark)] = _upright(frame)
+            if not missing or mark is None or mark >= end:
                 break
     except av.FFmpegError as error:
         reason = error.strerror
@@ -289,9 +301,11 @@ def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:
     return info.first + round(seconds * base.denominator / base.numerator)
 
 
-def _is_hidden(stream: "VideoStream", packet: "Packet[VideoStream]") -> bool:
+def _is_hidden(stream: "VideoStream", packet: "Packet[Stream]") -> bool:
     """Whether it is only there for other frames to refer to: VP8 stores those as packets of their own."""
-    return stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10  # RFC 6386, 9.1: show_frame
+    return (
+        stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
+    )  # RFC 6386, 9.1: show_frame
 
 
 def _upright(frame: "VideoFrame") -> PIL.Image.Image:
@@ -305,8 +319,8 @@ def _upright_size(frame: "VideoFrame") -> Size:
 
 
 def _matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
-    """The display matrix in whole quarter turns; (1, 0, 0, 1), as stored, where there is none or a senseless one."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    """The display matrix in quarter turns; (1, 0, 0, 1), as stored, where there is none or a senseless one."""
+    data = cast("bytes | None", frame.side_data.get("DISPLAYMATRIX"))
     if data is None:
         return (1, 0, 0, 1)
     values = np.frombuffer(bytes(data), np.int32).astype(float)[[0, 1, 3, 4]]
@@ -343,7 +357,7 @@ def _opened(source: VideoSource) -> Iterator[tuple["InputContainer", "VideoStrea
 
 def _video_stream(container: "InputContainer", name: str) -> "VideoStream":
     av = _pyav()
-    stream = container.streams.best("video")
+    stream = cast("VideoStream | None", container.streams.best("video"))
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
         what = "only sound" if container.streams.audio else "no video"
         raise DataError(f"{name}: {what} in it")
@@ -355,11 +369,13 @@ def _video_stream(container: "InputContainer", name: str) -> "VideoStream":
             f"scale it down first"
         )
     stream.thread_type = "SLICE"  # frame threads hang when decoding stops early
-    stream.codec_context.options = {"max_pixels": str(image.MAX_PIXELS)}  # the stream may say more than the header
+    stream.codec_context.options = {
+        "max_pixels": str(image.MAX_PIXELS)
+    }  # the stream may say more than the header
     return stream
 
 
-def _file(source: VideoSource) -> BinaryIO:
+def _file(source: VideoSource) -> io.BufferedReader | io.BytesIO:
     """Opened by Python, so that a name like `concat:x` or `http://x` is a file's name and nothing else."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
