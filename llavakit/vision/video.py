@@ -151,7 +151,7 @@ def _probe_pictures(source: VideoSource, pictures: Sequence[image.Source]) -> Vi
 def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -> VideoInfo:
     shown, keys = array("q"), array("q")  # time stamps in ticks; eight bytes a frame, however long the film
     read, end, last, trusted, first = 0, 0.0, (0, 0), True, None
-    for packet in container.demux():  # FFmpeg reads all streams anyway
+    for packet in _demux(container):
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None:  # the empty packet at the end, or one that nothing says when to show
             continue
@@ -257,32 +257,32 @@ def _load_group(
     return found
 
 
-def _decode(packets: Iterator["Packet[VideoStream]"], stream: "VideoStream") -> Iterator["VideoFrame"]:
+def _decode(packets: Iterator["Packet[Stream]"], stream: "VideoStream") -> Iterator["VideoFrame"]:
     """Frames in the order of their times, up to the first damaged packet."""
     for packet in packets:
         if packet.is_corrupt:
             break
         if packet.size:  # an empty packet would tell the decoder that the file has ended
-            yield from packet.decode()
+            yield from stream.decode(packet)
     yield from stream.decode(None)
 
 
 def _packets(
     container: "InputContainer", stream: "VideoStream", info: VideoInfo, key: int
-) -> Iterator["Packet[VideoStream]"]:
+) -> Iterator["Packet[Stream]"]:
     """All packets from key frame `key` on. For 0 and -1 the container must be new.
 
     Some formats (MPEG-TS) seek to a packet behind the one asked for; then an earlier key frame is asked for, and
     what comes before the right one is read, not decoded.
     """
     if key <= 0:
-        yield from container.demux(stream)
+        yield from _demux(container, stream)
         return
     target, step, earlier = _stamp(stream, info, info.keys[key]), 1, key
     while True:
         container.seek(_stamp(stream, info, info.keys[earlier]), stream=stream)
         reached = False
-        for packet in container.demux(stream):
+        for packet in _demux(container, stream):
             if not reached and packet.is_keyframe and packet.pts is not None:
                 reached = packet.pts == target
                 if packet.pts > target:
@@ -292,6 +292,14 @@ def _packets(
         if reached or earlier == 0:
             return
         earlier, step = max(earlier - step, 0), 2 * step
+
+
+def _demux(container: "InputContainer", *streams: "Stream") -> Iterator["Packet[Stream]"]:
+    """The packets of `streams`, of all where none is named, in the order of the file."""
+    try:
+        yield from container.demux(*streams)
+    except IndexError:  # PyAV, having given all packets, trips over a stream that appeared after the header
+        return
 
 
 def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:
