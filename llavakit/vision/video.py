@@ -9,10 +9,10 @@ import hashlib
 import io
 import re
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import groupby
+from itertools import dropwhile, groupby
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
-FORMATS = f"{MP4},{MATROSKA},avi,mpegts,gif"
+AVI = "avi"  # knows no presentation times, only the order in which frames are stored
+FORMATS = f"{MP4},{MATROSKA},{AVI},mpegts,gif"
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = 2_000_000  # more than 18 hours at 30 frames a second
 DIRECTORY_FPS, MEMORY_FPS = 2.0, 1.0  # assumed: the release says 2 for directories
@@ -152,7 +153,7 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
     shown, keys = array("q"), array("q")  # time stamps in ticks; eight bytes a frame, however long the film
     read, end, last, trusted, first = 0, 0.0, (0, 0), True, None
     for packet in _demux(container):
-        stamp = packet.dts if packet.pts is None else packet.pts
+        stamp = _when(container, packet)
         if stamp is None:  # the empty packet at the end, or one that nothing says when to show
             continue
         end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
@@ -178,8 +179,7 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
     if first is None or not shown:
         raise DataError(f"{name}: no frame in it can be decoded")
     _check_whole(container, stream, name, read=read, end=end)
-    # AVI has no presentation times: with reordered frames its stamps count stored frames, not shown ones.
-    trusted &= container.format.name != "avi" or not stream.codec_context.has_b_frames
+    trusted &= container.format.name != AVI or not stream.codec_context.has_b_frames
     starts = sorted(set(keys)) if trusted else []
     return _info(stream, name, _upright_size(first), sorted(set(shown)), last[1], starts)
 
@@ -239,12 +239,14 @@ def _load_group(
     """The `wanted` frames, all of which need key frame `key` and none after it; -1: count them from the start."""
     av, found = _pyav(), {}
     # What says which frame it is: its time stamp, or how many came before it.
-    missing = {_stamp(stream, info, info.times[index]) if key >= 0 else index: index for index in wanted}
+    count = key < 0 or container.format.name == AVI
+    start = bisect_left(info.times, info.keys[key]) if key >= 0 else 0
+    missing = {index if count else _stamp(stream, info, info.times[index]): index for index in wanted}
     end = max(missing)
     reason = "the file is damaged or ends before it"
     try:
-        for number, frame in enumerate(_decode(_packets(container, stream, info, key), stream)):
-            mark = frame.pts if key >= 0 else number
+        for number, frame in enumerate(_decode(_packets(container, stream, info, key), stream), start):
+            mark = number if count else frame.pts
             if mark in missing and not frame.is_corrupt:
                 found[missing.pop(mark)] = _upright(frame)
             if not missing or mark is None or mark >= end:
@@ -276,16 +278,17 @@ def _packets(
     what comes before the right one is read, not decoded.
     """
     if key <= 0:
-        yield from _demux(container, stream)
+        yield from dropwhile(lambda packet: not packet.is_keyframe, _demux(container, stream))
         return
     target, step, earlier = _stamp(stream, info, info.keys[key]), 1, key
     while True:
         container.seek(_stamp(stream, info, info.keys[earlier]), stream=stream)
         reached = False
         for packet in _demux(container, stream):
-            if not reached and packet.is_keyframe and packet.pts is not None:
-                reached = packet.pts == target
-                if packet.pts > target:
+            stamp = _when(container, packet)
+            if not reached and packet.is_keyframe and stamp is not None:
+                reached = stamp == target
+                if stamp > target:
                     break
             if reached:
                 yield packet
@@ -300,6 +303,11 @@ def _demux(container: "InputContainer", *streams: "Stream") -> Iterator["Packet[
         yield from container.demux(*streams)
     except IndexError:  # PyAV, having given all packets, trips over a stream that appeared after the header
         return
+
+
+def _when(container: "InputContainer", packet: "Packet[Stream]") -> int | None:
+    """When the packet's frame is shown, in ticks; where only that is known, when it is decoded."""
+    return packet.dts if packet.pts is None or container.format.name == AVI else packet.pts
 
 
 def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:

@@ -1,5 +1,6 @@
 """The frame that is asked for is the one that comes, upright, with little decoding; all else is one line."""
 
+import io
 import os
 import random
 import shutil
@@ -118,11 +119,12 @@ def test_any_choice_of_frames_in_any_order(long_clip, indices):
     assert len({id(picture) for picture in pictures}) == len(set(indices))  # a repeated frame is one picture
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "webm"])
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts", "webm", "avi"])
 def test_sampling_decodes_a_small_part_of_a_long_clip(suffix, tmp_path, decoded):
     codec = "libvpx-vp9" if suffix == "webm" else "libx264"
     kind = "mpegts" if suffix == "ts" else None
-    path = write_clip(tmp_path / f"clip.{suffix}", 600, gop=25, codec=codec, kind=kind)
+    options = {"bf": "0" if suffix == "avi" else "2"}
+    path = write_clip(tmp_path / f"clip.{suffix}", 600, gop=25, codec=codec, kind=kind, options=options)
     info = probe_video(path)
     indices = choose_frames(VideoConfig(max_frames=8), info)
     pictures = load_frames(path, info, indices)
@@ -252,6 +254,15 @@ def test_an_empty_sample_is_a_frame_that_was_dropped(tmp_path):
     info = probe_video(bytes(data))
     assert len(info.times) == 47
     assert [number_of(picture) for picture in load_frames(bytes(data), info, [0, 46])] == [0, 46]
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_avi_fills_gaps_with_empty_packets(codec, tmp_path):
+    stamps = [40 * number + 400 * (number > 20) for number in range(48)]
+    path = write_clip(tmp_path / "clip.avi", codec=codec, stamps=stamps, options={"bf": "0"})
+    info = probe_video(path)
+    assert info.times == pytest.approx([stamp / 1000 for stamp in stamps])
+    assert [number_of(picture) for picture in load_frames(path, info, range(48))] == list(range(48))
 
 
 @pytest.mark.parametrize("name", ["bikes", "bigbuckbunny", "carphone_pristine", "carphone_distorted"])
@@ -447,7 +458,18 @@ def test_a_damaged_file_gives_the_right_frame_or_an_error(suffix, tmp_path):
     assert 0 < len(errors) < 72
 
 
-def test_a_picture_size_that_changes_is_refused(tmp_path):
+def test_a_stream_that_appears_in_the_middle_ends_nothing(tmp_path):
+    data = bytearray(write_clip(tmp_path / "clip.ts", kind="mpegts").read_bytes())
+    starts = [at for at in range(0, len(data), 188) if data[at + 1 : at + 3] == b"\x41\x00"]  # a frame begins
+    data[starts[30] + 1] = 0x75  # of another stream now
+    with av.open(io.BytesIO(data)) as container, pytest.raises(IndexError):  # what PyAV itself makes of it
+        list(container.demux())
+    info = probe_video(bytes(data))
+    assert len(info.times) == 47
+    assert number_of(load_frames(bytes(data), info, [3])[0]) == 3
+
+
+def test_a_picture_size_that_changes_is_refused(tmp_path, monkeypatch):
     stamps = [40 * number for number in range(24)]
     first = write_clip(tmp_path / "1.ts", 24, kind="mpegts", stamps=stamps, options={"bf": "0"})
     later = [960 + stamp for stamp in stamps]
@@ -459,6 +481,8 @@ def test_a_picture_size_that_changes_is_refused(tmp_path):
     assert (info.size, len(info.times)) == ((96, 64), 48)
     message = refused(lambda: load_frames(data, info, [0, 40]))
     assert "frame 40 (1.60 s) is 128 x 80 pixels, the first one 96 x 64" in message
+    monkeypatch.setattr(image, "MAX_PIXELS", 128 * 80 - 1)  # holds inside the stream too
+    assert "frame 40 (1.60 s) cannot be decoded" in refused(lambda: load_frames(data, info, [0, 40]))
 
 
 def test_limits(tmp_path, monkeypatch):
