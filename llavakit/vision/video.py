@@ -109,23 +109,23 @@ def name_of(source: VideoSource) -> str:
     """How an error message calls this video."""
     if isinstance(source, Path):
         return str(source)
-    return (
-        f"video of {len(source)} bytes" if isinstance(source, bytes) else f"video of {len(source)} pictures"
-    )
+    return f"video of {len(source)} {'bytes' if isinstance(source, bytes) else 'pictures'}"
 
 
 def _pictures(source: VideoSource) -> Sequence[image.Source] | None:
     """The frames of a directory, in the order of their names, or those of a sequence; None for anything else."""
-    if isinstance(source, bytes) or (isinstance(source, Path) and not source.is_dir()):
+    if isinstance(source, bytes):
         return None
-    found: Sequence[image.Source]
+    found: Sequence[image.Source] = source if not isinstance(source, Path) else ()
     if isinstance(source, Path):
-        files = [file for file in source.iterdir() if file.suffix.lower() in PICTURES]
-        files = [file for file in files if not file.name.startswith(".")]
-        files.sort(key=_by_number)
+        try:
+            if not source.is_dir():
+                return None
+            files = [file for file in source.iterdir() if file.suffix.lower() in PICTURES]
+        except OSError as error:
+            raise DataError(f"{source}: cannot be read: {error.strerror}") from None
+        files = sorted((file for file in files if not file.name.startswith(".")), key=_by_number)
         found = files
-    else:
-        found = source
     if not found:
         raise DataError(f"{name_of(source)}: no pictures in it ({', '.join(PICTURES)})")
     return found
@@ -151,7 +151,9 @@ def _probe_pictures(source: VideoSource, pictures: Sequence[image.Source]) -> Vi
 
 def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -> VideoInfo:
     shown, keys = array("q"), array("q")  # time stamps in ticks; eight bytes a frame, however long the film
-    read, end, last, trusted, first = 0, 0.0, (0, 0), True, None
+    read, end, trusted = 0, 0.0, True
+    last: tuple[int, int] | None = None  # stamp and duration
+    first: VideoFrame | None = None
     for packet in _demux(container):
         stamp = _when(container, packet)
         if stamp is None:  # the empty packet at the end, or one that nothing says when to show
@@ -169,14 +171,12 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
             keys.append(stamp)
         if stamp >= keys[0] and not packet.is_discard and not _is_hidden(stream, packet):
             shown.append(stamp)
-            last = (
-                (stamp, packet.duration or 0) if len(shown) == 1 else max(last, (stamp, packet.duration or 0))
-            )
+            last = max(last or (stamp, 0), (stamp, packet.duration or 0))
         if first is None:
             first = next(iter(stream.decode(packet)), None)
     if first is None:
         first = next(iter(stream.decode(None)), None)
-    if first is None or not shown:
+    if first is None or last is None:
         raise DataError(f"{name}: no frame in it can be decoded")
     _check_whole(container, stream, name, read=read, end=end)
     trusted &= container.format.name != AVI or not stream.codec_context.has_b_frames
@@ -188,16 +188,15 @@ def _check_whole(
     container: "InputContainer", stream: "VideoStream", name: str, *, read: int, end: float
 ) -> None:
     """Refuse a file that ends before its header says; `read` video frames were there, up to `end` seconds."""
-    listed = 0
-    if container.format.name == MP4 and read < len(
-        stream.index_entries
-    ):  # elsewhere it lists some frames only
+    listed = promised = 0.0  # other formats list some frames only, and guess the duration
+    if container.format.name == MP4 and read < len(stream.index_entries):
         listed = sum(entry.size > 0 for entry in stream.index_entries)
+    if container.format.name == MATROSKA:
+        promised = (container.duration or 0) / 1e6
     if read < listed:
-        raise DataError(f"{name}: cut short, {read} of {listed} frames are in the file; get the file again")
-    promised = (
-        (container.duration or 0) / 1e6 if container.format.name == MATROSKA else 0
-    )  # elsewhere a guess
+        raise DataError(
+            f"{name}: cut short, {read} of {listed:.0f} frames are in the file; get the file again"
+        )
     if end < promised - 1:
         raise DataError(
             f"{name}: cut short, {end:.1f} of {promised:.1f} s are in the file; get the file again"
@@ -319,9 +318,8 @@ def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:
 
 def _is_hidden(stream: "VideoStream", packet: "Packet[Stream]") -> bool:
     """Whether it is only there for other frames to refer to: VP8 stores those as packets of their own."""
-    return (
-        stream.codec_context.name == "vp8" and not memoryview(packet)[0] & 0x10
-    )  # RFC 6386, 9.1: show_frame
+    show_frame = memoryview(packet)[0] & 0x10  # RFC 6386, 9.1
+    return stream.codec_context.name == "vp8" and not show_frame
 
 
 def _upright(frame: "VideoFrame") -> PIL.Image.Image:

@@ -265,6 +265,14 @@ def test_avi_fills_gaps_with_empty_packets(codec, tmp_path):
     assert [number_of(picture) for picture in load_frames(path, info, range(48))] == list(range(48))
 
 
+def test_an_empty_packet_does_not_end_decoding(tmp_path):
+    with av.open(write_clip(tmp_path / "clip.mp4", 30)) as container:
+        (stream,) = container.streams.video
+        packets = [*container.demux(stream)]
+        frames = [*video._decode([*packets[:9], av.Packet(), *packets[9:]], stream)]
+    assert [number_of(frame.to_image()) for frame in frames] == list(range(30))
+
+
 @pytest.mark.parametrize("name", ["bikes", "bigbuckbunny", "carphone_pristine", "carphone_distorted"])
 def test_real_clips(name, decoded):
     path = real_clips()[name]
