@@ -36,7 +36,7 @@ class Chat:
         videos: Sequence[str | VideoSource] = (),
         sampling: Sampling = GREEDY,
     ) -> str:
-        """The answer to one question about images (paths, bytes or opened ones) and videos (paths, bytes, frames)."""
+        """The answer to one question about images (paths, bytes, opened) and videos (paths, bytes, frames)."""
         asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
         return self.batch([Conversation((asked,))], sampling=sampling)[0]
 
@@ -81,7 +81,7 @@ def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dty
 
 
 def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:
-    """Strings become paths; a string that is not in a list (it would be taken letter by letter) is an error here."""
+    """Strings become paths; a string in place of a list (taken letter by letter) is an error here."""
     if isinstance(media, str | bytes | Path):
         raise DataError(f"{name} must be a list: {name}=['x.png']")
     return [Path(item) if isinstance(item, str) else item for item in media]

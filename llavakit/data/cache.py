@@ -1,9 +1,9 @@
 """Features of a frozen tower, kept on disk: an image is encoded once, whatever the number of epochs and runs.
 
-A cache is a folder with `rows.bin` (equal blocks of float32, one a tile) and `keys.txt` (its first line is the shape
-of a block; every other line one image: its key and how many blocks it has, in the order of the file). A key names
-the content, the plan and the tower, so a changed file or setting is computed anew. Blocks are appended, keys after
-them: an interrupted run leaves a shorter but correct cache.
+A cache is a folder with `rows.bin` (equal blocks of float32, one a tile) and `keys.txt` (its first line is the
+shape of a block; every other line one image: its key and how many blocks it has, in the order of the file). A key
+names the content, the plan and the tower, so a changed file or setting is computed anew. Blocks are appended, keys
+after them: an interrupted run leaves a shorter but correct cache.
 """
 
 import hashlib

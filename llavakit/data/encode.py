@@ -90,8 +90,8 @@ class Encoder:
         seen = sum(media.plan.num_tokens for media in sample.media)
         factor = rope_factor(sample.length, self.context)
         raise DataError(
-            f"{sample.length} tokens ({seen} of images and videos) do not fit the model's context of {self.context}; "
-            f"shorten it, use fewer tiles or frames, or stretch the positions: model.rope_factor={factor}"
+            f"{sample.length} tokens ({seen} of images and videos) do not fit the model's context of "
+            f"{self.context}; shorten it, use fewer tiles or frames, or stretch the positions: model.rope_factor={factor}"
         )
 
     def _tell_times(self, conversation: Conversation, media: tuple[Media, ...]) -> Conversation:

@@ -1,4 +1,4 @@
-"""Every kind of plan in the model: packed equals one by one, cached equals computed, and a slow twin of the merge."""
+"""Every kind of plan in the model: packed equals one by one, cached equals computed; a slow twin of the merge."""
 
 import numpy as np
 import PIL.Image
@@ -104,15 +104,15 @@ def test_packed_equals_one_by_one_and_cached_equals_computed(card):
     model = model_for(card)
     encoder = Encoder(tiny.byte_level_tokenizer(), template("chatml"), card.image, card.video)
     samples = [encoder.encode(talk) for talk in conversations(card)]
-    tiles = [[media.tiles() for media in sample.media] for sample in samples]
-    packed = gradients(model, [collate(samples, sum(tiles, []))])
-    apart = gradients(model, [collate([s], cut) for s, cut in zip(samples, tiles, strict=True)])
+    tiles = [media.tiles() for sample in samples for media in sample.media]
+    packed = gradients(model, [collate(samples, tiles)])
+    apart = gradients(model, [collate([sample], [m.tiles() for m in sample.media]) for sample in samples])
     assert packed.keys() == apart.keys()
     for name in packed:
         torch.testing.assert_close(packed[name], apart[name], atol=2e-5, rtol=1e-4, msg=name)
     with torch.no_grad():
-        computed = model.hidden(collate(samples, sum(tiles, [])))
-        features = [model.tower(cut) for cut in sum(tiles, [])]
+        computed = model.hidden(collate(samples, tiles))
+        features = [model.tower(cut) for cut in tiles]
         cached = model.hidden(collate(samples, features))
     torch.testing.assert_close(computed, cached, atol=1e-5, rtol=1e-5)
     for name in card.marks:
