@@ -165,6 +165,8 @@ def test_what_does_not_fit_the_context_names_both_numbers_and_the_setting(tmp_pa
     fitting = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE, context=whole.length)
     assert fitting.encode(talk) == whole
     short = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE, context=whole.length - 1)
-    message = f"{whole.length} tokens .4 of images and videos. do not fit .* context of {whole.length - 1}; .*"
+    message = (
+        f"{whole.length} tokens .4 of images and videos. do not fit .* context of {whole.length - 1}; .*"
+    )
     with pytest.raises(DataError, match=message + "model.rope_factor=2"):
         short.encode(talk)
