@@ -10,6 +10,7 @@ from transformers import AutoConfig
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
 from llavakit.model.connector import ConnectorConfig
+from llavakit.model.convert.original import card_settings, is_original, need_template, vision_settings
 from llavakit.model.tower import TowerConfig
 from llavakit.text.template import Template
 from llavakit.text.templates import template
@@ -66,6 +67,11 @@ def load_card(path: Path, template_name: str | None = None) -> Card:
     if "llavakit" in config:
         section = {key: value for key, value in config["llavakit"].items() if key != "version"} | chosen
         return make(Card, section, where=f"{folder}/config.json: llavakit")
+    if is_original(config):
+        where = f"{folder}/config.json"
+        if template_name is None:
+            raise need_template(config, where)
+        return make(Card, card_settings(config, vision_settings(config, where), where) | chosen, where=where)
     if config.get("model_type") != "llava":
         raise CheckpointError(
             f"{folder}: model_type {config.get('model_type')!r} is not a LLaVA that llavakit reads"

@@ -10,6 +10,7 @@ convolutional tower (or a standardizing connector) has no such class: the direct
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -22,6 +23,8 @@ from llavakit.core.errors import CheckpointError
 from llavakit.core.files import atomic_directory
 from llavakit.model.card import VISION_DEFAULTS, Card, load_card, read_json, resolve
 from llavakit.model.connector import build_connector
+from llavakit.model.convert.assemble import read_original
+from llavakit.model.convert.original import is_original
 from llavakit.model.huggingface import hf_config, hf_tensors, our_tensors, processor_files
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import empty_tower
@@ -46,6 +49,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model, settings, tokenizer and processor into an existing folder."""
+    write_settings(checkpoint, folder)
+    save_torch_state_dict(hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"})
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write everything but the weights."""
     model, card = checkpoint.model, checkpoint.card
     files = {
         "config.json": hf_config(model, card, checkpoint.tokenizer.image_token_id),
@@ -57,30 +66,36 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
-    save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
 
 
 def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:
-    """A checkpoint written by `save`, or a Hugging Face LLaVA directory (then `template_name` is needed to talk).
+    """A checkpoint written by `save`, or a Hugging Face or original LLaVA directory (those need `template_name`).
 
     Weights keep the type they are stored in unless `dtype` says otherwise.
     """
     folder = resolve(path)
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
+    if is_original(config):
+        config, stored, tokenizer = read_original(folder, template_name)
+    else:
+        stored, tokenizer = _read_tensors(folder), Tokenizer.load(folder, ours="llavakit" in config)
+    vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
+    model = empty_model(card, config["text_config"], vision)
+    _fill(model, stored, card, folder)
+    return Checkpoint(model if dtype is None else model.to(dtype), tokenizer, card)
+
+
+def empty_model(card: Card, text: dict[str, Any], vision: dict[str, Any] | None) -> Llava:
+    """A model of the right shape whose weights a checkpoint will fill."""
+    settings = dict(text)
     with no_init_weights():
-        settings = dict(config["text_config"])
         language = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(settings.pop("model_type"), **settings)
         )
-    vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
-    model = Llava(tower, connector, language, Newline(card.marks, language.config.hidden_size))
-    _fill(model, _read_tensors(folder), card, folder)
-    return Checkpoint(
-        model if dtype is None else model.to(dtype), Tokenizer.load(folder, ours="llavakit" in config), card
-    )
+    return Llava(tower, connector, language, Newline(card.marks, language.config.hidden_size))
 
 
 def _fill(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> None:
