@@ -22,6 +22,7 @@ from llavakit.model.convert.weights import Stored, Weights, has_weights, open_fi
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 PROJECTOR = "mm_projector.bin"
+SLOW = "tokenizer.model"
 LAYER = "tower.vision.encoder.layers.{}."
 
 
@@ -93,13 +94,16 @@ def read_original(
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer; one without tokenizer.json is converted by `transformers`, where it can."""
-    try:
-        tokenizer = Tokenizer.load(folder, ours=True)
-    except ImportError as error:
-        raise CheckpointError(
-            f"{folder}: only a slow tokenizer is here, and converting it needs more packages: "
-            f"pip install sentencepiece protobuf ({str(error).strip().splitlines()[0]})"
-        ) from None
+    if (folder / SLOW).is_file() and not (folder / "tokenizer.json").is_file():
+        try:
+            import google.protobuf  # noqa: F401
+            import sentencepiece  # noqa: F401
+        except ImportError as error:
+            raise CheckpointError(
+                f"{folder}: only the slow tokenizer ({SLOW}) is here, and converting it needs {error.name}: "
+                "pip install sentencepiece protobuf"
+            ) from None
+    tokenizer = Tokenizer.load(folder, ours=True)
     length = config.get("tokenizer_model_max_length")
     if isinstance(length, int):
         tokenizer.hf.model_max_length = length
