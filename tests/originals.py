@@ -33,7 +33,9 @@ CLASSES = {
 class Original:
     """A random model's parts, and its tensors by the names of released code."""
 
-    def __init__(self, decoder="llama", tower="clip", projector="mlp2x_gelu", *, tie=False, newline=False, seed=0):
+    def __init__(
+        self, decoder="llama", tower="clip", projector="mlp2x_gelu", *, tie=False, newline=False, seed=0
+    ):
         torch.manual_seed(seed)
         self.decoder, self.kind, self.projector_kind = decoder, tower, projector
         self.tokenizer = tiny.TOKENIZERS["chatml" if decoder == "qwen2" else "vicuna_v1"]()
@@ -46,7 +48,9 @@ class Original:
         self.tower.eval()
         first = torch.nn.Linear(NARROW, WIDE)
         self.projector = (
-            first if projector == "linear" else torch.nn.Sequential(first, torch.nn.GELU(), torch.nn.Linear(WIDE, WIDE))
+            first
+            if projector == "linear"
+            else torch.nn.Sequential(first, torch.nn.GELU(), torch.nn.Linear(WIDE, WIDE))
         )
         self.newline = torch.randn(WIDE) if newline else None
 

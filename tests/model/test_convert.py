@@ -22,7 +22,9 @@ TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 def same(found, expected):
     assert found.keys() == expected.keys()
-    assert all(torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype for key in expected)
+    assert all(
+        torch.equal(found[key], expected[key]) and found[key].dtype == expected[key].dtype for key in expected
+    )
 
 
 def question(loaded, tmp_path, count=2):
@@ -63,7 +65,9 @@ def released_logits(original, sample, tiles):
 def test_an_original_directory_loads_with_the_released_logits(tmp_path, decoder, tower, projector):
     original = Original(decoder, tower, projector)
     original.save(tmp_path / "original", "sharded bin", inside=tower == "siglip")
-    loaded = checkpoints.load(tmp_path / "original", template_name="chatml" if decoder == "qwen2" else "vicuna_v1")
+    loaded = checkpoints.load(
+        tmp_path / "original", template_name="chatml" if decoder == "qwen2" else "vicuna_v1"
+    )
     sample, tiles = question(loaded, tmp_path)
     expected = released_logits(original, sample, tiles)
     ours = our_logits(loaded, sample, tiles)
@@ -79,9 +83,17 @@ def test_there_and_back_keeps_every_bit(tmp_path, layout, projector, middle):
     convert(tmp_path / "original", tmp_path / "middle", middle, VICUNA)
     convert(tmp_path / "middle", tmp_path / "back", "original")
     same(read_weights(tmp_path / "back"), expected)
-    before, after = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("original", "back"))
+    before, after = (
+        json.loads((tmp_path / name / "config.json").read_text()) for name in ("original", "back")
+    )
     changed = {key for key in before.keys() & after.keys() if before[key] != after[key]}
-    assert changed <= {"dtype", "pad_token_id", "rope_scaling", "transformers_version", "unfreeze_mm_vision_tower"}
+    assert changed <= {
+        "dtype",
+        "pad_token_id",
+        "rope_scaling",
+        "transformers_version",
+        "unfreeze_mm_vision_tower",
+    }
     assert after["vocab_size"] == before["vocab_size"]
     assert after["tokenizer_model_max_length"] == 300
     words = [AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() for name in ("original", "back")]
@@ -130,14 +142,19 @@ def test_siglip_has_one_layer_less_than_its_own_checkpoint(tmp_path, kind):
     vision = json.loads((tmp_path / "ours/config.json").read_text())["vision_config"]
     assert (vision["num_hidden_layers"], vision["vision_use_head"]) == (3, False)
     convert(tmp_path / "ours", tmp_path / "back", "original")
-    same(read_weights(tmp_path / "back"), {k: v for k, v in original.tensors().items() if not k.endswith("inv_freq")})
+    same(
+        read_weights(tmp_path / "back"),
+        {k: v for k, v in original.tensors().items() if not k.endswith("inv_freq")},
+    )
 
 
 def test_spare_rows_of_the_vocabulary_stay(tmp_path):
     """Qwen's tables are longer than its tokenizer: `<image>` fits, so nothing is added or cut."""
     expected = Original("qwen2").save(tmp_path / "original")
     convert(tmp_path / "original", tmp_path / "hf", "hf", Options(template="chatml"))
-    assert len(read_weights(tmp_path / "hf")["language_model.lm_head.weight"]) == len(expected["lm_head.weight"])
+    assert len(read_weights(tmp_path / "hf")["language_model.lm_head.weight"]) == len(
+        expected["lm_head.weight"]
+    )
     convert(tmp_path / "hf", tmp_path / "back", "original")
     same(read_weights(tmp_path / "back"), expected)
 
@@ -215,7 +232,13 @@ def write_adapter(original, folder, rank_stabilised, spelling):
         {f"{prefix}mm_projector.{key}": value for key, value in projector.items()},
         folder / "non_lora_trainables.bin",
     )
-    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 12, "use_rslora": rank_stabilised, "fan_in_fan_out": False}
+    settings = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 12,
+        "use_rslora": rank_stabilised,
+        "fan_in_fan_out": False,
+    }
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     (folder / "config.json").write_text(json.dumps(original.config(folder)))
     return {"pairs": pairs, "projector": projector, "head": head}

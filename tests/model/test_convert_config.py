@@ -49,12 +49,19 @@ NEXT_VIDEO = V16 | {
 def card(config, **changes):
     config = config | changes
     vision = vision_settings(config, "config.json")
-    return make(Card, card_settings(config, vision, "config.json") | {"template": "plain"}, where="config.json")
+    return make(
+        Card, card_settings(config, vision, "config.json") | {"template": "plain"}, where="config.json"
+    )
 
 
 def test_llava_and_llava_1_5():
     first = card({"model_type": "llava", "mm_vision_tower": CLIP_224, "mm_use_im_start_end": True})
-    assert (first.connector.kind, first.image.kind, first.image.size, first.image.grid) == ("linear", "square", 224, 16)
+    assert (first.connector.kind, first.image.kind, first.image.size, first.image.grid) == (
+        "linear",
+        "square",
+        224,
+        16,
+    )
     assert first.im_start_end and first.tower.layer == -2 and first.video is None
     second = card(V15)
     assert (second.connector.kind, second.image.kind, second.image.grid) == ("mlp", "pad", 24)
@@ -77,14 +84,24 @@ def test_onevision_and_llava_video():
     assert (video.kind, video.pool, video.stride, video.newline) == ("squash", "bilinear", 2, "one_token")
     assert (video.max_frames, video.pool_first, video.time_instruction) == (32, False, False)
     video = card(VIDEO).video
-    assert (video.newline, video.max_frames, video.uniform, video.time_instruction) == ("grid", 64, True, True)
+    assert (video.newline, video.max_frames, video.uniform, video.time_instruction) == (
+        "grid",
+        64,
+        True,
+        True,
+    )
     slow_fast = card(VIDEO, add_faster_video=True, faster_token_stride=5)
     assert slow_fast.video.slow_fast.every == 5 and slow_fast.marks == ("image_newline", "faster_token")
 
 
 def test_next_video_pools_before_the_projector_and_knows_no_newline():
     video = card(NEXT_VIDEO).video
-    assert (video.kind, video.pool, video.pool_first, video.newline) == ("square", "average", True, "no_token")
+    assert (video.kind, video.pool, video.pool_first, video.newline) == (
+        "square",
+        "average",
+        True,
+        "no_token",
+    )
 
 
 def test_interleave_has_one_tile_and_no_newline():
@@ -96,20 +113,32 @@ def test_interleave_has_one_tile_and_no_newline():
 def test_merge_types_are_read_word_by_word():
     pooled = card(V16, mm_patch_merge_type="spatial_maxpool2x2_nobase").image.anyres
     assert (pooled.merge, pooled.max_pool, pooled.base) == ("spatial", True, "none")
-    assert card(V16, image_aspect_ratio="anyres_max_4", mm_patch_merge_type="spatial").image.anyres.max_tiles is None
+    assert (
+        card(V16, image_aspect_ratio="anyres_max_4", mm_patch_merge_type="spatial").image.anyres.max_tiles
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mm_projector_type": "mlp3x_gelu"}, "mm_projector_type='mlp3x_gelu' is not supported.*linear, mlp2x_gelu"),
+        (
+            {"mm_projector_type": "mlp3x_gelu"},
+            "mm_projector_type='mlp3x_gelu' is not supported.*linear, mlp2x_gelu",
+        ),
         ({"mm_vision_select_feature": "cls_patch"}, "mm_vision_select_feature='cls_patch'.*only patch"),
         ({"mm_resampler_type": "qformer"}, "mm_resampler_type='qformer'"),
-        ({"mm_resampler_type": "spatial_pool", "mm_spatial_pool_mode": "conv"}, "mm_spatial_pool_mode='conv'"),
+        (
+            {"mm_resampler_type": "spatial_pool", "mm_spatial_pool_mode": "conv"},
+            "mm_spatial_pool_mode='conv'",
+        ),
         ({"s2": True}, "s2=True"),
         ({"image_aspect_ratio": "crop_split"}, "image_aspect_ratio='crop_split' is not supported"),
         ({"mm_patch_merge_type": "unires"}, "mm_patch_merge_type='unires'"),
-        ({"mm_patch_merge_type": "spatial_unpad"}, "image_aspect_ratio=pad with mm_patch_merge_type=spatial_unpad"),
+        (
+            {"mm_patch_merge_type": "spatial_unpad"},
+            "image_aspect_ratio=pad with mm_patch_merge_type=spatial_unpad",
+        ),
         ({"image_aspect_ratio": "anyres"}, "image_grid_pinpoints=None"),
         ({"add_faster_video": True, "mm_spatial_pool_mode": "average"}, "mm_newline_position=grid only"),
         ({"mm_vision_tower": None}, "mm_vision_tower=None names no vision tower; name one with --tower"),
@@ -124,12 +153,17 @@ def test_what_cannot_be_expressed_is_refused_with_its_name(changes, message):
 
 def test_a_decoder_without_a_class_is_refused():
     with pytest.raises(UserError, match="LlavaMptForCausalLM is not a LLaVA that llavakit reads"):
-        text_settings(V15 | {"architectures": ["LlavaMptForCausalLM"], "model_type": "llava_mpt"}, "config.json")
+        text_settings(
+            V15 | {"architectures": ["LlavaMptForCausalLM"], "model_type": "llava_mpt"}, "config.json"
+        )
 
 
 def test_the_class_counts_before_the_model_type_and_stage_1_kept_the_base_class():
     assert text_settings(ONEVISION, "x")["model_type"] == "qwen2"
-    assert text_settings(V15 | {"architectures": ["LlamaForCausalLM"], "model_type": "llava"}, "x")["model_type"] == "llama"
+    assert (
+        text_settings(V15 | {"architectures": ["LlamaForCausalLM"], "model_type": "llava"}, "x")["model_type"]
+        == "llama"
+    )
 
 
 def test_rope_scaling_survives_both_ways():
@@ -152,7 +186,11 @@ IMAGES = st.sampled_from(
         {"image_aspect_ratio": "pad"},
         {"image_aspect_ratio": "keep"},
         *(
-            {"image_aspect_ratio": aspect, "mm_patch_merge_type": merge, "image_grid_pinpoints": "(1x1),...,(2x3)"}
+            {
+                "image_aspect_ratio": aspect,
+                "mm_patch_merge_type": merge,
+                "image_grid_pinpoints": "(1x1),...,(2x3)",
+            }
             for aspect in ("anyres", "highres", "anyres_max_9")
             for merge in ("flat", "spatial", "spatial_unpad", "spatial_nobase", "spatial_unpad_maxpool2x2")
         ),
@@ -186,8 +224,14 @@ def test_a_card_in_released_words_is_the_same_card(tower, image, video, frame):
         ({"connector": {"kind": "mlp", "standardize": True}}, "connector.standardize"),
         ({"image": {"kind": "squash"}}, "image.kind=squash with this tower"),
         ({"image": {"std": (1, 1, 1)}}, "image.mean and std"),
-        ({"image": {"kind": "anyres", "anyres": {"pinpoints": [(336, 672)], "max_tokens": 99}}}, "anyres.max_tokens"),
-        ({"image": {"kind": "anyres", "anyres": {"pinpoints": [(336, 672)], "base": "pad"}}}, "anyres.base=pad"),
+        (
+            {"image": {"kind": "anyres", "anyres": {"pinpoints": [(336, 672)], "max_tokens": 99}}},
+            "anyres.max_tokens",
+        ),
+        (
+            {"image": {"kind": "anyres", "anyres": {"pinpoints": [(336, 672)], "base": "pad"}}},
+            "anyres.base=pad",
+        ),
         ({"video": {"newline": "grid"}}, "video.newline=grid without anyres.merge=unpad"),
         ({"video": {"kind": "pad"}}, "video.kind=pad with this tower"),
     ],

@@ -66,7 +66,9 @@ def _check_place(source: Path, target: Path) -> None:
     here, there = source.resolve(), target.resolve()
     if here == there or here in there.parents or there in here.parents:
         raise ConfigError(f"{target} and {source} overlap; choose another place for the converted model")
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()):
+    if target.is_file() or (
+        target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()
+    ):
         raise ConfigError(f"{target} exists and holds no model; it would be replaced: choose a new name")
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import read_json
 from llavakit.model.convert.keys import from_original
+from llavakit.model.convert.vocabulary import EMBEDDING, HEAD
 from llavakit.model.convert.weights import Stored, Weights, first_existing, open_file
 
 ADAPTER = "adapter_config.json"
@@ -103,8 +104,10 @@ def add_delta(weights: Weights, base: Weights, folder: Path) -> Weights:
 
 
 def _sum(delta: Stored, base: Stored, key: str, folder: Path) -> Stored:
-    same_width = delta.shape[1:] == base.shape[1:]
-    if not same_width or base.shape[0] > delta.shape[0]:
+    shared = (
+        key in (EMBEDDING, HEAD) and base.shape[1:] == delta.shape[1:] and base.shape[0] <= delta.shape[0]
+    )
+    if not shared and base.shape != delta.shape:
         raise CheckpointError(
             f"{folder}: {key} is {list(base.shape)} there, {list(delta.shape)} in the delta"
         )

@@ -6,6 +6,7 @@ A conversion is a chain of plain functions over such a table, so it never holds 
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -150,8 +151,12 @@ class Pickles:
 
 def _load_pickle(file: Path) -> dict[str, Tensor]:
     try:
-        # The format before PyTorch 1.6 is no zip file and cannot be mapped: it is read whole.
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about pickle protocols, before the error that says more
+            # The format before PyTorch 1.6 is no zip file and cannot be mapped: it is read whole.
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{file}: refused: it holds more than tensors, and reading it could run its code; "
