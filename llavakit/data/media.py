@@ -63,7 +63,7 @@ class Media:
 
 
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
-    """Plan a part of a conversation from its header. `alone`: the sample has no other image or video."""
+    """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
     if isinstance(part, Image):
         return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
     if video is None:
