@@ -92,9 +92,9 @@ def tower_config(kind: str):
     return CLIPVisionConfig(**settings, image_size=56, patch_size=14)
 
 
-def decoder_config(kind: str, vocab: int):
+def decoder_config(kind: str, vocab: int, width: int):
     settings = {
-        "vocab_size": vocab, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2,
+        "vocab_size": vocab, "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048,
         "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     }  # fmt: skip
@@ -105,7 +105,7 @@ def decoder_config(kind: str, vocab: int):
     return LlamaConfig(**settings)
 
 
-def config(kind: str, vocab: int, image_id: int, video_id: int):
+def config(kind: str, vocab: int, image_id: int, video_id: int, width: int):
     extra = {} if kind not in VIDEOS else {"video_token_index": video_id}
     if kind == "llava_onevision":
         extra |= {"vision_aspect_ratio": "anyres_max_4", "image_grid_pinpoints": SIGLIP_GRIDS}
@@ -114,7 +114,7 @@ def config(kind: str, vocab: int, image_id: int, video_id: int):
         extra |= {"image_grid_pinpoints": CLIP_GRIDS}
     return CONFIGS[kind](
         vision_config=tower_config(kind),
-        text_config=decoder_config(kind, vocab),
+        text_config=decoder_config(kind, vocab, width),
         image_token_index=image_id,
         **extra,
     )
@@ -155,13 +155,13 @@ def read_processor(folder: Path):
     )
 
 
-def directory(kind: str, folder: Path, seed: int = 0):
-    """A fresh directory as transformers saves it; returns its model, in float32."""
+def directory(kind: str, folder: Path, seed: int = 0, width: int = 48):
+    """A fresh directory as transformers saves it, with a decoder of `width`; returns its model, in float32."""
     torch.manual_seed(seed)
     tokenizer = tiny.byte_level_tokenizer()
     tokenizer.add_special(["<image>", "<video>"])
     ids = tokenizer.hf.get_vocab()
-    hf = MODELS[kind](config(kind, len(tokenizer), ids["<image>"], ids["<video>"])).eval()
+    hf = MODELS[kind](config(kind, len(tokenizer), ids["<image>"], ids["<video>"], width)).eval()
     with torch.no_grad():  # the default initialisation is so small that a wrong row would hardly show
         for name, parameter in hf.named_parameters():
             if parameter.ndim > 1:  # tied embeddings repeat the last token unless the layers outweigh them

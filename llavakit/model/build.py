@@ -70,6 +70,7 @@ def build(config: ModelConfig) -> Checkpoint:
             if mine != theirs:
                 raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
         _add_tokens(started.model.language, started.tokenizer, card.special_tokens)
+        started.model.newline = _with_marks(started.model, card.marks)
         return Checkpoint(started.model, started.tokenizer, card)
     language, tokenizer = load_language(config.language, card.special_tokens)
     if config.rope_factor is not None:
@@ -110,6 +111,14 @@ def _add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence
         with torch.no_grad():
             for table in _tables(language):
                 table.weight[old:] = table.weight[:old].mean(dim=0)
+
+
+def _with_marks(model: Llava, names: tuple[str, ...]) -> Newline:
+    """The learned rows `names`: the model's own where it has them, fresh ones where a stage brings them in."""
+    newline = Newline(names, model.language.config.hidden_size)
+    trained = {name: row for name, row in model.newline.state_dict().items() if name in names}
+    newline.load_state_dict(trained, strict=False)
+    return newline.to(model.device, model.language.dtype)
 
 
 def _tables(language: PreTrainedModel) -> list[Any]:

@@ -181,6 +181,9 @@ def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
         "dtype": str(model.language.dtype).removeprefix("torch."),
         "llavakit": {"version": __version__, **card.model_dump(mode="json")},
     }
+    if isinstance(model.tower, ViTTower):
+        vision = model.tower.vision.config
+        config["vision_config"] = vision.to_diff_dict() | {"model_type": vision.model_type}
     kind = hf_fit(card).model_type
     if kind is None:
         return config
@@ -189,7 +192,6 @@ def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
     config |= {
         "model_type": kind,
         "architectures": [CLASSES[kind].model],
-        "vision_config": tower.vision.config.to_diff_dict() | {"model_type": tower.vision.config.model_type},
         "image_token_index": image_id,
         "projector_hidden_act": "linear" if card.connector.kind == "linear" else "gelu",
         "multimodal_projector_bias": True,
