@@ -1,4 +1,4 @@
-"""Our models in the words of `transformers`: LlavaForConditionalGeneration's config, key names and processor."""
+"""Weights under the names of `transformers`: those we write, and every spelling that we read."""
 
 from typing import Any
 
@@ -9,75 +9,9 @@ from transformers import PreTrainedModel
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
 from llavakit.model.llava import MARKS, Llava
-from llavakit.model.tower import ViTTower
-from llavakit.text.tokenizer import IMAGE_TOKEN
-from llavakit.version import __version__
 
-
-def hf_config(model: Llava, card: Card, image_token_id: int) -> dict[str, Any]:
-    """config.json. `model_type` is `llava` where their class computes the same, else `llavakit`."""
-    language: Any = model.language.config
-    config: dict[str, Any] = {
-        "model_type": "llavakit",
-        "text_config": language.to_diff_dict()
-        | {"model_type": language.model_type, "vocab_size": language.vocab_size},
-        "tie_word_embeddings": bool(language.tie_word_embeddings),
-        "dtype": str(model.language.dtype).removeprefix("torch."),
-        "llavakit": {"version": __version__, **card.model_dump(mode="json")},
-    }
-    tower = _vit(model, card)
-    if tower is None:
-        return config
-    vision = tower.vision.config
-    return config | {
-        "model_type": "llava",
-        "architectures": ["LlavaForConditionalGeneration"],
-        "vision_config": vision.to_diff_dict() | {"model_type": vision.model_type},
-        "image_token_index": image_token_id,
-        "image_seq_length": tower.num_rows,
-        "projector_hidden_act": "linear" if card.connector.kind == "linear" else "gelu",
-        "multimodal_projector_bias": True,
-        "vision_feature_layer": card.tower.layer,
-        "vision_feature_select_strategy": _select(tower),
-    }
-
-
-def _vit(model: Llava, card: Card) -> ViTTower | None:
-    """The tower, if LlavaForConditionalGeneration can be this model: a ViT, and nothing before the connector."""
-    return model.tower if isinstance(model.tower, ViTTower) and not card.connector.standardize else None
-
-
-def processor_files(model: Llava, card: Card) -> dict[str, dict[str, Any]]:
-    """The two files from which AutoProcessor makes a LlavaProcessor with our pixels and token counts."""
-    tower = _vit(model, card)
-    if tower is None:
-        return {}
-    image = card.image
-    return {
-        "preprocessor_config.json": {
-            "image_processor_type": "LlavaImageProcessor",
-            "processor_class": "LlavaProcessor",
-            "do_convert_rgb": True,
-            "do_pad": image.kind == "pad",
-            "do_resize": True,
-            "resample": 3,  # bicubic
-            "size": {"shortest_edge": image.size},
-            "do_center_crop": True,
-            "crop_size": {"height": image.size, "width": image.size},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": list(image.mean),
-            "image_std": list(image.std),
-        },
-        "processor_config.json": {
-            "processor_class": "LlavaProcessor",
-            "image_token": IMAGE_TOKEN,
-            "patch_size": image.size // image.grid,
-            "num_additional_image_tokens": tower.num_cls,
-            "vision_feature_select_strategy": _select(tower),
-        },
-    }
+# Buffers that older versions stored; all are made from the config.
+BUFFERS = (".position_ids", ".rotary_emb.inv_freq")
 
 
 def hf_tensors(model: Llava, card: Card) -> dict[str, Tensor]:
@@ -100,10 +34,11 @@ def hf_tensors(model: Llava, card: Card) -> dict[str, Tensor]:
     return {key: tensor.detach().cpu() for key, tensor in out.items()}
 
 
-def our_tensors(stored: dict[str, Tensor], model: Llava, card: Card) -> dict[str, Tensor]:
+def our_tensors(stored: dict[str, Tensor], language: PreTrainedModel, card: Card) -> dict[str, Tensor]:
     """Stored tensors under our names, from any spelling that `transformers` has written for LLaVA."""
-    tensors = {_our_key(key, model.language): tensor for key, tensor in stored.items()}
-    if model.language.config.tie_word_embeddings and "language.model.embed_tokens.weight" in tensors:
+    tensors = {_our_key(key, language): tensor for key, tensor in stored.items() if not key.endswith(BUFFERS)}
+    config: Any = language.config
+    if config.tie_word_embeddings and "language.model.embed_tokens.weight" in tensors:
         tensors.setdefault("language.lm_head.weight", tensors["language.model.embed_tokens.weight"])
     if card.connector.kind == "linear":
         weight = tensors.pop("connector.linear_2.weight", None)
@@ -113,11 +48,6 @@ def our_tensors(stored: dict[str, Tensor], model: Llava, card: Card) -> dict[str
         if bias is not None and bias.any():
             raise CheckpointError("connector.kind is linear, but the stored second layer has a bias")
     return tensors
-
-
-def _select(tower: ViTTower) -> str:
-    """Their word for what happens to the class row: `default` drops it, `full` keeps all rows."""
-    return "full" if tower.num_cls == 0 else "default"
 
 
 def _our_key(key: str, language: PreTrainedModel) -> str:

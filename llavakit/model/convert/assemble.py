@@ -1,12 +1,18 @@
 """A model out of an original LLaVA directory and what it needs beside it: base, adapter, projector file, tower."""
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from transformers import PreTrainedConfig
+
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
-from llavakit.model.card import IMAGE_FRAME, Card, read_json
+from llavakit.core.files import read_json
+from llavakit.model.card import IMAGE_FRAME, Card
 from llavakit.model.convert.keys import from_original, from_projector_file, from_tower, to_hf
 from llavakit.model.convert.lora import ADAPTER, add_delta, merge_lora
 from llavakit.model.convert.original import (
@@ -43,7 +49,7 @@ class Opened:
     """A model whose weights are still in their files, under our names."""
 
     card: Card
-    text: dict[str, Any]  # settings of the language model, with its model_type
+    text: PreTrainedConfig  # the language model's
     vision: dict[str, Any] | None
     weights: Weights
     tokenizer: Tokenizer
@@ -52,8 +58,10 @@ class Opened:
 
     def with_weights(self, weights: Weights) -> "Opened":
         """The same model with other weights, and the size of vocabulary that they have."""
-        rows = weights[EMBEDDING].shape[0] if EMBEDDING in weights else self.text["vocab_size"]
-        return replace(self, weights=weights, text={**self.text, "vocab_size": rows})
+        text: Any = copy.deepcopy(self.text)
+        if EMBEDDING in weights:
+            text.vocab_size = weights[EMBEDDING].shape[0]
+        return replace(self, weights=weights, text=text)
 
 
 def open_original(folder: Path, template_name: str | None, sources: Sources = NOTHING) -> Opened:
@@ -66,9 +74,11 @@ def open_original(folder: Path, template_name: str | None, sources: Sources = NO
     vision = vision_settings(config, where, sources.tower)
     settings = card_settings(config, vision, where) | {"template": template_name}
     card = make(Card, settings, where=where)
-    weights, new_rows = _language(folder, sources)
-    if not any(key.startswith("tower.") for key in weights):
-        weights |= _renamed(open_weights(tower_folder(config, where, sources.tower)), from_tower)
+
+    def tower() -> Weights:
+        return _renamed(open_weights(tower_folder(config, where, sources.tower)), from_tower)
+
+    weights, new_rows = _parts(folder, sources, tower)
     weights = _used(weights, card, text, vision)
     _check_projector(weights, config, text, vision, folder)
     tokenizer_folder = _tokenizer_folder(folder, sources.base)
@@ -77,19 +87,19 @@ def open_original(folder: Path, template_name: str | None, sources: Sources = NO
     return opened.with_weights(_frame_rows(opened, config, new_rows, folder))
 
 
-def with_image_token(opened: Opened) -> Opened:
-    """With `<image>` in the vocabulary and room for it in the tables, as other programs need it."""
-    opened.tokenizer.add_special([IMAGE_TOKEN])
+def with_media_tokens(opened: Opened) -> Opened:
+    """With `<image>` (and `<video>`) in the vocabulary and room for it in the tables, as other programs need it."""
+    opened.tokenizer.add_special([IMAGE_TOKEN, *opened.card.special_tokens])
     return opened.with_weights(grow(opened.weights, len(opened.tokenizer), block=BLOCK))
 
 
 def read_original(
     folder: Path, template_name: str | None
-) -> tuple[dict[str, Any], dict[str, Any], Tokenizer]:
-    """An original directory as `checkpoint.load` reads others: config parts, tensors by `transformers` names."""
-    opened = with_image_token(open_original(folder, template_name))
-    config = {"text_config": opened.text, "vision_config": opened.vision}
-    return config, {to_hf(key): stored.read() for key, stored in opened.weights.items()}, opened.tokenizer
+) -> tuple[PreTrainedConfig, dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
+    """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
+    opened = with_media_tokens(open_original(folder, template_name))
+    tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
+    return opened.text, opened.vision, tensors, opened.tokenizer
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
@@ -110,8 +120,8 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _language(folder: Path, sources: Sources) -> tuple[Weights, Stored | None]:
-    """All weights the directory holds or changes, and rows of new tokens that a stage-1 file may carry."""
+def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tuple[Weights, Stored | None]:
+    """All weights, the tower's included, and rows of new tokens that a stage-1 file may carry."""
     adapter, projector = folder / ADAPTER, folder / PROJECTOR
     complete = has_weights(folder) and not adapter.is_file()
     if complete == (sources.base is not None):
@@ -120,6 +130,8 @@ def _language(folder: Path, sources: Sources) -> tuple[Weights, Stored | None]:
     if sources.delta_base is not None:
         base = _renamed(_open_base(sources.delta_base), from_original)
         weights = add_delta(weights, base, sources.delta_base)
+    if not any(key.startswith("tower.") for key in weights):
+        weights |= tower()  # before an adapter, which may have landed in it
     if adapter.is_file():
         return merge_lora(weights, folder), None
     if complete and (any(key.startswith("connector.") for key in weights) or not projector.is_file()):
@@ -149,11 +161,11 @@ def _open_base(folder: Path) -> Weights:
     return open_weights(folder)
 
 
-def _renamed(weights: Weights, rule: Any) -> Weights:
+def _renamed(weights: Weights, rule: Callable[[str], str | None]) -> Weights:
     return {name: stored for key, stored in weights.items() if (name := rule(key)) is not None}
 
 
-def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, Any]) -> Weights:
+def _used(weights: Weights, card: Card, text: PreTrainedConfig, vision: dict[str, Any]) -> Weights:
     """Without what the model does not compute, and with a head of its own where the file left it out."""
     out = dict(weights)
     if vision["model_type"] == SIGLIP:
@@ -161,7 +173,7 @@ def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, 
         out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
     marks = {f"newline.{name}" for name in card.marks}
     out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
-    if text.get("tie_word_embeddings"):
+    if text.tie_word_embeddings:
         out.pop(HEAD, None)
     elif HEAD not in out and EMBEDDING in out:
         table = out[EMBEDDING]
@@ -170,11 +182,11 @@ def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, 
 
 
 def _check_projector(
-    weights: Weights, config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], folder: Path
+    weights: Weights, config: dict[str, Any], text: PreTrainedConfig, vision: dict[str, Any], folder: Path
 ) -> None:
     """The projector's shapes, checked before anything is read: a wrong one is the most common mistake."""
     kind = config.get("mm_projector_type") or "linear"
-    wide, narrow = text["hidden_size"], vision["hidden_size"]
+    wide, narrow = text.hidden_size, vision["hidden_size"]
     expected = {"linear_1.weight": (wide, narrow), "linear_1.bias": (wide,)}
     if kind != "linear":
         expected |= {"linear_2.weight": (wide, wide), "linear_2.bias": (wide,)}

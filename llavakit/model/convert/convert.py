@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from llavakit.core.errors import CheckpointError, ConfigError, pick
-from llavakit.core.files import atomic_directory
+from llavakit.core.files import atomic_directory, read_json
 from llavakit.core.progress import say
-from llavakit.model.card import VISION_DEFAULTS, load_card, read_json, resolve
+from llavakit.model.card import load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, empty_model, write_settings
-from llavakit.model.convert.assemble import NOTHING, Opened, Sources, open_original, with_image_token
+from llavakit.model.convert.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
 from llavakit.model.convert.export import differences, original_config, tower_name
 from llavakit.model.convert.keys import from_hf, to_hf, to_original
 from llavakit.model.convert.original import SIGLIP, is_original
 from llavakit.model.convert.shards import write_shards
 from llavakit.model.convert.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
 from llavakit.model.convert.weights import Stored, Weights, open_weights
-from llavakit.model.huggingface import hf_config
+from llavakit.model.hf_card import part_settings
+from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
@@ -50,6 +51,8 @@ def convert(source: Path, target: Path, to: str, options: Options = PLAIN) -> No
     What the layout cannot express is refused before anything is written.
     """
     pick(TARGETS, to, "target")
+    if options.vocabulary is not None and to != "original":
+        raise ConfigError("--vocabulary is for --to original: the other layouts keep all rows")
     folder = resolve(source)
     _check_place(folder, target)
     opened = _open(folder, to, options)
@@ -78,20 +81,21 @@ def _open(folder: Path, to: str, options: Options) -> Opened:
     name = options.template or ("plain" if to == "original" and "llavakit" not in config else None)
     if is_original(config):
         return open_original(folder, name, options.sources)
-    if options.sources.base is not None or options.sources.delta_base is not None:
-        raise ConfigError(f"{folder} is no original LLaVA directory; --base and --delta-base are for those")
+    if options.sources != Sources(tower=options.sources.tower if to == "original" else None):
+        raise ConfigError(
+            f"{folder} is no original LLaVA directory; --base, --delta-base and --tower are for those "
+            "(--tower also names the tower of one that is written)"
+        )
     return _open_hf(folder, config, name)
 
 
 def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) -> Opened:
     """A directory of `transformers` or llavakit, with its weights still in their files."""
     card = load_card(folder, template_name)
-    vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
+    text, vision = part_settings(config, folder)
     ours = "llavakit" in config
     tokenizer = Tokenizer.load(folder, ours=ours)
-    opened = Opened(
-        card, config["text_config"], vision, {}, tokenizer, folder, card.tower.path if ours else None
-    )
+    opened = Opened(card, text, vision, {}, tokenizer, folder, card.tower.path if ours else None)
     language = _empty(opened).language
     children = frozenset(name for name, _ in language.named_children())
     weights = {
@@ -118,7 +122,7 @@ def _drop_identity(weights: Weights, folder: Path) -> None:
 def _empty(opened: Opened) -> Llava:
     """The model without memory: for its shapes and settings."""
     with torch.device("meta"):
-        return empty_model(opened.card, opened.text, opened.vision)
+        return empty_model(opened.card, opened.text, opened.vision, "meta")
 
 
 def _checked(opened: Opened) -> Llava:
@@ -148,14 +152,16 @@ def _checked(opened: Opened) -> Llava:
 def _write_ours(opened: Opened, target: Path, to: str, options: Options) -> None:
     """The layout of `transformers` with our section: `hf` only if one of its classes computes the same."""
     if EMBEDDING in opened.weights:
-        opened = with_image_token(opened)
+        opened = with_media_tokens(opened)
     model = _checked(opened)
     checkpoint = Checkpoint(model, opened.tokenizer, opened.card)
-    if to == "hf" and hf_config(model, opened.card, 0)["model_type"] == "llavakit":
+    fit = hf_fit(opened.card)
+    if to == "hf" and fit.model_type is None:
         raise CheckpointError(
-            "no class of transformers computes this model (its tower, connector, or what stands between image "
-            "tokens); --to llavakit keeps everything"
+            f"no class of transformers computes this model ({'; '.join(fit.lost)}); --to llavakit keeps everything"
         )
+    for difference in fit.lost if to == "hf" else ():
+        say(f"note: transformers differs in {difference}")
     weights = {to_hf(key): stored for key, stored in opened.weights.items()}
     if opened.card.connector.kind == "linear":
         weights |= _identity(opened.weights["connector.linear_1.weight"])
@@ -185,7 +191,7 @@ def _write_original(opened: Opened, folder: Path, target: Path, options: Options
     if opened.vision is None:
         raise CheckpointError("released LLaVA code cannot express a convolutional tower")
     vision, dtype = tower.vision.config, str(model.language.dtype).removeprefix("torch.")
-    name = options.sources.tower or opened.tower_name or tower_name(vision)
+    name = opened.tower_name or options.sources.tower or tower_name(vision)
     if name is None:
         raise CheckpointError(
             f"{folder} does not say what its vision tower is called; name its hub id with --tower"

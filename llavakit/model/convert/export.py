@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
@@ -19,7 +19,7 @@ SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 
 
 def original_config(
-    card: Card, language: PretrainedConfig, vision: PretrainedConfig, tower_name: str, dtype: str
+    card: Card, language: PreTrainedConfig, vision: PreTrainedConfig, tower_name: str, dtype: str
 ) -> dict[str, Any]:
     """config.json of the original layout. What it cannot express is refused."""
     _refuse(card, language, vision)
@@ -67,7 +67,7 @@ def differences(card: Card, tower_name: str, *, siglip: bool) -> list[str]:
     return notes
 
 
-def tower_name(vision: PretrainedConfig) -> str | None:
+def tower_name(vision: PreTrainedConfig) -> str | None:
     """The hub id of the released tower with this shape."""
     shape = (vision.model_type, vision.hidden_size, vision.image_size, vision.patch_size)
     for name, row in TOWERS.items():
@@ -76,7 +76,7 @@ def tower_name(vision: PretrainedConfig) -> str | None:
     return None
 
 
-def _refuse(card: Card, language: PretrainedConfig, vision: PretrainedConfig) -> None:
+def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) -> None:
     siglip = vision.model_type == SIGLIP
     image, video, anyres = card.image, card.video, card.image.anyres
     kinds = (FRAME[siglip], "pad", "keep", "anyres", "highres")
@@ -116,10 +116,10 @@ def _refuse(card: Card, language: PretrainedConfig, vision: PretrainedConfig) ->
             )
 
 
-def _language(language: PretrainedConfig) -> dict[str, Any]:
+def _language(language: PreTrainedConfig) -> dict[str, Any]:
     """The language model's settings as versions of `transformers` spelled them that released code runs on."""
     every = language.to_dict()
-    generic = PretrainedConfig().to_dict().keys() - set(SHARED)
+    generic = PreTrainedConfig().to_dict().keys() - set(SHARED)
     rope = dict(every.pop("rope_parameters", None) or {})
     kind = rope.pop("rope_type", "default")
     out = {key: value for key, value in every.items() if key not in generic and key != "layer_types"}

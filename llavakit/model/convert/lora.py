@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
-from llavakit.model.card import read_json
+from llavakit.core.files import read_json
 from llavakit.model.convert.keys import from_original
 from llavakit.model.convert.vocabulary import EMBEDDING, HEAD
 from llavakit.model.convert.weights import Stored, Weights, first_existing, open_file

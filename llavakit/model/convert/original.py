@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError, ConfigError, pick
 from llavakit.vision.anyres import read_pinpoints
@@ -75,15 +75,13 @@ def need_template(config: dict[str, Any], where: str) -> CheckpointError:
     )
 
 
-def text_settings(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """The language model's own settings, complete, with its model_type."""
+def text_settings(config: dict[str, Any], where: str) -> PreTrainedConfig:
+    """The language model's own settings."""
     kind = decoder_kind(config, where)
     known = AutoConfig.for_model(kind).to_dict().keys() | {"rope_theta", "rope_scaling"}
-    known -= PretrainedConfig().to_dict().keys()
+    known -= PreTrainedConfig().to_dict().keys()
     given = {key: value for key, value in config.items() if key in known and value is not None}
-    settings: dict[str, Any] = AutoConfig.for_model(kind, **given).to_diff_dict()
-    settings.pop("transformers_version", None)
-    return settings
+    return AutoConfig.for_model(kind, **given)
 
 
 def vision_settings(config: dict[str, Any], where: str, tower: str | None = None) -> dict[str, Any]:
