@@ -6,10 +6,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
+import llavakit
+from llavakit.core.errors import UserError
 from llavakit.core.types import IMAGE_ID
 from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
+from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.build import ModelConfig, build
 from llavakit.model.convert.assemble import Sources
 from llavakit.model.convert.convert import Options, convert
 from llavakit.text.conversation import Conversation, user
@@ -297,3 +301,88 @@ def test_a_stage_1_projector_joins_its_language_model(tmp_path, where, rows):
     if rows != "none":
         words = loaded.tokenizer.hf.get_vocab()
         assert torch.equal(found[[words["<im_start>"], words["<im_end>"]]], new)
+
+
+NEXT = {
+    "image_aspect_ratio": "anyres", "mm_patch_merge_type": "spatial_unpad",
+    "image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]],
+}  # fmt: skip
+ONEVISION = NEXT | {"image_aspect_ratio": "anyres_max_4", "mm_spatial_pool_mode": "bilinear"}
+NEXT_VIDEO = NEXT | {
+    "mm_resampler_type": "spatial_pool", "mm_spatial_pool_mode": "average", "mm_spatial_pool_stride": 2,
+}  # fmt: skip
+LLAVA_VIDEO = ONEVISION | {"mm_newline_position": "grid", "add_time_instruction": True, "frames_upbound": 64}
+
+
+@pytest.mark.parametrize(
+    ("config", "tower", "model_type"),
+    [
+        (NEXT, "clip", "llava_next"),
+        (ONEVISION, "siglip", "llava_onevision"),
+        (NEXT_VIDEO, "clip", "llava_next_video"),
+    ],
+)
+def test_each_class_of_transformers_and_back(tmp_path, config, tower, model_type, capsys):
+    original = Original("qwen2", tower, newline=True)
+    expected = original.save(tmp_path / "original", **config)
+    convert(tmp_path / "original", tmp_path / "hf", "hf", Options(template="chatml"))
+    assert "note: transformers differs in image.anyres.rule=llava" in capsys.readouterr().out
+    written = json.loads((tmp_path / "hf/config.json").read_text())
+    assert written["model_type"] == model_type
+    convert(tmp_path / "hf", tmp_path / "back", "original")
+    same(read_weights(tmp_path / "back"), expected)
+    back = json.loads((tmp_path / "back/config.json").read_text())
+    assert {key: back[key] for key in config} == config
+    # The same directory without our section: what transformers itself would have written.
+    del written["llavakit"]
+    (tmp_path / "hf/config.json").write_text(json.dumps(written))
+    convert(tmp_path / "hf", tmp_path / "plain", "original", Options(sources=Sources(tower="siglip-or-clip")))
+    same(read_weights(tmp_path / "plain"), expected)
+    plain = json.loads((tmp_path / "plain/config.json").read_text())
+    assert plain["image_grid_pinpoints"] == [[w, h] for w, h in written_as_width_height(written)]
+    assert plain["mm_vision_tower"] == "siglip-or-clip"
+
+
+def written_as_width_height(config):
+    """transformers lists (height, width)."""
+    return [(width, height) for height, width in config["image_grid_pinpoints"]]
+
+
+def test_what_only_released_code_has_is_refused_for_transformers_and_kept_for_us(tmp_path):
+    expected = Original("qwen2", "siglip", newline=True).save(tmp_path / "original", **LLAVA_VIDEO)
+    with pytest.raises(UserError, match=r"no class of transformers .*video.newline=grid.*--to llavakit"):
+        convert(tmp_path / "original", tmp_path / "hf", "hf", Options(template="chatml"))
+    assert not (tmp_path / "hf").exists()
+    convert(tmp_path / "original", tmp_path / "ours", "llavakit", Options(template="chatml"))
+    assert checkpoints.load(tmp_path / "ours").card.video.newline == "grid"
+    convert(tmp_path / "ours", tmp_path / "back", "original")
+    same(read_weights(tmp_path / "back"), expected)
+    back = json.loads((tmp_path / "back/config.json").read_text())
+    assert {key: back[key] for key in LLAVA_VIDEO} == LLAVA_VIDEO
+
+
+def test_a_run_starts_from_an_original_directory(tmp_path):
+    """And what it saves loads in transformers: there is room for <image>."""
+    Original().save(tmp_path / "original")
+    started = build(ModelConfig(start=tmp_path / "original", template="vicuna_v1"))
+    assert started.card.template == "vicuna_v1" and started.card.image.kind == "pad"
+    checkpoints.save(started, tmp_path / "saved")
+    again = LlavaForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert again.config.image_token_id < again.get_input_embeddings().num_embeddings
+    with pytest.raises(UserError, match="name one"):
+        build(ModelConfig(start=tmp_path / "original"))
+
+
+def test_a_chat_with_an_original_directory(tmp_path):
+    original = Original()
+    original.save(tmp_path / "original")
+    convert(tmp_path / "original", tmp_path / "ours", "llavakit", VICUNA)
+    picture = tiny.picture(tmp_path / "x.png")
+    sampling = Sampling(max_tokens=5)
+    answers = [
+        llavakit.load(tmp_path / name, template_name=given).ask(
+            "What is it?", images=[picture], sampling=sampling
+        )
+        for name, given in [("original", "vicuna_v1"), ("ours", None)]
+    ]
+    assert answers[0] == answers[1]

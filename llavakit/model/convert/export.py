@@ -56,6 +56,10 @@ def differences(card: Card, tower_name: str, *, siglip: bool) -> list[str]:
             "the model was read by transformers' rounding of AnyRes maps; released code has its own, "
             "which keeps other rows for about one image size in ten thousand"
         )
+    if card.image.anyres is not None and card.image.several == "same":
+        notes.append(
+            "released training code pads each of several images to one tile; here each is laid out by AnyRes"
+        )
     if card.video is not None and card.video.stride != 2:
         notes.append(
             f"the newest released code pools videos by 2, whatever is set (here {card.video.stride})"
@@ -97,7 +101,6 @@ def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) ->
             f"anyres.base={anyres.base} with merge={anyres.merge}": anyres.base == "pad"
             or (anyres.base == "none" and anyres.merge == "flat"),
             "anyres.max_tokens (the blog's rule)": anyres.max_tokens is not None,
-            "image.several=same with anyres": image.several == "same",
         }
     if video is not None:
         faults |= {
