@@ -16,7 +16,7 @@ from llavakit.model.card import load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, empty_model, write_settings
 from llavakit.model.convert.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
 from llavakit.model.convert.export import differences, original_config, tower_name
-from llavakit.model.convert.keys import from_hf, to_hf, to_original
+from llavakit.model.convert.keys import BUFFERS, from_hf, to_hf, to_original
 from llavakit.model.convert.original import SIGLIP, is_original
 from llavakit.model.convert.shards import write_shards
 from llavakit.model.convert.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
@@ -101,6 +101,7 @@ def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) ->
     weights = {
         from_hf(key, base=language.base_model_prefix, children=children): stored
         for key, stored in open_weights(folder).items()
+        if not key.endswith(BUFFERS)
     }
     if language.config.tie_word_embeddings:
         weights.pop(HEAD, None)
@@ -185,7 +186,7 @@ def _identity(first: Stored) -> Weights:
 
 
 def _write_original(opened: Opened, folder: Path, target: Path, options: Options) -> None:
-    opened, size = _original_vocabulary(opened, options)
+    opened, size = _original_vocabulary(opened, folder, options)
     model = _checked(opened)
     tower: Any = model.tower
     if opened.vision is None:
@@ -210,21 +211,25 @@ def _write_original(opened: Opened, folder: Path, target: Path, options: Options
         write_shards(weights, draft, options.shard_bytes)
 
 
-def _original_vocabulary(opened: Opened, options: Options) -> tuple[Opened, int | None]:
+def _original_vocabulary(opened: Opened, folder: Path, options: Options) -> tuple[Opened, int | None]:
     """Tables cut to the rows they had before <image> and its like were added; the size of the tokenizer then."""
-    rows = opened.weights[EMBEDDING].shape[0] if EMBEDDING in opened.weights else 0
-    wanted = options.vocabulary or original_rows(opened.tokenizer, rows)
-    size = first_added(opened.tokenizer)
-    if wanted > rows:
-        raise ConfigError(f"--vocabulary {wanted}: the model has {rows} rows")
-    if wanted < size:
-        raise ConfigError(
-            f"--vocabulary {wanted}: the tokenizer has {size} tokens besides <image> and its like"
-        )
+    if EMBEDDING not in opened.weights:
+        return opened, None  # a decoder that released code has no class for: refused later, by its name
+    rows, size = opened.weights[EMBEDDING].shape[0], first_added(opened.tokenizer)
+    wanted = rows
+    if options.vocabulary is not None:
+        wanted = options.vocabulary
+        if not size <= wanted <= rows:
+            raise ConfigError(
+                f"--vocabulary {wanted}: the tokenizer has {size} tokens besides <image> and its like, the tables "
+                f"have {rows} rows; choose from {size} to {rows}"
+            )
+    elif not is_original(read_json(folder / "config.json")):
+        wanted = original_rows(opened.tokenizer, rows)
     if wanted < rows:
         say(f"vocabulary: the first {wanted} of {rows} rows are kept")
         opened = opened.with_weights(cut(opened.weights, wanted))
-    return opened, size if size < len(opened.tokenizer) else None
+    return opened, size if size < len(opened.tokenizer) and wanted < rows else None
 
 
 def _context(tokenizer: Tokenizer, positions: int) -> int:

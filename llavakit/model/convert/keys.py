@@ -8,8 +8,8 @@ from llavakit.model.llava import MARKS
 
 ORIGINAL_TOWER = "model.vision_tower.vision_tower.vision_model."
 ORIGINAL_LAYERS = {"": "linear_1.", "0.": "linear_1.", "2.": "linear_2."}  # a linear projector has no number
-# Buffers of old versions, computed anew by the present ones.
-BUFFERS = (".rotary_emb.inv_freq", ".position_ids", "embeddings.position_ids")
+# Buffers that older versions stored; all are made from the config.
+BUFFERS = (".position_ids", ".rotary_emb.inv_freq")
 TEXT_SIDE = ("text_model.", "visual_projection.", "text_projection.", "logit_scale", "logit_bias")
 
 

@@ -29,7 +29,11 @@ def merge_lora(weights: Weights, folder: Path) -> Weights:
     for name, fine in PLAIN.items():
         if settings.get(name) not in fine:
             raise CheckpointError(f"{folder / ADAPTER}: {name}={settings.get(name)!r} cannot be merged here")
-    rank, alpha = settings["r"], settings["lora_alpha"]
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{folder / ADAPTER}: r={rank!r} and lora_alpha={alpha!r} are no rank and scale"
+        )
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     file = first_existing(folder, "adapter_model.safetensors", "adapter_model.bin")
     pairs, whole = _split(open_file(file), file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError, ConfigError, pick
@@ -81,7 +82,10 @@ def text_settings(config: dict[str, Any], where: str) -> PreTrainedConfig:
     known = AutoConfig.for_model(kind).to_dict().keys() | {"rope_theta", "rope_scaling"}
     known -= PreTrainedConfig().to_dict().keys()
     given = {key: value for key, value in config.items() if key in known and value is not None}
-    return AutoConfig.for_model(kind, **given)
+    try:
+        return AutoConfig.for_model(kind, **given)
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{where}: {' '.join(str(error).split())}") from None
 
 
 def vision_settings(config: dict[str, Any], where: str, tower: str | None = None) -> dict[str, Any]:

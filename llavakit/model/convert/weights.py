@@ -21,6 +21,7 @@ from llavakit.core.errors import CheckpointError
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 PATTERNS = ("model*.safetensors", "pytorch_model*.bin")  # looked for in this order, as transformers does
+LFS = b"version https://git-lfs"
 SHARD = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
 
 
@@ -65,6 +66,11 @@ def open_file(file: Path, pickles: "Pickles | None" = None) -> Weights:
     """The tensors of one .safetensors file, or of one pickle (read with `weights_only`, so it cannot run code)."""
     if not file.is_file():
         raise CheckpointError(f"{file} is missing")
+    with file.open("rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            raise CheckpointError(
+                f"{file} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`"
+            )
     if file.suffix == ".safetensors":
         return _open_safetensors(file)
     pickles = pickles or Pickles()
@@ -159,8 +165,8 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError:
         raise CheckpointError(
-            f"{file}: refused: it holds more than tensors, and reading it could run its code; "
-            "get the weights as .safetensors"
+            f"{file}: refused: not a plain table of tensors, and reading anything else could run its code; "
+            "download it again, or get the weights as .safetensors"
         ) from None
     except (OSError, EOFError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read: {str(error).splitlines()[0]}") from None
