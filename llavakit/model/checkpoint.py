@@ -9,12 +9,13 @@ exact equal there: an identity second layer with a linear activation. What no cl
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -50,6 +51,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model, settings, tokenizer and processor into an existing folder."""
+    write_settings(checkpoint, folder)
+    save_torch_state_dict(hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"})
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """All files of the directory but the weights."""
     model, card = checkpoint.model, checkpoint.card
     if "quantization_config" in model.language.config.to_dict():
         raise CheckpointError(
@@ -65,7 +72,6 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
-    save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
 
 
 def load(
@@ -85,15 +91,9 @@ def load(
     folder = resolve(path)
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
-    settings, vision = part_settings(config, folder)
-    if rope_factor is not None:
-        stretch_config(settings, rope_factor)
+    text, vision = part_settings(config, folder)
     as_stored = device_map is None and quantization is None
-    with no_init_weights(), torch.device("cpu" if as_stored else "meta"):
-        language = AutoModelForCausalLM.from_config(settings)
-    tower = empty_tower(card.tower, card.image, vision)
-    connector = build_connector(card.connector, tower.width, settings.hidden_size)
-    model = Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
+    model = empty_model(card, text, vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta")
     tensors = _fitting(model, _read_tensors(folder), card, folder)
     if as_stored:
         model.load_state_dict(tensors, assign=True)
@@ -102,6 +102,25 @@ def load(
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
     return Checkpoint(model, Tokenizer.load(folder, ours="llavakit" in config), card)
+
+
+def empty_model(
+    card: Card,
+    text: dict[str, Any],
+    vision: dict[str, Any] | None,
+    *,
+    rope_factor: float | None = None,
+    device: str = "cpu",
+) -> Llava:
+    """A model of the right shape whose weights a checkpoint will fill; the decoder's are on `device`."""
+    settings = AutoConfig.for_model(**text)
+    if rope_factor is not None:
+        stretch_config(settings, rope_factor)
+    with no_init_weights(), torch.device(device):
+        language = AutoModelForCausalLM.from_config(settings)
+    tower = empty_tower(card.tower, card.image, vision)
+    connector = build_connector(card.connector, tower.width, settings.hidden_size)
+    return Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
 
 
 def _fitting(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> dict[str, Tensor]:
