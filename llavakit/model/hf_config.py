@@ -152,7 +152,7 @@ def _differences(card: Card, nearest: str) -> tuple[str, ...]:
         (
             anyres.rule == "llava",
             "image.anyres.rule=llava: a kept map is cut, not rounded to 7 digits first; images such as 704 x 396 "
-            "on a 672 px square get one or two rows more there",
+            "on a 672 px square get two rows or columns more there",
         ),
         (
             image.several == "pad" and nearest != "llava_onevision",
