@@ -108,6 +108,9 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
     seed: int = 0,
+    rope_factor: Annotated[
+        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
+    ] = None,
     template: Template = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
@@ -116,7 +119,8 @@ def chat(
     from llavakit.terminal import Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    terminal = Terminal(load(model, template_name=template), sampling, images=image or [], system_text=system)
+    loaded = load(model, template_name=template, rope_factor=rope_factor)
+    terminal = Terminal(loaded, sampling, images=image or [], system_text=system)
     if question is not None:
         terminal.ask(question)
     else:

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -58,7 +58,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write everything but the weights."""
+    """All files of the directory but the weights."""
     model, card = checkpoint.model, checkpoint.card
     if "quantization_config" in model.language.config.to_dict():
         raise CheckpointError(
@@ -94,14 +94,12 @@ def load(
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
     if is_original(config):
-        settings, vision, stored, tokenizer = read_original(folder, template_name)
+        text, vision, stored, tokenizer = read_original(folder, template_name)
     else:
-        settings, vision = part_settings(config, folder)
+        text, vision = part_settings(config, folder)
         stored, tokenizer = _read_tensors(folder), Tokenizer.load(folder, ours="llavakit" in config)
-    if rope_factor is not None:
-        stretch_config(settings, rope_factor)
     as_stored = device_map is None and quantization is None
-    model = empty_model(card, settings, vision, "cpu" if as_stored else "meta")
+    model = empty_model(card, text, vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta")
     tensors = _fitting(model, stored, card, folder)
     if as_stored:
         model.load_state_dict(tensors, assign=True)
@@ -113,9 +111,17 @@ def load(
 
 
 def empty_model(
-    card: Card, settings: PreTrainedConfig, vision: dict[str, Any] | None, device: str = "cpu"
+    card: Card,
+    text: dict[str, Any],
+    vision: dict[str, Any] | None,
+    *,
+    rope_factor: float | None = None,
+    device: str = "cpu",
 ) -> Llava:
-    """A model of the right shape for a checkpoint to fill; `device` is where its decoder is made."""
+    """A model of the right shape whose weights a checkpoint will fill; the decoder's are on `device`."""
+    settings = AutoConfig.for_model(**text)
+    if rope_factor is not None:
+        stretch_config(settings, rope_factor)
     with no_init_weights(), torch.device(device):
         language = AutoModelForCausalLM.from_config(settings)
     tower = empty_tower(card.tower, card.image, vision)

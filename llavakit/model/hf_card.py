@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
@@ -29,13 +29,13 @@ BICUBIC = 3
 PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": BICUBIC}
 
 
-def part_settings(config: dict[str, Any], folder: Path) -> tuple[PreTrainedConfig, dict[str, Any] | None]:
-    """(the decoder's config, the tower's as plain values) of any config.json we read; the tower's may be None."""
+def part_settings(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The settings of decoder and tower in any config.json we read; the tower's may be None."""
     if config["model_type"] not in MODEL_TYPES:
-        return _for_model(config["text_config"], folder), config.get("vision_config")
+        return config["text_config"], config.get("vision_config")
     whole = _for_model(config, folder)
     whole.text_config.tie_word_embeddings = whole.tie_word_embeddings  # the class ties by its own word only
-    return whole.text_config, whole.vision_config.to_dict()
+    return whole.text_config.to_dict(), whole.vision_config.to_dict()
 
 
 def card_fields(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _differences(card: Card, nearest: str) -> tuple[str, ...]:
         (
             anyres.rule == "llava",
             "image.anyres.rule=llava: a kept map is cut, not rounded to 7 digits first; images such as 704 x 396 "
-            "on a 672 px square get one or two rows more there",
+            "on a 672 px square get two rows or columns more there",
         ),
         (
             image.several == "pad" and nearest != "llava_onevision",
@@ -201,7 +201,7 @@ def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
     if kind != "llava_onevision":
         config["image_seq_length"] = tower.num_rows
     if card.image.anyres is not None:
-        config["image_grid_pinpoints"] = _pinpoints(card.image.anyres)
+        config["image_grid_pinpoints"] = image_grid_pinpoints(card.image.anyres)
     if kind == "llava_onevision":
         config["vision_aspect_ratio"] = _aspect_ratio(card)
     if CLASSES[kind].video_processor is not None:
@@ -234,7 +234,7 @@ def processor_files(model: Llava, card: Card) -> dict[str, dict[str, Any]]:
         "vision_feature_select_strategy": _strategy(tower),
     }
     if image.anyres is not None:
-        pictures["image_grid_pinpoints"] = _pinpoints(image.anyres)
+        pictures["image_grid_pinpoints"] = image_grid_pinpoints(image.anyres)
     if kind == "llava_onevision":
         processor |= {
             "num_image_tokens": tower.num_rows + tower.num_cls,
@@ -278,7 +278,7 @@ def _row(tokenizer: Tokenizer, token: str, rows: int) -> int:
     return int(index)
 
 
-def _pinpoints(anyres: AnyresConfig) -> list[list[int]]:
+def image_grid_pinpoints(anyres: AnyresConfig) -> list[list[int]]:
     """(height, width), in the same order: the first of two equally good layouts is the same one there."""
     return [[height, width] for width, height in anyres.pinpoints]
 

@@ -159,15 +159,16 @@ def test_a_decoder_without_a_class_is_refused():
 
 
 def test_the_class_counts_before_the_model_type_and_stage_1_kept_the_base_class():
-    assert text_settings(ONEVISION, "x").model_type == "qwen2"
+    assert text_settings(ONEVISION, "x")["model_type"] == "qwen2"
     stage_1 = V15 | {"architectures": ["LlamaForCausalLM"], "model_type": "llava"}
-    assert text_settings(stage_1, "x").model_type == "llama"
+    assert text_settings(stage_1, "x")["model_type"] == "llama"
 
 
 def test_rope_scaling_survives_both_ways():
     text = text_settings(V15 | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 5e5}, "x")
-    assert text.rope_parameters["factor"] == 2.0
-    back = original_config(card(V15), text, AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
+    language = AutoConfig.for_model(**text)
+    assert language.rope_parameters["factor"] == 2.0
+    back = original_config(card(V15), language, AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
     assert back["rope_scaling"] == {"type": "linear", "factor": 2.0} and back["rope_theta"] == 5e5
 
 

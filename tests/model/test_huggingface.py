@@ -8,17 +8,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor
+from transformers import (
+    AutoProcessor,
+    CLIPVisionModel,
+    LlavaNextConfig,
+    LlavaOnevisionConfig,
+    SiglipVisionModel,
+)
 
 from llavakit.core.errors import CheckpointError
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.card import load_card
-from llavakit.model.hf_config import hf_fit
+from llavakit.model.hf_config import hf_fit, image_grid_pinpoints
+from llavakit.model.llava import Llava
+from llavakit.model.tower import ViTTower
 from llavakit.text.conversation import Conversation, user
+from llavakit.vision.anyres import AnyresConfig
+from llavakit.vision.frames import plan_video
 from llavakit.vision.layout import Plan
-from llavakit.vision.plan import plan_image
+from llavakit.vision.plan import ImageConfig, plan_image
 from tests import hf_tiny
 
 CLOSE = 1e-4
@@ -91,6 +101,34 @@ def test_a_card_survives_being_read_from_the_files_alone(pairs, kind, tmp_path):
     del config["llavakit"]
     (tmp_path / "ours/config.json").write_text(json.dumps(config))
     assert load_card(tmp_path / "ours", "chatml") == ck.card
+
+
+@pytest.mark.parametrize("kind", hf_tiny.KINDS)
+def test_the_other_tower_in_every_class(pairs, kind, tmp_path):
+    """SigLIP where CLIP was, and the other way round: no class row there, one to drop here."""
+    _, _, ck = pairs[kind]
+    torch.manual_seed(5)
+    old = ck.model.tower.vision.config
+    kinds = {"clip_vision_model": SiglipVisionModel, "siglip_vision_model": CLIPVisionModel}
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    shape |= {"image_size": old.image_size, "patch_size": 14}
+    vision = kinds[old.model_type](kinds[old.model_type].config_class(**shape))
+    tower = ViTTower(vision, ck.card.tower, ck.card.image)
+    model = Llava(tower, ck.model.connector, ck.model.language, ck.model.newline).eval()
+    ck = checkpoints.Checkpoint(model, ck.tokenizer, ck.card)
+    checkpoints.save(ck, tmp_path / "ours")
+    hf = hf_tiny.MODELS[kind].from_pretrained(tmp_path / "ours", dtype=torch.float32).eval()
+    for name, samples in questions(ck, kind).items():
+        ours, theirs = hf_tiny.our_logits(ck, samples), hf_tiny.their_logits(hf, ck, samples)
+        assert hf_tiny.difference(ours, theirs) <= CLOSE, name
+    processor = hf_tiny.read_processor(tmp_path / "ours")
+    for count in (1, 3):
+        text = " ".join(["<image>"] * count)
+        inputs = processor(images=[hf_tiny.pictures(count)], text=[text], return_tensors="pt")
+        counted = int((inputs["input_ids"] == ck.tokenizer.image_token_id).sum())
+        sizes = [picture.size for picture in hf_tiny.pictures(count)]
+        plans = [plan_image(ck.card.image, size, alone=count == 1) for size in sizes]
+        assert counted == sum(plan.num_tokens for plan in plans)
 
 
 @pytest.mark.parametrize("named", ["with vision_model", "without vision_model"])
@@ -238,6 +276,46 @@ def test_the_llava_rule_counts_as_the_released_code(pairs, size):
         plan: Plan = plan_image(image.model_copy(update={"anyres": anyres}), size)
         wanted = released_count(size, anyres.pinpoints, tile, side, anyres.max_tiles)
         assert plan.num_tokens == wanted, kind
+
+
+def test_the_released_directories_in_numbers(tmp_path):
+    """Defaults of the classes are the releases'; a pair is (height, width) there and (width, height) here."""
+    LlavaNextConfig().save_pretrained(tmp_path)
+    image = load_card(tmp_path, "vicuna_v1").image
+    assert image.anyres.pinpoints[:2] == ((672, 336), (336, 672)) and image.several == "same"
+    numbers = [(336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)]
+    released = image.model_copy(
+        update={"anyres": image.anyres.model_copy(update={"pinpoints": tuple(numbers), "rule": "llava"})}
+    )
+    for size, theirs, ours in (
+        ((300, 100), 1360, 776),  # small: the first of two equal layouts
+        ((704, 396), 576 + 28 * 49, 576 + 26 * 49),  # 26.999... rows
+        ((640, 480), 2340, 2340),
+        ((1024, 1024), 2928, 2928),
+    ):
+        assert (plan_image(image, size).num_tokens, plan_image(released, size).num_tokens) == (theirs, ours)
+    LlavaOnevisionConfig().save_pretrained(tmp_path)
+    card = load_card(tmp_path, "qwen_1_5")
+    assert (card.tower.layer, card.image.grid, card.image.anyres.max_tiles) == (-1, 27, 9)
+    assert len(card.image.anyres.pinpoints) == 36 and card.image.mean == (0.5, 0.5, 0.5)
+    for size, tokens in (((640, 480), 2929), ((1920, 1080), 7269), ((100, 1000), 1539)):
+        assert plan_image(card.image, size).num_tokens == tokens
+    assert plan_image(card.image, (640, 480), alone=False).num_tokens == 730
+    video = plan_video(card.video, card.image, (640, 360), card.video.max_frames)
+    assert (video.frames, video.num_tokens) == (32, 6273)
+
+
+def test_our_own_layouts_are_laid_out_alike_in_the_class_we_write(tmp_path):
+    """Pairs are turned in their place, so the first of two equal layouts is the same; rounding alone differs."""
+    anyres = AnyresConfig(pinpoints=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)))
+    ours = ImageConfig(kind="anyres", anyres=anyres, several="same")
+    LlavaNextConfig(image_grid_pinpoints=image_grid_pinpoints(anyres)).save_pretrained(tmp_path)
+    theirs = load_card(tmp_path, "vicuna_v1").image
+    assert theirs.anyres.pinpoints == anyres.pinpoints
+    sizes = [(width, height) for width in range(20, 1400, 44) for height in range(20, 1400, 44)]
+    sizes += [(300, 100), (100, 300), (336, 336), (704, 396)]
+    differ = [size for size in sizes if plan_image(ours, size).grids != plan_image(theirs, size).grids]
+    assert (704, 396) in differ and len(differ) <= 3
 
 
 def change(folder, file, **values):

@@ -1,13 +1,11 @@
 """A model out of an original LLaVA directory and what it needs beside it: base, adapter, projector file, tower."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
@@ -49,7 +47,7 @@ class Opened:
     """A model whose weights are still in their files, under our names."""
 
     card: Card
-    text: PreTrainedConfig  # the language model's
+    text: dict[str, Any]  # the language model's settings, with its model_type
     vision: dict[str, Any] | None
     weights: Weights
     tokenizer: Tokenizer
@@ -58,10 +56,8 @@ class Opened:
 
     def with_weights(self, weights: Weights) -> "Opened":
         """The same model with other weights, and the size of vocabulary that they have."""
-        text: Any = copy.deepcopy(self.text)
-        if EMBEDDING in weights:
-            text.vocab_size = weights[EMBEDDING].shape[0]
-        return replace(self, weights=weights, text=text)
+        rows = {"vocab_size": weights[EMBEDDING].shape[0]} if EMBEDDING in weights else {}
+        return replace(self, weights=weights, text=self.text | rows)
 
 
 def open_original(folder: Path, template_name: str | None, sources: Sources = NOTHING) -> Opened:
@@ -95,7 +91,7 @@ def with_media_tokens(opened: Opened) -> Opened:
 
 def read_original(
     folder: Path, template_name: str | None
-) -> tuple[PreTrainedConfig, dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
     """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
     opened = with_media_tokens(open_original(folder, template_name))
     tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
@@ -165,7 +161,7 @@ def _renamed(weights: Weights, rule: Callable[[str], str | None]) -> Weights:
     return {name: stored for key, stored in weights.items() if (name := rule(key)) is not None}
 
 
-def _used(weights: Weights, card: Card, text: PreTrainedConfig, vision: dict[str, Any]) -> Weights:
+def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, Any]) -> Weights:
     """Without what the model does not compute, and with a head of its own where the file left it out."""
     out = dict(weights)
     if vision["model_type"] == SIGLIP:
@@ -173,7 +169,7 @@ def _used(weights: Weights, card: Card, text: PreTrainedConfig, vision: dict[str
         out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
     marks = {f"newline.{name}" for name in card.marks}
     out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
-    if text.tie_word_embeddings:
+    if text["tie_word_embeddings"]:
         out.pop(HEAD, None)
     elif HEAD not in out and EMBEDDING in out:
         table = out[EMBEDDING]
@@ -182,11 +178,11 @@ def _used(weights: Weights, card: Card, text: PreTrainedConfig, vision: dict[str
 
 
 def _check_projector(
-    weights: Weights, config: dict[str, Any], text: PreTrainedConfig, vision: dict[str, Any], folder: Path
+    weights: Weights, config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], folder: Path
 ) -> None:
     """The projector's shapes, checked before anything is read: a wrong one is the most common mistake."""
     kind = config.get("mm_projector_type") or "linear"
-    wide, narrow = text.hidden_size, vision["hidden_size"]
+    wide, narrow = text["hidden_size"], vision["hidden_size"]
     expected = {"linear_1.weight": (wide, narrow), "linear_1.bias": (wide,)}
     if kind != "linear":
         expected |= {"linear_2.weight": (wide, wide), "linear_2.bias": (wide,)}

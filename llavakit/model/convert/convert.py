@@ -123,7 +123,7 @@ def _drop_identity(weights: Weights, folder: Path) -> None:
 def _empty(opened: Opened) -> Llava:
     """The model without memory: for its shapes and settings."""
     with torch.device("meta"):
-        return empty_model(opened.card, opened.text, opened.vision, "meta")
+        return empty_model(opened.card, opened.text, opened.vision, device="meta")
 
 
 def _checked(opened: Opened) -> Llava:

@@ -76,16 +76,17 @@ def need_template(config: dict[str, Any], where: str) -> CheckpointError:
     )
 
 
-def text_settings(config: dict[str, Any], where: str) -> PreTrainedConfig:
-    """The language model's own settings."""
+def text_settings(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The language model's own settings, complete, with its model_type."""
     kind = decoder_kind(config, where)
     known = AutoConfig.for_model(kind).to_dict().keys() | {"rope_theta", "rope_scaling"}
     known -= PreTrainedConfig().to_dict().keys()
     given = {key: value for key, value in config.items() if key in known and value is not None}
     try:
-        return AutoConfig.for_model(kind, **given)
+        settings: dict[str, Any] = AutoConfig.for_model(kind, **given).to_dict()
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {' '.join(str(error).split())}") from None
+    return settings
 
 
 def vision_settings(config: dict[str, Any], where: str, tower: str | None = None) -> dict[str, Any]:
