@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import DataError
 from llavakit.data.encode import Encoder
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
+from llavakit.model.placement import DeviceMap
 from llavakit.text.conversation import Conversation, ImageSource, VideoSource, user
 from llavakit.text.reply import Reply
 
@@ -71,10 +73,32 @@ def _ends(reply: Reply, token: int) -> bool:
     return reply.ended
 
 
-def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Chat:
-    """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`."""
-    loaded = checkpoint.load(Path(path), template_name=template_name, dtype=dtype)
-    if torch.cuda.is_available():
+def load(
+    path: str | Path,
+    *,
+    template_name: str | None = None,
+    dtype: torch.dtype | None = None,
+    rope_factor: float | None = None,
+    device_map: DeviceMap | None = None,
+    quantization: QuantizationConfigMixin | None = None,
+) -> Chat:
+    """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
+
+    `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
+    `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.
+    """
+    where: DeviceMap | None = device_map
+    if where is None and quantization is not None:
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+    loaded = checkpoint.load(
+        Path(path),
+        template_name=template_name,
+        dtype=dtype,
+        rope_factor=rope_factor,
+        device_map=where,
+        quantization=quantization,
+    )
+    if where is None and torch.cuda.is_available():
         loaded.model.cuda()
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
     return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)

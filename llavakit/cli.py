@@ -25,7 +25,9 @@ app = typer.Typer(
 Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
 Template = Annotated[
     str | None,
-    typer.Option(help="Prompt template; only for a Hugging Face directory, which does not name its own."),
+    typer.Option(
+        help="Prompt template, for a Hugging Face or original directory, which does not name its own."
+    ),
 ]
 
 
@@ -110,6 +112,9 @@ def chat(
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
     seed: int = 0,
+    rope_factor: Annotated[
+        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
+    ] = None,
     template: Template = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
@@ -118,7 +123,7 @@ def chat(
     from llavakit.terminal import Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    loaded = load(model, template_name=template)
+    loaded = load(model, template_name=template, rope_factor=rope_factor)
     terminal = Terminal(loaded, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
         terminal.ask(question)
@@ -160,6 +165,46 @@ def models() -> None:
         image = f"{card.image.kind} {card.image.size} px, {row.num_image_tokens} tokens"
         say(f"{row.name}  ({row.system}; template {card.template}; image {image}; context {row.context})")
         say(f"    {card.tower.path} -> {card.connector.kind} -> {row.language.path}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="An original LLaVA, Hugging Face or llavakit directory.")],
+    target: Annotated[Path, typer.Argument(help="The new directory.")],
+    to: Annotated[str, typer.Option("--to", help="hf, original or llavakit.")],
+    template: Template = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(help="The language model under a LoRA adapter or a stage-1 mm_projector.bin."),
+    ] = None,
+    tower: Annotated[
+        str | None, typer.Option(help="Vision tower (directory or hub id) instead of the config's.")
+    ] = None,
+    delta_base: Annotated[
+        Path | None, typer.Option(help="LLaMA weights to which released v0 delta weights are added.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored.")
+    ] = None,
+    shard_size: Annotated[float, typer.Option(min=0.0001, help="Largest weight file, in GB.")] = 2.0,
+    vocabulary: Annotated[
+        int | None, typer.Option(min=1, help="--to original: keep so many rows of the embedding tables.")
+    ] = None,
+) -> None:
+    """Turn a model directory into another layout, without holding the model in memory."""
+    from llavakit.model.convert.assemble import Sources
+    from llavakit.model.convert.convert import Options
+    from llavakit.model.convert.convert import convert as convert_model
+
+    sources = Sources(base=base, tower=tower, delta_base=delta_base)
+    options = Options(
+        template=template,
+        dtype=dtype,
+        shard_bytes=int(shard_size * 1e9),
+        vocabulary=vocabulary,
+        sources=sources,
+    )
+    convert_model(source, target, to, options)
 
 
 def main() -> None:

@@ -68,10 +68,10 @@ def test_help_lists_every_command(run):
     code, out, err = run("--help")
     assert code == 0
     assert err == ""
-    assert all(name in out for name in ("demo", "train", "chat", "inspect", "models"))
+    assert all(name in out for name in ("demo", "train", "chat", "inspect", "convert", "models"))
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "models"])
+@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "convert", "models"])
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

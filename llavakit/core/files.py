@@ -1,9 +1,11 @@
-"""Writing that is all or nothing: a directory appears under its name only when it is complete."""
+"""Files: writing that is all or nothing (a directory appears under its name only when it is complete), and JSON."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -51,3 +53,14 @@ def write_text(path: Path, text: str) -> None:
         with suppress(OSError):
             draft.unlink()
         raise CheckpointError(f"{path}: could not be written: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; anything else is one clear line."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return found

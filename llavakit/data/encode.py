@@ -81,8 +81,8 @@ class Encoder:
 
     def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
         """The images and videos in order, planned from their headers."""
-        parts = conversation.media
-        return tuple(plan_media(part, self.image, self.video, alone=len(parts) == 1) for part in parts)
+        alone = len(conversation.images) == 1  # a video beside it changes nothing, as in transformers
+        return tuple(plan_media(part, self.image, self.video, alone=alone) for part in conversation.media)
 
     def _fitting(self, sample: Sample) -> Sample:
         if self.context is None or sample.length <= self.context:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from llavakit.core.errors import DataError
 from llavakit.text.conversation import Image, ImageSource, Video, VideoSource
-from llavakit.vision import video as videos
 from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_video, time_instruction
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import ImageConfig, plan_image
 from llavakit.vision.video import load_frames, probe_video, video_digest
+from llavakit.vision.video import name_of as video_name
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Media:
     @property
     def name(self) -> str:
         """How a message calls it."""
-        return videos.name_of(self.source.source) if isinstance(self.source, Clip) else name_of(self.source)
+        return video_name(self.source.source) if isinstance(self.source, Clip) else name_of(self.source)
 
     def content(self) -> str:
         """A name for what is seen: equal for equal files, whatever their paths."""
@@ -63,12 +63,12 @@ class Media:
 
 
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
-    """Plan a part of a conversation from its header. `alone`: the sample has no other image or video."""
+    """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
     if isinstance(part, Image):
         return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
     if video is None:
         raise DataError(
-            f"{videos.name_of(part.source)}: this model was not trained on videos; give it pictures"
+            f"{video_name(part.source)}: this model was not trained on videos; give it pictures"
         )
     info = probe_video(part.source)
     frames = choose_frames(video, info)

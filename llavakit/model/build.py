@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.card import IMAGE_FRAME, Card, load_card
+from llavakit.model.card import Card, load_card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
+from llavakit.model.rope import stretch
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -44,6 +45,7 @@ class ModelConfig(Config):
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
+    rope_factor: float | None = Field(default=None, ge=1)  # positions divided by it: see rope.py
 
     def card(self) -> Card:
         """The complete card; reads the start's config.json where something is left out."""
@@ -54,7 +56,7 @@ class ModelConfig(Config):
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
             return Card(**given)
-        return load_card(self.start).model_copy(update=given)
+        return load_card(self.start, self.template).model_copy(update=given)
 
 
 def build(config: ModelConfig) -> Checkpoint:
@@ -62,13 +64,17 @@ def build(config: ModelConfig) -> Checkpoint:
     card = config.card()
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
-        started = load(config.start)
+        started = load(config.start, template_name=card.template, rope_factor=config.rope_factor)
         for name in ("tower", "connector"):
             mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
             if mine != theirs:
                 raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
+        _add_tokens(started.model.language, started.tokenizer, card.special_tokens)
+        started.model.newline = _with_marks(started.model, card.marks)
         return Checkpoint(started.model, started.tokenizer, card)
-    language, tokenizer = load_language(config.language, IMAGE_FRAME if card.im_start_end else ())
+    language, tokenizer = load_language(config.language, card.special_tokens)
+    if config.rope_factor is not None:
+        stretch(language, config.rope_factor)
     tower = load_tower(card.tower, card.image)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     if card.connector.match_embeddings:
@@ -78,9 +84,8 @@ def build(config: ModelConfig) -> Checkpoint:
 
 
 def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
-    """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots).
-
-    New rows of the embedding tables, for it and for further `special` tokens, are the mean of the old ones.
+    """Decoder and tokenizer, with `<image>` in the vocabulary (other programs need an id for image slots) and
+    further `special` tokens.
     """
     if config.gguf is not None:
         if not config.gguf.is_file():
@@ -93,14 +98,27 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
+    _add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
+    return language, tokenizer
+
+
+def _add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence[str]) -> None:
+    """Put `names` into the vocabulary and, if the tables are too short, rows for them: the mean of the old ones."""
     old = len(_tables(language)[0].weight)
-    tokenizer.add_special([IMAGE_TOKEN, *special])
+    tokenizer.add_special(names)
     if len(tokenizer) > old:
         language.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
         with torch.no_grad():
             for table in _tables(language):
                 table.weight[old:] = table.weight[:old].mean(dim=0)
-    return language, tokenizer
+
+
+def _with_marks(model: Llava, names: tuple[str, ...]) -> Newline:
+    """The learned rows `names`: the model's own where it has them, fresh ones where a stage brings them in."""
+    newline = Newline(names, model.language.config.hidden_size)
+    trained = {name: row for name, row in model.newline.state_dict().items() if name in names}
+    newline.load_state_dict(trained, strict=False)
+    return newline.to(model.device, model.language.dtype)
 
 
 def _tables(language: PreTrainedModel) -> list[Any]:

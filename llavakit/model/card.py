@@ -1,15 +1,14 @@
 """The card: what must be the same wherever the weights are used."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-from transformers import AutoConfig
 
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
+from llavakit.core.files import read_json
 from llavakit.model.connector import ConnectorConfig
+from llavakit.model.convert.original import card_settings, is_original, need_template, vision_settings
+from llavakit.model.hf_card import MODEL_TYPES, card_fields
 from llavakit.model.tower import TowerConfig
 from llavakit.text.template import Template
 from llavakit.text.templates import template
@@ -18,7 +17,7 @@ from llavakit.vision.plan import ImageConfig
 
 LATEST = "latest"  # a text file in a run directory that names the newest checkpoint beside it
 IMAGE_FRAME = ("<im_start>", "<im_end>")  # special tokens of the vocabulary where Card.im_start_end is set
-VISION_DEFAULTS = {"model_type": "clip_vision_model"}
+VIDEO_TOKEN = "<video>"  # a special token where Card.video is set: other programs need an id for its slots
 
 
 class Card(Config):
@@ -35,6 +34,11 @@ class Card(Config):
         """The template's row, with what this checkpoint puts around images."""
         row = template(self.template)
         return replace(row, media_frame=IMAGE_FRAME) if self.im_start_end else row
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """What the vocabulary needs besides `<image>`."""
+        return (VIDEO_TOKEN,) * (self.video is not None) + IMAGE_FRAME * self.im_start_end
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -66,7 +70,12 @@ def load_card(path: Path, template_name: str | None = None) -> Card:
     if "llavakit" in config:
         section = {key: value for key, value in config["llavakit"].items() if key != "version"} | chosen
         return make(Card, section, where=f"{folder}/config.json: llavakit")
-    if config.get("model_type") != "llava":
+    if is_original(config):
+        where = f"{folder}/config.json"
+        if template_name is None:
+            raise need_template(config, where)
+        return make(Card, card_settings(config, vision_settings(config, where), where) | chosen, where=where)
+    if config.get("model_type") not in MODEL_TYPES:
         raise CheckpointError(
             f"{folder}: model_type {config.get('model_type')!r} is not a LLaVA that llavakit reads"
         )
@@ -74,31 +83,4 @@ def load_card(path: Path, template_name: str | None = None) -> Card:
         raise CheckpointError(
             f"{folder}: a Hugging Face directory does not say which prompt template it was trained with; name one"
         )
-    vision = AutoConfig.for_model(**{**VISION_DEFAULTS, **config["vision_config"]})
-    processor = folder / "preprocessor_config.json"
-    pixels = read_json(processor) if processor.is_file() else {}
-    image = {
-        "kind": "pad" if pixels.get("do_pad") else "square",
-        "size": vision.image_size,
-        "grid": vision.image_size // vision.patch_size,
-        "mean": pixels.get("image_mean", ImageConfig().mean),
-        "std": pixels.get("image_std", ImageConfig().std),
-    }
-    if config.get("vision_feature_select_strategy") == "full" and vision.model_type == "clip_vision_model":
-        raise CheckpointError(
-            f"{folder}/config.json: vision_feature_select_strategy=full keeps CLIP's class row as an image token; "
-            "no released LLaVA does, and llavakit has no plan for it"
-        )
-    tower = {"layer": config.get("vision_feature_layer", -2)}
-    return make(Card, {"tower": tower, "image": image, **chosen}, where=f"{folder}/config.json")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; anything else is one clear line."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return found
+    return make(Card, card_fields(config, folder) | chosen, where=f"{folder}/config.json")

@@ -1,15 +1,15 @@
 """The directory a model lives in: a `transformers` model directory with a `llavakit` section in its config.json.
 
-Where a Hugging Face class can express the model (a CLIP or SigLIP tower), config and key names are those of
-`LlavaForConditionalGeneration`, in the spelling of the released hub files, which every version reads. A linear
-connector is written as its exact equal in that class: an identity second layer with a linear activation. A
-convolutional tower (or a standardizing connector) has no such class: the directory then says model_type
+Where a class of `transformers` can hold the model (hf_config.py says which), config and key names are those of that
+class, in the spelling of the released hub files, which every version reads. A linear connector is written as its
+exact equal there: an identity second layer with a linear activation. What no class computes says model_type
 `llavakit` and loads only here. Weights are safetensors only.
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -17,13 +17,20 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import CheckpointError
-from llavakit.core.files import atomic_directory
-from llavakit.model.card import VISION_DEFAULTS, Card, load_card, read_json, resolve
+from llavakit.core.files import atomic_directory, read_json
+from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.connector import build_connector
-from llavakit.model.huggingface import hf_config, hf_tensors, our_tensors, processor_files
+from llavakit.model.convert.assemble import read_original
+from llavakit.model.convert.original import is_original
+from llavakit.model.hf_card import part_settings
+from llavakit.model.hf_config import hf_config, processor_files
+from llavakit.model.huggingface import hf_tensors, our_tensors
 from llavakit.model.llava import Llava, Newline
+from llavakit.model.placement import DeviceMap, place_language
+from llavakit.model.rope import stretch_config
 from llavakit.model.tower import empty_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -46,9 +53,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model, settings, tokenizer and processor into an existing folder."""
+    write_settings(checkpoint, folder)
+    save_torch_state_dict(hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"})
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """All files of the directory but the weights."""
     model, card = checkpoint.model, checkpoint.card
+    if "quantization_config" in model.language.config.to_dict():
+        raise CheckpointError(
+            f"{folder}: a quantized decoder cannot be written; save the model it was read from"
+        )
     files = {
-        "config.json": hf_config(model, card, checkpoint.tokenizer.image_token_id),
+        "config.json": hf_config(model, card, checkpoint.tokenizer),
         "generation_config.json": {
             "eos_token_id": sorted(checkpoint.tokenizer.stop_ids(template(card.template)))
         },
@@ -57,36 +74,65 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
-    save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
 
 
-def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:
-    """A checkpoint written by `save`, or a Hugging Face LLaVA directory (then `template_name` is needed to talk).
+def load(
+    path: Path,
+    *,
+    template_name: str | None = None,
+    dtype: torch.dtype | None = None,
+    rope_factor: float | None = None,
+    device_map: DeviceMap | None = None,
+    quantization: QuantizationConfigMixin | None = None,
+) -> Checkpoint:
+    """A checkpoint written by `save`, or a Hugging Face or original LLaVA directory (those need `template_name`).
 
-    Weights keep the type they are stored in unless `dtype` says otherwise.
+    Weights keep the type they are stored in unless `dtype` says otherwise. `rope_factor` divides the decoder's
+    positions (rope.py). `device_map` spreads the decoder and `quantization` shrinks it (placement.py).
     """
     folder = resolve(path)
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
-    with no_init_weights():
-        settings = dict(config["text_config"])
-        language = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(settings.pop("model_type"), **settings)
-        )
-    vision = {**VISION_DEFAULTS, **config["vision_config"]} if "vision_config" in config else None
+    if is_original(config):
+        text, vision, stored, tokenizer = read_original(folder, template_name)
+    else:
+        text, vision = part_settings(config, folder)
+        stored, tokenizer = _read_tensors(folder), Tokenizer.load(folder, ours="llavakit" in config)
+    as_stored = device_map is None and quantization is None
+    model = empty_model(card, text, vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta")
+    tensors = _fitting(model, stored, card, folder)
+    if as_stored:
+        model.load_state_dict(tensors, assign=True)
+        model.language.tie_weights()
+        model = model if dtype is None else model.to(dtype)
+    else:
+        model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
+    return Checkpoint(model, tokenizer, card)
+
+
+def empty_model(
+    card: Card,
+    text: dict[str, Any],
+    vision: dict[str, Any] | None,
+    *,
+    rope_factor: float | None = None,
+    device: str = "cpu",
+) -> Llava:
+    """A model of the right shape whose weights a checkpoint will fill; the decoder's are on `device`."""
+    settings = AutoConfig.for_model(**text)
+    if rope_factor is not None:
+        stretch_config(settings, rope_factor)
+    with no_init_weights(), torch.device(device):
+        language = AutoModelForCausalLM.from_config(settings)
     tower = empty_tower(card.tower, card.image, vision)
-    connector = build_connector(card.connector, tower.width, language.config.hidden_size)
-    model = Llava(tower, connector, language, Newline(card.marks, language.config.hidden_size))
-    _fill(model, _read_tensors(folder), card, folder)
-    return Checkpoint(
-        model if dtype is None else model.to(dtype), Tokenizer.load(folder, ours="llavakit" in config), card
-    )
+    connector = build_connector(card.connector, tower.width, settings.hidden_size)
+    return Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
 
 
-def _fill(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> None:
-    """Move stored tensors into the model; a missing, unknown or misshaped one is one clear line."""
+def _fitting(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> dict[str, Tensor]:
+    """Stored tensors under our names; a missing, unknown or misshaped one is one clear line."""
     try:
-        tensors = our_tensors(stored, model, card)
+        tensors = our_tensors(stored, model.language, card)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from None
     expected = model.state_dict()
@@ -100,8 +146,7 @@ def _fill(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> 
         if tensor.shape != expected[key].shape:
             shapes = f"{list(tensor.shape)} in the file, {list(expected[key].shape)} by config.json"
             raise CheckpointError(f"{folder}: {key} is {shapes}")
-    model.load_state_dict(tensors, assign=True)
-    model.language.tie_weights()
+    return tensors
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -1,0 +1,229 @@
+"""A model out of an original LLaVA directory and what it needs beside it: base, adapter, projector file, tower."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from llavakit.core.config import make
+from llavakit.core.errors import CheckpointError
+from llavakit.core.files import read_json
+from llavakit.model.card import IMAGE_FRAME, Card
+from llavakit.model.convert.keys import from_original, from_projector_file, from_tower, to_hf
+from llavakit.model.convert.lora import ADAPTER, add_delta, merge_lora
+from llavakit.model.convert.original import (
+    SIGLIP,
+    card_settings,
+    need_template,
+    text_settings,
+    tower_folder,
+    vision_settings,
+)
+from llavakit.model.convert.vocabulary import BLOCK, EMBEDDING, HEAD, TOKENIZER_FILES, grow, put_rows
+from llavakit.model.convert.weights import Stored, Weights, has_weights, open_file, open_weights
+from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
+
+PROJECTOR = "mm_projector.bin"
+SLOW = "tokenizer.model"
+LAYER = "tower.vision.encoder.layers.{}."
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where the parts of a model come from that its own directory does not hold."""
+
+    base: Path | None = None  # the language model (or LLaVA) under an adapter or a stage-1 projector
+    tower: str | None = None  # instead of mm_vision_tower: a directory or hub id
+    delta_base: Path | None = None  # what delta weights are to be added to
+
+
+NOTHING = Sources()
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model whose weights are still in their files, under our names."""
+
+    card: Card
+    text: dict[str, Any]  # the language model's settings, with its model_type
+    vision: dict[str, Any] | None
+    weights: Weights
+    tokenizer: Tokenizer
+    tokenizer_folder: Path
+    tower_name: str | None  # what released code would load the tower by; a plain HF directory does not say
+
+    def with_weights(self, weights: Weights) -> "Opened":
+        """The same model with other weights, and the size of vocabulary that they have."""
+        rows = {"vocab_size": weights[EMBEDDING].shape[0]} if EMBEDDING in weights else {}
+        return replace(self, weights=weights, text=self.text | rows)
+
+
+def open_original(folder: Path, template_name: str | None, sources: Sources = NOTHING) -> Opened:
+    """Everything of an original LLaVA directory but the numbers."""
+    where = str(folder / "config.json")
+    config = read_json(folder / "config.json")
+    text = text_settings(config, where)
+    if template_name is None:
+        raise need_template(config, where)
+    vision = vision_settings(config, where, sources.tower)
+    settings = card_settings(config, vision, where) | {"template": template_name}
+    card = make(Card, settings, where=where)
+
+    def tower() -> Weights:
+        return _renamed(open_weights(tower_folder(config, where, sources.tower)), from_tower)
+
+    weights, new_rows = _parts(folder, sources, tower)
+    weights = _used(weights, card, text, vision)
+    _check_projector(weights, config, text, vision, folder)
+    tokenizer_folder = _tokenizer_folder(folder, sources.base)
+    tokenizer = read_tokenizer(tokenizer_folder, config)
+    opened = Opened(card, text, vision, weights, tokenizer, tokenizer_folder, card.tower.path)
+    return opened.with_weights(_frame_rows(opened, config, new_rows, folder))
+
+
+def with_media_tokens(opened: Opened) -> Opened:
+    """With `<image>` (and `<video>`) in the vocabulary and room for it in the tables, as other programs need it."""
+    opened.tokenizer.add_special([IMAGE_TOKEN, *opened.card.special_tokens])
+    return opened.with_weights(grow(opened.weights, len(opened.tokenizer), block=BLOCK))
+
+
+def read_original(
+    folder: Path, template_name: str | None
+) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
+    """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
+    opened = with_media_tokens(open_original(folder, template_name))
+    tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
+    return opened.text, opened.vision, tensors, opened.tokenizer
+
+
+def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer; one without tokenizer.json is converted by `transformers`, where it can."""
+    if (folder / SLOW).is_file() and not (folder / "tokenizer.json").is_file():
+        try:
+            import google.protobuf  # noqa: F401
+            import sentencepiece  # noqa: F401
+        except ImportError as error:
+            raise CheckpointError(
+                f"{folder}: only the slow tokenizer ({SLOW}) is here, and converting it needs {error.name}: "
+                "pip install sentencepiece protobuf"
+            ) from None
+    tokenizer = Tokenizer.load(folder, ours=True)
+    length = config.get("tokenizer_model_max_length")
+    if isinstance(length, int):
+        tokenizer.hf.model_max_length = length
+    return tokenizer
+
+
+def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tuple[Weights, Stored | None]:
+    """All weights, the tower's included, and rows of new tokens that a stage-1 file may carry."""
+    adapter, projector = folder / ADAPTER, folder / PROJECTOR
+    complete = has_weights(folder) and not adapter.is_file()
+    if complete == (sources.base is not None):
+        raise CheckpointError(_base_message(folder, complete))
+    weights = _renamed(_open_base(sources.base or folder), from_original)
+    if sources.delta_base is not None:
+        base = _renamed(_open_base(sources.delta_base), from_original)
+        weights = add_delta(weights, base, sources.delta_base)
+    if not any(key.startswith("tower.") for key in weights):
+        weights |= tower()  # before an adapter, which may have landed in it
+    if adapter.is_file():
+        return merge_lora(weights, folder), None
+    if complete and (any(key.startswith("connector.") for key in weights) or not projector.is_file()):
+        return weights, None
+    trained = _renamed(open_file(projector), from_projector_file)
+    rows = trained.pop(EMBEDDING, None)
+    return weights | trained, rows
+
+
+def _base_message(folder: Path, complete: bool) -> str:
+    if complete:
+        return f"{folder} holds a whole model; --base is for adapters and stage-1 projectors"
+    if not (folder / ADAPTER).is_file():
+        what = f"holds {PROJECTOR}" if (folder / PROJECTOR).is_file() else "holds no weights"
+        return f"{folder} {what}; name the language model's directory with --base"
+    named = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    return (
+        f"{folder} is a LoRA adapter (of {named}): convert it first, with --base naming its base's directory"
+    )
+
+
+def _open_base(folder: Path) -> Weights:
+    if (folder / "config.json").is_file() and "text_config" in read_json(folder / "config.json"):
+        raise CheckpointError(
+            f"{folder}: a transformers LLaVA; needed is a language model or an original LLaVA"
+        )
+    return open_weights(folder)
+
+
+def _renamed(weights: Weights, rule: Callable[[str], str | None]) -> Weights:
+    return {name: stored for key, stored in weights.items() if (name := rule(key)) is not None}
+
+
+def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, Any]) -> Weights:
+    """Without what the model does not compute, and with a head of its own where the file left it out."""
+    out = dict(weights)
+    if vision["model_type"] == SIGLIP:
+        cut = ("tower.vision.head.", LAYER.format(vision["num_hidden_layers"]))
+        out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
+    marks = {f"newline.{name}" for name in card.marks}
+    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
+    if text["tie_word_embeddings"]:
+        out.pop(HEAD, None)
+    elif HEAD not in out and EMBEDDING in out:
+        table = out[EMBEDDING]
+        out[HEAD] = table.then(lambda tensor: tensor.clone())
+    return out
+
+
+def _check_projector(
+    weights: Weights, config: dict[str, Any], text: dict[str, Any], vision: dict[str, Any], folder: Path
+) -> None:
+    """The projector's shapes, checked before anything is read: a wrong one is the most common mistake."""
+    kind = config.get("mm_projector_type") or "linear"
+    wide, narrow = text["hidden_size"], vision["hidden_size"]
+    expected = {"linear_1.weight": (wide, narrow), "linear_1.bias": (wide,)}
+    if kind != "linear":
+        expected |= {"linear_2.weight": (wide, wide), "linear_2.bias": (wide,)}
+    found = {
+        key.removeprefix("connector."): stored.shape
+        for key, stored in weights.items()
+        if key.startswith("connector.")
+    }
+    if found != expected:
+        listed = ", ".join(f"{key} {list(shape)}" for key, shape in sorted(found.items())) or "none"
+        raise CheckpointError(
+            f"{folder}: the projector does not fit: config.json asks for {kind} from a tower of width {narrow} to "
+            f"a language model of width {wide}; found {listed}"
+        )
+
+
+def _tokenizer_folder(folder: Path, base: Path | None) -> Path:
+    """Adapters and stage-1 files often come without a tokenizer: then it is the base's."""
+    own = any((folder / name).is_file() for name in TOKENIZER_FILES)
+    return folder if own or base is None else base
+
+
+def _frame_rows(opened: Opened, config: dict[str, Any], new_rows: Stored | None, folder: Path) -> Weights:
+    """Tables with rows for `<im_start>` and `<im_end>`, which released code adds when it loads a model."""
+    if not opened.card.im_start_end:
+        if new_rows is not None:
+            raise CheckpointError(
+                f"{folder / PROJECTOR}: holds token rows, but config.json does not set mm_use_im_start_end"
+            )
+        return opened.weights
+    tokenizer = opened.tokenizer
+    if config.get("mm_use_im_patch_token", True):  # missing means yes in released code
+        tokenizer.add_special(["<im_patch>"])
+    tokenizer.add_special(IMAGE_FRAME)
+    weights = grow(opened.weights, len(tokenizer))
+    if new_rows is None:
+        return weights
+    if new_rows.shape not in (weights[EMBEDDING].shape, (len(IMAGE_FRAME), *weights[EMBEDDING].shape[1:])):
+        raise CheckpointError(
+            f"{folder / PROJECTOR}: token rows are {list(new_rows.shape)}, the model's table is "
+            f"{list(weights[EMBEDDING].shape)}"
+        )
+    vocabulary = tokenizer.hf.get_vocab()
+    return put_rows(weights, [vocabulary[name] for name in IMAGE_FRAME], new_rows)

@@ -1,0 +1,260 @@
+"""`llavakit convert`: a model directory from one layout into another, streamed tensor by tensor."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llavakit.core.errors import CheckpointError, ConfigError, pick
+from llavakit.core.files import atomic_directory, read_json
+from llavakit.core.progress import say
+from llavakit.model.card import load_card, resolve
+from llavakit.model.checkpoint import Checkpoint, empty_model, write_settings
+from llavakit.model.convert.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
+from llavakit.model.convert.export import differences, original_config, tower_name
+from llavakit.model.convert.keys import BUFFERS, from_hf, to_hf, to_original
+from llavakit.model.convert.original import SIGLIP, is_original
+from llavakit.model.convert.shards import write_shards
+from llavakit.model.convert.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
+from llavakit.model.convert.weights import Stored, Weights, open_weights
+from llavakit.model.hf_card import part_settings
+from llavakit.model.hf_config import hf_fit
+from llavakit.model.llava import Llava
+from llavakit.text.tokenizer import Tokenizer
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TARGETS = {"hf": "hf", "llavakit": "llavakit", "original": "original"}
+GENERATION = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a conversion may change besides the layout."""
+
+    template: str | None = None
+    dtype: str | None = None
+    shard_bytes: int = 2 * 10**9
+    vocabulary: int | None = None  # rows of the original layout's tables; None: by rule
+    sources: Sources = NOTHING
+
+
+PLAIN = Options()
+
+
+def convert(source: Path, target: Path, to: str, options: Options = PLAIN) -> None:
+    """Write `source` anew at `target` in the layout `to`: hf, llavakit or original. All or nothing.
+
+    What the layout cannot express is refused before anything is written.
+    """
+    pick(TARGETS, to, "target")
+    if options.vocabulary is not None and to != "original":
+        raise ConfigError("--vocabulary is for --to original: the other layouts keep all rows")
+    folder = resolve(source)
+    _check_place(folder, target)
+    opened = _open(folder, to, options)
+    if options.dtype is not None:
+        opened = opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
+    if to == "original":
+        _write_original(opened, folder, target, options)
+    else:
+        _write_ours(opened, target, to, options)
+    say(f"saved in {target}")
+
+
+def _check_place(source: Path, target: Path) -> None:
+    here, there = source.resolve(), target.resolve()
+    if here == there or here in there.parents or there in here.parents:
+        raise ConfigError(f"{target} and {source} overlap; choose another place for the converted model")
+    if target.is_file() or (
+        target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()
+    ):
+        raise ConfigError(f"{target} exists and holds no model; it would be replaced: choose a new name")
+
+
+def _open(folder: Path, to: str, options: Options) -> Opened:
+    config = read_json(folder / "config.json")
+    # An original directory has no place for a template: nobody need name one in order to write it.
+    name = options.template or ("plain" if to == "original" and "llavakit" not in config else None)
+    if is_original(config):
+        return open_original(folder, name, options.sources)
+    if options.sources != Sources(tower=options.sources.tower if to == "original" else None):
+        raise ConfigError(
+            f"{folder} is no original LLaVA directory; --base, --delta-base and --tower are for those "
+            "(--tower also names the tower of one that is written)"
+        )
+    return _open_hf(folder, config, name)
+
+
+def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) -> Opened:
+    """A directory of `transformers` or llavakit, with its weights still in their files."""
+    card = load_card(folder, template_name)
+    text, vision = part_settings(config, folder)
+    ours = "llavakit" in config
+    tokenizer = Tokenizer.load(folder, ours=ours)
+    opened = Opened(card, text, vision, {}, tokenizer, folder, card.tower.path if ours else None)
+    language = _empty(opened).language
+    children = frozenset(name for name, _ in language.named_children())
+    weights = {
+        from_hf(key, base=language.base_model_prefix, children=children): stored
+        for key, stored in open_weights(folder).items()
+        if not key.endswith(BUFFERS)
+    }
+    if language.config.tie_word_embeddings:
+        weights.pop(HEAD, None)
+    if card.connector.kind == "linear":
+        _drop_identity(weights, folder)
+    return opened.with_weights(weights)
+
+
+def _drop_identity(weights: Weights, folder: Path) -> None:
+    """A linear connector's second layer, which in `transformers` form is an identity."""
+    weight, bias = (weights.pop(f"connector.linear_2.{leaf}", None) for leaf in ("weight", "bias"))
+    if weight is None or bias is None:
+        return
+    matrix = weight.read()
+    if not matrix.equal(torch.eye(len(matrix), dtype=matrix.dtype)) or bias.read().any():
+        raise CheckpointError(f"{folder}: connector.kind is linear, but the second layer is not an identity")
+
+
+def _empty(opened: Opened) -> Llava:
+    """The model without memory: for its shapes and settings."""
+    with torch.device("meta"):
+        return empty_model(opened.card, opened.text, opened.vision, device="meta")
+
+
+def _checked(opened: Opened) -> Llava:
+    """The empty model, in the type of the weights, and proof that it is the one the weights are for."""
+    model = _empty(opened)
+    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    if model.language.config.tie_word_embeddings:
+        expected.pop(HEAD, None)
+    missing = sorted(expected.keys() - opened.weights.keys())
+    unknown = sorted(opened.weights.keys() - expected.keys())
+    if missing or unknown:
+        raise CheckpointError(
+            f"the weights do not fit config.json: {len(missing)} missing {missing[:2]}, "
+            f"{len(unknown)} unknown {unknown[:2]}"
+        )
+    for key, stored in opened.weights.items():
+        if stored.shape != expected[key]:
+            raise CheckpointError(
+                f"{key} is {list(stored.shape)} in the file, {list(expected[key])} by config.json"
+            )
+    language = [stored for key, stored in opened.weights.items() if key.startswith("language.")]
+    smallest = min(language, key=lambda stored: torch.Size(stored.shape).numel())
+    model.to(smallest.read().dtype)
+    return model
+
+
+def _write_ours(opened: Opened, target: Path, to: str, options: Options) -> None:
+    """The layout of `transformers` with our section: `hf` only if one of its classes computes the same."""
+    if EMBEDDING in opened.weights:
+        opened = with_media_tokens(opened)
+    model = _checked(opened)
+    checkpoint = Checkpoint(model, opened.tokenizer, opened.card)
+    fit = hf_fit(opened.card)
+    if to == "hf" and fit.model_type is None:
+        raise CheckpointError(
+            f"no class of transformers computes this model ({'; '.join(fit.lost)}); --to llavakit keeps everything"
+        )
+    for difference in fit.lost if to == "hf" else ():
+        say(f"note: transformers differs in {difference}")
+    weights = {to_hf(key): stored for key, stored in opened.weights.items()}
+    if opened.card.connector.kind == "linear":
+        weights |= _identity(opened.weights["connector.linear_1.weight"])
+    with atomic_directory(target) as draft:
+        write_settings(checkpoint, draft)
+        _copy(opened.tokenizer_folder, draft, "tokenizer.model")  # a conversion back needs it
+        write_shards(weights, draft, options.shard_bytes)
+
+
+def _identity(first: Stored) -> Weights:
+    """The second layer that makes a two-layer projector of a single one, in its type."""
+    wide = first.shape[0]
+    return {
+        "multi_modal_projector.linear_2.weight": Stored(
+            (wide, wide), lambda: torch.eye(wide, dtype=first.read().dtype)
+        ),
+        "multi_modal_projector.linear_2.bias": Stored(
+            (wide,), lambda: torch.zeros(wide, dtype=first.read().dtype)
+        ),
+    }
+
+
+def _write_original(opened: Opened, folder: Path, target: Path, options: Options) -> None:
+    opened, size = _original_vocabulary(opened, folder, options)
+    model = _checked(opened)
+    tower: Any = model.tower
+    if opened.vision is None:
+        raise CheckpointError("released LLaVA code cannot express a convolutional tower")
+    vision, dtype = tower.vision.config, str(model.language.dtype).removeprefix("torch.")
+    name = opened.tower_name or options.sources.tower or tower_name(vision)
+    if name is None:
+        raise CheckpointError(
+            f"{folder} does not say what its vision tower is called; name its hub id with --tower"
+        )
+    config = original_config(opened.card, model.language.config, vision, name, dtype)
+    config["tokenizer_model_max_length"] = _context(opened.tokenizer, config["max_position_embeddings"])
+    for note in differences(opened.card, name, siglip=vision.model_type == SIGLIP):
+        say(f"note: {note}")
+    linear = opened.card.connector.kind == "linear"
+    kept = _run_layers(opened.weights, tower.num_layers) if vision.model_type == SIGLIP else opened.weights
+    weights = {to_original(key, linear=linear): stored for key, stored in kept.items()}
+    with atomic_directory(target) as draft:
+        (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        copy_tokenizer(opened.tokenizer_folder, draft, size=size)
+        _copy(folder, draft, GENERATION)
+        write_shards(weights, draft, options.shard_bytes)
+
+
+def _original_vocabulary(opened: Opened, folder: Path, options: Options) -> tuple[Opened, int | None]:
+    """Tables cut to the rows they had before <image> and its like were added; the size of the tokenizer then."""
+    if EMBEDDING not in opened.weights:
+        return opened, None  # a decoder that released code has no class for: refused later, by its name
+    rows, size = opened.weights[EMBEDDING].shape[0], first_added(opened.tokenizer)
+    wanted = rows
+    if options.vocabulary is not None:
+        wanted = options.vocabulary
+        if not size <= wanted <= rows:
+            raise ConfigError(
+                f"--vocabulary {wanted}: the tokenizer has {size} tokens besides <image> and its like, the tables "
+                f"have {rows} rows; choose from {size} to {rows}"
+            )
+    elif not is_original(read_json(folder / "config.json")):
+        wanted = original_rows(opened.tokenizer, rows)
+    if wanted < rows:
+        say(f"vocabulary: the first {wanted} of {rows} rows are kept")
+        opened = opened.with_weights(cut(opened.weights, wanted))
+    return opened, size if size < len(opened.tokenizer) and wanted < rows else None
+
+
+def _context(tokenizer: Tokenizer, positions: int) -> int:
+    """The tokenizer's own limit, where it has one: its absence is a very large number."""
+    return min(int(tokenizer.hf.model_max_length), positions)
+
+
+def _run_layers(weights: Weights, num_layers: int) -> Weights:
+    """Without SigLIP's layers behind its features and its head: released code deletes them before it loads."""
+    prefix = "tower.vision.encoder.layers."
+    return {
+        key: stored
+        for key, stored in weights.items()
+        if not key.startswith("tower.vision.head.")
+        and not (key.startswith(prefix) and int(key.removeprefix(prefix).partition(".")[0]) >= num_layers)
+    }
+
+
+def _cast(weights: Weights, dtype: torch.dtype) -> Weights:
+    def change(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return {key: stored.then(change) for key, stored in weights.items()}
+
+
+def _copy(source: Path, target: Path, name: str) -> None:
+    if (source / name).is_file():
+        shutil.copyfile(source / name, target / name)

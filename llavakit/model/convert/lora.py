@@ -1,0 +1,125 @@
+"""LoRA adapters merged, and delta weights added, tensor by tensor as the model streams by. No peft needed."""
+
+import math
+from pathlib import Path
+
+from torch import Tensor
+
+from llavakit.core.errors import CheckpointError
+from llavakit.core.files import read_json
+from llavakit.model.convert.keys import from_original
+from llavakit.model.convert.vocabulary import EMBEDDING, HEAD
+from llavakit.model.convert.weights import Stored, Weights, first_existing, open_file
+
+ADAPTER = "adapter_config.json"
+# Settings of peft that change the merge: what is here is the plain rule; anything else is refused.
+PLAIN: dict[str, tuple[object, ...]] = {
+    "peft_type": ("LORA",), "fan_in_fan_out": (None, False), "use_dora": (None, False),
+    "init_lora_weights": (None, True, False, "gaussian"), "rank_pattern": (None, {}), "alpha_pattern": (None, {}),
+}  # fmt: skip
+
+
+def merge_lora(weights: Weights, folder: Path) -> Weights:
+    """`weights` (our names) with the adapter in `folder` and the whole tensors that were trained beside it.
+
+    W + scale * B A, with scale = alpha / r (alpha / sqrt(r) for rank-stabilised LoRA), computed in float32 and
+    stored in W's own type.
+    """
+    settings = read_json(folder / ADAPTER)
+    for name, fine in PLAIN.items():
+        if settings.get(name) not in fine:
+            raise CheckpointError(f"{folder / ADAPTER}: {name}={settings.get(name)!r} cannot be merged here")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise CheckpointError(
+            f"{folder / ADAPTER}: r={rank!r} and lora_alpha={alpha!r} are no rank and scale"
+        )
+    scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    file = first_existing(folder, "adapter_model.safetensors", "adapter_model.bin")
+    pairs, whole = _split(open_file(file), file)
+    beside = folder / "non_lora_trainables.bin"
+    for key, stored in (open_file(beside) if beside.is_file() else {}).items():
+        kept = from_original(_strip(key))
+        if kept is not None:
+            whole[kept] = stored
+    merged = weights | whole
+    for name, pair in pairs.items():
+        if name not in weights:
+            raise CheckpointError(f"{file}: adapts {name}, which the base model does not have")
+        if len(pair) != 2 or pair["lora_A"].shape[0] != rank or pair["lora_B"].shape[1] != rank:
+            raise CheckpointError(f"{file}: {name} does not have two matrices of rank {rank}")
+        shape = (pair["lora_B"].shape[0], pair["lora_A"].shape[1])
+        if shape != weights[name].shape:
+            raise CheckpointError(
+                f"{file}: the adapter of {name} is for {list(shape)}, the base model has "
+                f"{list(weights[name].shape)}; is this the base it was trained on?"
+            )
+        merged[name] = _low_rank(merged[name], pair["lora_A"], pair["lora_B"], scale)
+    return merged
+
+
+def _low_rank(base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
+    def change(weight: Tensor) -> Tensor:
+        return (weight.float() + scale * (up.read().float() @ down.read().float())).to(weight.dtype)
+
+    return base.then(change)
+
+
+def _split(adapter: Weights, file: Path) -> tuple[dict[str, Weights], Weights]:
+    """Pairs of low-rank matrices by the weight they change, and tensors that replace a whole weight."""
+    pairs: dict[str, Weights] = {}
+    whole: Weights = {}
+    for key, stored in adapter.items():
+        # Adapters of peft carry their name in some versions, and the word for whole modules in others.
+        words = [word for word in _strip(key).split(".") if word not in ("default", "modules_to_save")]
+        kinds = [word for word in words if word.startswith("lora_")]
+        name = from_original(".".join(word for word in words if not word.startswith("lora_")))
+        if name is None:
+            continue
+        if not kinds:
+            whole[name] = stored
+        elif kinds[0] in ("lora_A", "lora_B"):
+            pairs.setdefault(name, {})[kinds[0]] = stored
+        else:
+            raise CheckpointError(f"{file}: {key}: {kinds[0]} cannot be merged here (only lora_A and lora_B)")
+    return pairs, whole
+
+
+def _strip(key: str) -> str:
+    """A name without what peft's wrapper put in front: `base_model.model.`, or a doubled `model.`."""
+    direct = key.removeprefix("base_model.")
+    if direct != key:
+        return direct.removeprefix("model.")
+    return key.removeprefix("model.") if key.startswith("model.model.") else key
+
+
+def add_delta(weights: Weights, base: Weights, folder: Path) -> Weights:
+    """Released v0 weights are differences to LLaMA: every tensor that the base has is added to.
+
+    Embeddings and head have more rows here than in the base; only the block they share is added.
+    """
+    absent = sorted(base.keys() - weights.keys())
+    if absent or not base:
+        raise CheckpointError(f"{folder}: no base of these delta weights: it has {absent[:1]}, they have not")
+    return {
+        key: _sum(stored, base[key], key, folder) if key in base else stored
+        for key, stored in weights.items()
+    }
+
+
+def _sum(delta: Stored, base: Stored, key: str, folder: Path) -> Stored:
+    shared = (
+        key in (EMBEDDING, HEAD) and base.shape[1:] == delta.shape[1:] and base.shape[0] <= delta.shape[0]
+    )
+    if not shared and base.shape != delta.shape:
+        raise CheckpointError(
+            f"{folder}: {key} is {list(base.shape)} there, {list(delta.shape)} in the delta"
+        )
+
+    def change(tensor: Tensor) -> Tensor:
+        total = tensor.float()
+        total = total.clone() if total is tensor else total  # what was read may be mapped from the file
+        total[: base.shape[0]] += base.read().float()
+        return total.to(tensor.dtype)
+
+    return delta.then(change)

@@ -1,0 +1,57 @@
+"""A decoder across devices, or quantized: by the means of `transformers`, on weights that are already read.
+
+Only the decoder. Tower and connector are a few hundred megabytes, stay in their own type, and live with the
+decoder's token embeddings: a quantized connector costs answers and saves nothing.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
+from transformers.utils import is_accelerate_available
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from llavakit.core.errors import ConfigError
+from llavakit.model.llava import Llava
+
+DeviceMap = str | dict[str, int | str | torch.device]
+
+
+def place_language(
+    model: Llava,
+    tensors: dict[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    device_map: DeviceMap | None,
+    quantization: QuantizationConfigMixin | None,
+) -> Llava:
+    """`model`, whose decoder has no memory yet, with its weights `tensors` (our names) placed as asked.
+
+    `device_map` is that of `transformers` for the decoder ("auto", a device, or a dict by module), and splits no
+    decoder layer. Needs the package accelerate; a quantization also its own.
+    """
+    if not is_accelerate_available():
+        raise ConfigError("device_map and quantization need accelerate: pip install accelerate")
+    parts = {key: tensor for key, tensor in tensors.items() if not key.startswith("language.")}
+    weights = {key.removeprefix("language."): tensors[key] for key in tensors.keys() - parts.keys()}
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(model.language.config)]
+    try:
+        language: PreTrainedModel = kind.from_pretrained(
+            None,
+            config=model.language.config,
+            state_dict=weights,
+            dtype="auto" if dtype is None else dtype,
+            device_map=device_map,
+            quantization_config=quantization,
+        )
+    except ImportError as error:
+        raise ConfigError(
+            f"quantization={type(quantization).__name__}: {' '.join(str(error).split())}"
+        ) from None
+    placed = Llava(model.tower, model.connector, language, model.newline)
+    placed.load_state_dict(parts, assign=True, strict=False)
+    table: Any = language.get_input_embeddings()
+    for part in (placed.tower, placed.connector, placed.newline):
+        part.to(device=table.weight.device, dtype=dtype)
+    return placed

@@ -1,0 +1,47 @@
+"""Linear RoPE scaling: positions divided by a factor, so that a decoder reads a longer row than it was trained on.
+
+LLaVA-NeXT-Video (2024-04-30) asks for it when the frames of a video do not fit (vision/frames.py: rope_factor).
+"""
+
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from llavakit.core.errors import ConfigError
+
+
+def stretch_config(config: PreTrainedConfig, factor: float) -> None:
+    """Make `config` divide its positions by `factor`, counted from the unscaled decoder; the context grows as much.
+
+    A config that is scaled linearly already is brought to the new factor. Any other scaling, or none to scale, is
+    a ConfigError: two rules on top of each other mean nothing.
+    """
+    rope = config.to_dict().get("rope_parameters")
+    kind = config.model_type
+    if not rope or rope.get("rope_type") is None:
+        what = "has rotary settings per kind of layer" if rope else "has no rotary position embedding"
+        raise ConfigError(f"rope_factor={factor:g}: a decoder of type {kind} {what}; leave rope_factor out")
+    if rope["rope_type"] not in ("default", "linear"):
+        raise ConfigError(
+            f"rope_factor={factor:g}: this decoder's positions are already scaled by rope_type "
+            f"{rope['rope_type']!r}; leave rope_factor out"
+        )
+    if factor < 1:
+        raise ConfigError(f"rope_factor={factor:g}: must be at least 1")
+    settings: Any = config
+    context = settings.max_position_embeddings * factor / rope.get("factor", 1.0)
+    settings.max_position_embeddings = round(context)
+    settings.rope_parameters = {**rope, "rope_type": "linear", "factor": float(factor)}
+
+
+def stretch(language: PreTrainedModel, factor: float) -> None:
+    """The same for a decoder that is already built: its rotary embedding is made again."""
+    stretch_config(language.config, factor)
+    decoder: Any = language.get_decoder()
+    rotary = dict(decoder.named_children()).get("rotary_emb")
+    if rotary is None:
+        raise ConfigError(
+            f"rope_factor={factor:g}: llavakit does not know where a decoder of type "
+            f"{language.config.model_type} keeps its rotary embedding; leave rope_factor out"
+        )
+    decoder.rotary_emb = type(rotary)(config=language.config).to(language.device)

@@ -1,0 +1,136 @@
+"""Linear RoPE scaling is transformers' own, survives saving, and is refused where it means nothing."""
+
+import json
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaForConditionalGeneration,
+    ModernBertDecoderConfig,
+)
+
+from llavakit import chat
+from llavakit.core.errors import ConfigError
+from llavakit.model import checkpoint as checkpoints
+from llavakit.model.build import LanguageConfig, ModelConfig, build, load_language
+from llavakit.model.rope import stretch_config
+from tests import tiny
+
+
+def frequencies(language):
+    return language.model.rotary_emb.inv_freq
+
+
+def wanted(config: LlamaConfig, factor: float):
+    """The frequencies of transformers' own decoder with this scaling."""
+    rope = {**config.rope_parameters, "rope_type": "linear", "factor": factor}
+    settings = config.to_dict() | {"rope_parameters": rope}
+    return frequencies(LlamaForCausalLM(LlamaConfig(**settings)))
+
+
+def logits(language, positions):
+    ids = torch.arange(3, 3 + len(positions))[None]
+    with torch.no_grad():
+        return language(input_ids=ids, position_ids=torch.tensor([positions])).logits
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rope") / "model"
+    checkpoints.save(tiny.checkpoint(), folder)
+    return folder
+
+
+def test_loading_with_a_factor_gives_transformers_frequencies(folder):
+    plain = checkpoints.load(folder).model.language
+    language = checkpoints.load(folder, rope_factor=2).model.language
+    assert torch.equal(frequencies(language), wanted(plain.config, 2.0))
+    assert torch.equal(frequencies(language), frequencies(plain) / 2)
+    assert (plain.config.max_position_embeddings, language.config.max_position_embeddings) == (512, 1024)
+    assert chat.load(folder, rope_factor=2).engine.context == 1024
+
+
+def test_a_scaled_decoder_at_twice_the_position_is_the_plain_one(folder):
+    plain, scaled = (checkpoints.load(folder, rope_factor=f).model.language for f in (None, 2))
+    for language in (plain, scaled):
+        language.set_attn_implementation("eager")
+    torch.testing.assert_close(logits(plain, [0, 1, 2, 3]), logits(scaled, [0, 2, 4, 6]), atol=1e-5, rtol=0)
+    assert (logits(plain, [0, 1, 2, 3]) - logits(scaled, [0, 1, 2, 3])).abs().max() > 1e-3
+
+
+def test_saving_and_exporting_keeps_the_scaling(folder, tmp_path):
+    scaled = checkpoints.load(folder, rope_factor=2)
+    checkpoints.save(scaled, tmp_path / "scaled")
+    rope = json.loads((tmp_path / "scaled/config.json").read_text())["text_config"]["rope_parameters"]
+    assert rope == {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
+    theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "scaled").model.language_model
+    for language in (checkpoints.load(tmp_path / "scaled").model.language.model, theirs):
+        assert torch.equal(language.rotary_emb.inv_freq, frequencies(scaled.model.language))
+        assert language.config.max_position_embeddings == 1024
+
+
+def test_the_factor_counts_from_the_unscaled_decoder(folder, tmp_path):
+    checkpoints.save(checkpoints.load(folder, rope_factor=2), tmp_path / "scaled")
+    again, more = (checkpoints.load(tmp_path / "scaled", rope_factor=f).model.language for f in (2, 4))
+    assert (again.config.max_position_embeddings, more.config.max_position_embeddings) == (1024, 2048)
+    assert torch.equal(frequencies(more), wanted(again.config, 4.0))
+
+
+def test_the_old_nested_form_is_read_and_the_misplaced_one_is_not_scaling(folder, tmp_path):
+    """A public conversion script wrote type and factor beside the other settings; transformers reads no scaling."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    plain = frequencies(checkpoints.load(folder).model.language)
+    for extra, factor in (
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 2.0),
+        ({"type": "linear", "factor": 2.0}, 1.0),
+    ):
+        text = {name: value for name, value in config["text_config"].items() if name != "rope_parameters"}
+        (tmp_path / "config.json").write_text(json.dumps(config | {"text_config": text | extra}))
+        language = checkpoints.load(tmp_path).model.language
+        assert torch.equal(frequencies(language), plain / factor)
+
+
+def test_a_run_starts_from_scaled_parts_or_a_scaled_checkpoint(folder, tmp_path):
+    plain = checkpoints.load(folder).model.language
+    started = build(ModelConfig(start=folder, rope_factor=2)).model.language
+    assert torch.equal(frequencies(started), wanted(plain.config, 2.0))
+    plain.save_pretrained(tmp_path / "decoder")
+    tiny.byte_level_tokenizer().hf.save_pretrained(tmp_path / "decoder")
+    tower = tmp_path / "tower"
+    tiny.checkpoint().model.tower.vision.save_pretrained(tower)
+    fresh = ModelConfig(
+        language=LanguageConfig(path=str(tmp_path / "decoder")),
+        tower={"path": str(tower)}, image=tiny.IMAGE, template="chatml", rope_factor=2,
+    )  # fmt: skip
+    language = build(fresh).model.language
+    assert torch.equal(frequencies(language), frequencies(started))
+    assert language.config.max_position_embeddings == 1024
+    assert torch.equal(frequencies(load_language(fresh.language)[0]), frequencies(plain))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (GPT2Config(), "no rotary position embedding"),
+        (ModernBertDecoderConfig(), "per kind of layer"),
+        (
+            LlamaConfig(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}),
+            "'dynamic'",
+        ),
+        (LlamaConfig(rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 10000.0}), "'yarn'"),
+    ],
+)
+def test_what_cannot_be_scaled_is_refused(config, words):
+    with pytest.raises(ConfigError, match=words) as error:
+        stretch_config(config, 2)
+    assert "\n" not in str(error.value)
+
+
+def test_a_factor_below_one_is_refused():
+    with pytest.raises(ConfigError, match="at least 1"):
+        stretch_config(LlamaConfig(), 0.5)
