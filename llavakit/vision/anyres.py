@@ -35,7 +35,7 @@ class AnyresConfig(Config):
     base: Literal["squash", "pad", "none"] = "squash"  # the whole image as one tile in front
     max_tiles: int | None = None  # anyres_max_N: shrink the map to about N tiles' worth of tokens
     max_tokens: int | None = None  # the blog's rule: tiles share this many tokens, base included
-    max_pool: bool = False  # 2 x 2 over the joined map; no newlines then
+    max_pool: bool = False  # 2 x 2 over the whole joined map (`maxpool2x2`): nothing is dropped, no newlines
     rule: Rule = "llava"  # how the kept map is rounded
 
     @field_validator("pinpoints", mode="before")
@@ -51,6 +51,10 @@ class AnyresConfig(Config):
             raise ValueError("max_tiles, max_tokens and max_pool exclude each other")
         if self.max_tiles is not None and self.merge != "unpad":
             raise ValueError("max_tiles needs merge=unpad: elsewhere the released code ignores it")
+        if self.max_tokens is not None and self.merge != "flat":
+            raise ValueError("max_tokens needs merge=flat: it shrinks each tile by itself")
+        if self.max_pool and self.merge == "flat":
+            raise ValueError("max_pool needs merge=spatial or unpad: it pools the joined map")
         return self
 
 
@@ -164,23 +168,17 @@ def _merge(config: AnyresConfig, size: Size, first: int, tiles: Size, side: int)
     """The grids behind the base view."""
     columns, rows = tiles
     width, height = columns * side, rows * side
-    if config.merge == "flat" or config.max_tokens is not None:
+    if config.merge == "flat":
         return tuple(whole(first + number, (side, side)) for number in range(columns * rows))
+    full = 0, 0, width, height
+    if config.max_pool:  # before anything else in the release: padding is pooled too
+        return (Grid(first, tiles, full, (width // 2, height // 2), "max", window=2),)
     if config.merge == "spatial":
-        return (_joined(first, tiles, (0, 0, width, height), config.max_pool),)
+        return (Grid(first, tiles, full, (width, height)),)
     crop = unpad(size, (width, height), config.rule)
-    if config.max_pool:
-        return (_joined(first, tiles, crop, max_pool=True),)
     kept = crop[2] - crop[0], crop[3] - crop[1]
     final = kept if config.max_tiles is None else shrink(kept, config.max_tiles, side)
     return (Grid(first, tiles, crop, final, "none" if final == kept else "bilinear", newline="row"),)
-
-
-def _joined(first: int, tiles: Size, crop: Box, max_pool: bool) -> Grid:
-    width, height = crop[2] - crop[0], crop[3] - crop[1]
-    if max_pool:
-        return Grid(first, tiles, crop, (width // 2, height // 2), "max", window=2)
-    return Grid(first, tiles, crop, (width, height))
 
 
 def unpad(size: Size, map_size: Size, rule: Rule) -> Box:

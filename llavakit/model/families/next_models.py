@@ -111,7 +111,7 @@ _ABLATIONS = [
     *(
         _ablation(
             f"max{tiles}-paper",
-            AnyresConfig(pinpoints=up_to_six(SIGLIP), max_tokens=(tiles + 1) * 729),
+            AnyresConfig(pinpoints=up_to_six(SIGLIP), merge="flat", max_tokens=(tiles + 1) * 729),
             "Higher-AnyRes by the blog's formula: beyond the threshold all tiles share it equally",
         )
         for tiles in (4, 9, 16)
