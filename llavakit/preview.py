@@ -135,7 +135,7 @@ def _measure(picture: str, row: Family) -> tuple[Size, int | None]:
     if match is not None:
         return (int(match[1]), int(match[2])), None
     path = Path(picture)
-    if not path.exists():
+    if not path.is_file():
         raise ConfigError(f"{picture!r} is neither a size, as in 640x480, nor a file")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return image_size(path), None

@@ -46,8 +46,8 @@ class ImageConfig(Config):
     @property
     def fill(self) -> tuple[int, int, int]:
         """The padding colour: the mean, cut (not rounded) to whole steps, as the original does."""
-        red, green, blue = (int(value * 255) for value in self.mean)
-        return red, green, blue
+        red, green, blue = self.mean
+        return int(red * 255), int(green * 255), int(blue * 255)
 
 
 def plan_image(config: ImageConfig, size: Size, *, alone: bool = True) -> Plan:

@@ -57,8 +57,8 @@ class Decoder:
         """The keyword arguments of the decoder's config in `transformers`, `model_type` included."""
         values = {key: value for key, value in vars(self).items() if key not in ("path", "rope_theta")}
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": self.rope_theta}
-        # Mistral's class has a window by default; the released instruct v0.2 has none.
-        return values | ({"sliding_window": None} if self.model_type == "mistral" else {})
+        # No released decoder looks through a window; Mistral's class would have one by default.
+        return {**values, "sliding_window": None}
 
 
 def _clip(path: str, size: int) -> Vision:
