@@ -19,8 +19,9 @@ from llavakit.vision.frames import choose_frames, rope_factor
 from llavakit.vision.image import image_size
 from llavakit.vision.layout import Grid, Plan, Size
 
-SIZE = re.compile(r"(\d+)\s*[xX×]\s*(\d+)")
+SIZE = re.compile(r"(\d{1,6})\s*[xX×]\s*(\d{1,6})")
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
+ASCII = str.maketrans("┌┬┐├┼┤└┴┘─│░", "+++++++++-|#")  # for terminals without line drawing
 RULES: dict[str, Rule | None] = {"llava": "llava", "transformers": "transformers"}
 
 
@@ -102,7 +103,7 @@ def show_plan(found: Preview, *, as_json: bool) -> None:
         print(json.dumps(found.describe(), indent=1))  # not through rich: it must stay JSON
         return
     for line in plan_lines(found):
-        say(line)
+        say(line.translate(ASCII) if console.options.ascii_only else line)
     if not found.fits:
         console.print(f"warning: {_overlong(found)}", style="yellow", markup=False, soft_wrap=True)
 
@@ -112,7 +113,7 @@ def plan_lines(found: Preview) -> list[str]:
     plan, row = found.plan, found.row
     what = "an image" if found.images == 1 else f"{found.images} images"
     if found.frames is not None:
-        what = f"a video of {found.frames} frames"
+        what = "a video of 1 frame" if found.frames == 1 else f"a video of {found.frames} frames"
     lines = [
         f"{row.name} ({row.system}): {what}, {found.size[0]} x {found.size[1]} pixels",
         *(f"  {text}" for text in _views(found)),
@@ -135,14 +136,23 @@ def _measure(picture: str, row: Family) -> tuple[Size, int | None]:
     if match is not None:
         return (int(match[1]), int(match[2])), None
     path = Path(picture)
-    if not path.is_file():
-        raise ConfigError(f"{picture!r} is neither a size, as in 640x480, nor a file")
+    if not _is_file(path):
+        raise ConfigError(
+            f"{picture!r} is neither a size of at most 6 digits a side, as in 640x480, nor a file"
+        )
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         return image_size(path), None
     if row.card.video is None:
         raise ConfigError(f"{row.name} takes no videos, and {picture} is one")
     info = video.probe_video(path)
     return info.size, len(choose_frames(row.card.video, info))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # longer than any name of a file
+        return False
 
 
 def _views(found: Preview) -> list[str]:

@@ -1,6 +1,7 @@
 """`llavakit models`, `llavakit plan` and their Python twins: what is printed, what is JSON, what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,18 @@ def test_the_drawing_has_a_box_for_every_tile():
         assert max(map(len, lines)) <= 80 and len(lines) <= 40
 
 
+def test_a_terminal_without_line_drawing_gets_plain_letters():
+    words = ["llavakit", "plan", "llava16-7b", "640x480"]
+    code = f"import sys\nfrom llavakit import cli\nsys.argv = {words}\ncli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "+----------------+----------------+" in done.stdout
+    assert "|################|################|" in done.stdout
+
+
 def test_a_crop_reaches_over_the_canvas():
     found = preview("llava-7b", "640x480")
     assert image_box(found.plan.views[0], found.size) == ((224, 224), (-37, 0, 261, 224))
@@ -211,13 +224,20 @@ def test_a_video_is_sampled_as_the_model_would(tmp_path, monkeypatch):
     ("name", "picture", "options", "told"),
     [
         ("llava16-8b", "640x480", {}, "unknown model 'llava16-8b'; did you mean 'llava16-7b'"),
-        ("llava16-7b", "640", {}, "'640' is neither a size, as in 640x480, nor a file"),
+        (
+            "llava16-7b",
+            "640",
+            {},
+            "'640' is neither a size of at most 6 digits a side, as in 640x480, nor a file",
+        ),
         ("llava16-7b", "640x", {}, "neither a size"),
         ("llava16-7b", "-1x5", {}, "neither a size"),
         ("llava16-7b", "", {}, "neither a size"),
+        ("llava16-7b", "9" * 400 + "x1", {}, "neither a size"),
         ("llava16-7b", "0x480", {}, "at least 1 x 1"),
         ("llava16-7b", "640x480", {"frames": 8}, "llava16-7b takes no videos"),
         ("llava-video-7b", "640x480", {"frames": 0}, "frames=0"),
+        ("llava-video-7b", "640x480", {"frames": 10**9}, "from 1 to 100000"),
         ("llava16-7b", "640x480", {"images": 0}, "--images 0"),
         ("llava-video-7b", "640x480", {"images": 2, "frames": 8}, "exclude each other"),
         ("llava16-7b", "640x480", {"rule": "hf"}, "unknown --rule 'hf'; valid: llava, transformers"),

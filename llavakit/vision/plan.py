@@ -120,7 +120,7 @@ def _highres(config: ImageConfig, size: Size) -> Plan:
     assert config.anyres is not None
     longest = max(max(pinpoint) for pinpoint in config.anyres.pinpoints)
     square = config.anyres.model_copy(update={"pinpoints": ((longest, longest),)})
-    plan = plan_anyres(square, (1, 1), tile=config.size, side=config.grid, fill=config.fill)
+    plan = plan_anyres(square, size, tile=config.size, side=config.grid, fill=config.fill)
     *base, tiles = plan.views
     padded = _pad(config, size)[:-1]  # its padding, then the larger resize
     return plan._replace(views=(*base, tiles._replace(steps=(*padded, Resize((longest, longest))))))

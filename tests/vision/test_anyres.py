@@ -283,6 +283,14 @@ def test_highres_is_a_padded_square_of_the_largest_side_behind_a_squashed_view()
     assert plan.views[1].corners == ((0, 0), (336, 0), (0, 336), (336, 336))
 
 
+def test_highres_drops_what_only_saw_padding_where_the_merge_does():
+    config = ImageConfig(
+        kind="highres", size=336, grid=24, anyres=AnyresConfig(pinpoints=((336, 336), (672, 672)))
+    )
+    plan = plan_image(config, (640, 480))
+    assert (plan.grid, plan.num_tokens) == ((48, 36), 576 + 36 * 49)
+
+
 @pytest.mark.parametrize(
     ("size", "tile", "grid"),
     [

@@ -13,6 +13,8 @@ from llavakit.vision.frames import plan_video
 from llavakit.vision.layout import Plan, Size
 from llavakit.vision.plan import ImageConfig, plan_image
 
+MAX_FRAMES = 100_000  # of one plan; no model looks at more than a few hundred
+
 
 @dataclass(frozen=True)
 class Family:
@@ -61,8 +63,8 @@ class Family:
             return plan_image(image, size, alone=alone)
         if video is None:
             raise ConfigError(f"{self.name} takes no videos; leave the frames out, or choose another model")
-        if frames < 1:
-            raise ConfigError(f"frames={frames}: a video has at least 1")
+        if not 1 <= frames <= MAX_FRAMES:
+            raise ConfigError(f"frames={frames}: from 1 to {MAX_FRAMES}")
         return plan_video(video, image, size, frames)
 
 
