@@ -4,6 +4,7 @@ import llavakit
 
 bot = llavakit.load("runs/demo")
 bot.ask("What color is the shape?", images=["x.png"])
+llavakit.plan("llava16-7b", 640, 480).num_tokens
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,15 +12,20 @@ from typing import TYPE_CHECKING, Any
 from llavakit.version import __version__
 
 if TYPE_CHECKING:
+    from llavakit.catalog import families, plan
     from llavakit.chat import Chat, load
 
-__all__ = ["Chat", "__version__", "load"]
+__all__ = ["Chat", "__version__", "families", "load", "plan"]
 
 
 def __getattr__(name: str) -> Any:
-    """Chat and load, imported when first used: they bring PyTorch, which `llavakit --help` does not need."""
+    """Public names, imported when first used: they bring PyTorch, which `llavakit --help` does not need."""
     if name in ("Chat", "load"):
         from llavakit import chat
 
         return vars(chat)[name]
+    if name in ("families", "plan"):
+        from llavakit import catalog
+
+        return vars(catalog)[name]
     raise AttributeError(f"module 'llavakit' has no attribute {name!r}")

@@ -156,15 +156,31 @@ def inspect(
 
 
 @app.command()
-def models() -> None:
-    """List the released models that recipes start from."""
-    from llavakit.model.families import FAMILIES
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show one model in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the released models of the series, with their parts and parameter counts."""
+    from llavakit.catalog import show_models
 
-    for row in FAMILIES.values():
-        card = row.card
-        image = f"{card.image.kind} {card.image.size} px, {row.num_image_tokens} tokens"
-        say(f"{row.name}  ({row.system}; template {card.template}; image {image}; context {row.context})")
-        say(f"    {card.tower.path} -> {card.connector.kind} -> {row.language.path}")
+    show_models(name, as_json=as_json)
+
+
+@app.command()
+def plan(
+    family: Annotated[str, typer.Argument(help="A model's name (see `llavakit models`).")],
+    picture: Annotated[str, typer.Argument(help="WIDTHxHEIGHT in pixels, an image file or a video file.")],
+    frames: Annotated[int | None, typer.Option(help="A video of this many frames.")] = None,
+    images: Annotated[int, typer.Option(help="This many such images in one sample.")] = 1,
+    rule: Annotated[
+        str | None, typer.Option(help="Read the list of layouts as `llava` or as `transformers` does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how a model would see a picture: tiles, padding, tokens. Example: llavakit plan llava16-7b 640x480"""
+    from llavakit.preview import preview, show_plan
+
+    show_plan(preview(family, picture, frames=frames, images=images, rule=rule), as_json=as_json)
 
 
 @app.command()

@@ -15,7 +15,7 @@ LEVELS = {
     "text": 1, "vision": 1,
     "data": 2, "model": 2,
     "train": 3, "engine": 3,
-    "chat": 4, "tools": 4,
+    "chat": 4, "tools": 4, "catalog": 4, "preview": 4,
     "critic": 5, "agent": 5, "eval": 5, "synth": 5,
     "serve": 6, "studio": 6, "recipes": 6,
     "terminal": 7, "inspection": 7, "cli": 7, "__init__": 7,

@@ -1,5 +1,6 @@
 """The command line: mistakes end in exit code 2 and a line that names them; the rest prints what was asked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -68,10 +69,10 @@ def test_help_lists_every_command(run):
     code, out, err = run("--help")
     assert code == 0
     assert err == ""
-    assert all(name in out for name in ("demo", "train", "chat", "inspect", "convert", "models"))
+    assert all(name in out for name in ("demo", "train", "chat", "inspect", "convert", "models", "plan"))
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "convert", "models"])
+@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "convert", "models", "plan"])
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -159,7 +160,32 @@ def test_models_lists_the_released_ones(run):
     code, out, _ = run("models")
     assert code == 0
     assert "llava15-7b" in out
+    assert "LLaVA-OneVision" in out
+    code, out, _ = run("models", "llava15-7b")
+    assert code == 0
     assert "576 tokens" in out
+
+
+def test_plan_shows_tiles_and_tokens(run):
+    code, out, err = run("plan", "llava16-7b", "640x480")
+    assert (code, err) == (0, "")
+    assert "5 tiles, 2340 tokens" in out
+    code, out, err = run("plan", "llava16-7b", "640x480", "--json")
+    assert (code, json.loads(out)["tokens"]) == (0, 2340)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["llava15-7b", "640x480", "--frames", "8"], "error: llava15-7b takes no videos"),
+        (["llava16-7b", "640by480"], "error: '640by480' is neither a size"),
+        (["llava61-7b", "640x480"], "error: unknown model 'llava61-7b'"),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_line(run, words, told):
+    code, out, err = run("plan", *words)
+    assert (code, out) == (2, "")
+    assert err.startswith(told) and err.count("\n") == 1
 
 
 def test_inspect_shows_every_token_with_its_weight_and_its_image(run, model, data, monkeypatch):

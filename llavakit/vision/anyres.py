@@ -6,6 +6,7 @@ differently, and read the same list of grids in a different order (`transpose`);
 
 import math
 import re
+from functools import lru_cache
 from itertools import product
 from typing import Literal
 
@@ -25,8 +26,8 @@ SLACK = 1.1  # released code: a map up to this factor (per side) over its budget
 class AnyresConfig(Config):
     """The grids an image may be laid out on, and how the features of its tiles become one sequence.
 
-    `merge`: `flat` puts tile after tile, `spatial` joins them into one map, `unpad` also drops what only saw padding
-    and puts the newline token behind every row (`spatial_unpad` in released configs).
+    `merge`: `flat` puts tile after tile, `spatial` joins them into one map, `unpad` also drops what only saw
+    padding and puts the newline token behind every row (`spatial_unpad` in released configs).
     """
 
     pinpoints: tuple[Size, ...]  # (width, height) in pixels; order decides ties
@@ -34,7 +35,7 @@ class AnyresConfig(Config):
     base: Literal["squash", "pad", "none"] = "squash"  # the whole image as one tile in front
     max_tiles: int | None = None  # anyres_max_N: shrink the map to about N tiles' worth of tokens
     max_tokens: int | None = None  # the blog's rule: tiles share this many tokens, base included
-    max_pool: bool = False  # 2 x 2 over the joined map; no newlines then
+    max_pool: bool = False  # 2 x 2 over the whole joined map (`maxpool2x2`): nothing is dropped, no newlines
     rule: Rule = "llava"  # how the kept map is rounded
 
     @field_validator("pinpoints", mode="before")
@@ -50,6 +51,10 @@ class AnyresConfig(Config):
             raise ValueError("max_tiles, max_tokens and max_pool exclude each other")
         if self.max_tiles is not None and self.merge != "unpad":
             raise ValueError("max_tiles needs merge=unpad: elsewhere the released code ignores it")
+        if self.max_tokens is not None and self.merge != "flat":
+            raise ValueError("max_tokens needs merge=flat: it shrinks each tile by itself")
+        if self.max_pool and self.merge == "flat":
+            raise ValueError("max_pool needs merge=spatial or unpad: it pools the joined map")
         return self
 
 
@@ -95,18 +100,24 @@ def best_pinpoint(pinpoints: tuple[Size, ...], size: Size) -> Size:
     """The canvas on which most pixels of an image survive; of equals the smallest; of those the first."""
     image_width, image_height = size
     pixels = image_width * image_height
-    best, most, least = pinpoints[0], -1, 0
-    for canvas in pinpoints:
-        width, height = canvas
-        a, b = width / image_width, height / image_height
+    most, best = -1, pinpoints[0]
+    for area, canvas in _largest_first(pinpoints):
+        if area < most:  # no more than its area survives on a canvas, and the rest are smaller still
+            break
+        a, b = canvas[0] / image_width, canvas[1] / image_height
         scale = a if a < b else b
         kept = int(image_width * scale) * int(image_height * scale)
         if kept > pixels:
             kept = pixels
-        area = width * height
-        if kept > most or (kept == most and area < least):  # equal kept: the least area wastes least
-            best, most, least = canvas, kept, area
+        if kept >= most:  # of equals the later one: it is smaller, so it wastes less, or it is listed earlier
+            most, best = kept, canvas
     return best
+
+
+@lru_cache(maxsize=64)
+def _largest_first(pinpoints: tuple[Size, ...]) -> tuple[tuple[int, Size], ...]:
+    """(area, canvas) from the largest to the smallest; of equal ones the first listed comes last."""
+    return tuple(sorted(((w * h, (w, h)) for w, h in reversed(pinpoints)), key=lambda pair: -pair[0]))
 
 
 def plan_anyres(
@@ -115,9 +126,7 @@ def plan_anyres(
     """The plan of an image under `config`; `tile` pixels and `side` feature rows per side of a tile."""
     canvas = best_pinpoint(config.pinpoints, size)
     columns, rows = canvas[0] // tile, canvas[1] // tile
-    steps = _fit(size, canvas)
-    corners = tuple((x, y) for y in range(0, canvas[1], tile) for x in range(0, canvas[0], tile))
-    views = (View(steps, corners),)
+    views: tuple[View, ...] = (View(_fit(size, canvas), _corners(canvas, tile)),)
     grids: tuple[Grid, ...] = ()
     if config.base != "none":
         views = (View(_base_steps(config, size, tile, fill)), *views)
@@ -126,6 +135,12 @@ def plan_anyres(
     if config.max_tokens is not None:
         grids = _share(grids, config.max_tokens, columns * rows + len(views) - 1, side)
     return Plan(views, (tile, tile), (side, side), grids)
+
+
+@lru_cache(maxsize=256)
+def _corners(canvas: Size, tile: int) -> tuple[Size, ...]:
+    """(left, top) of every tile, row by row. Cached: a large run plans a million images on a few canvases."""
+    return tuple((x, y) for y in range(0, canvas[1], tile) for x in range(0, canvas[0], tile))
 
 
 def _fit(size: Size, canvas: Size) -> tuple[Step, ...]:
@@ -153,23 +168,17 @@ def _merge(config: AnyresConfig, size: Size, first: int, tiles: Size, side: int)
     """The grids behind the base view."""
     columns, rows = tiles
     width, height = columns * side, rows * side
-    if config.merge == "flat" or config.max_tokens is not None:
+    if config.merge == "flat":
         return tuple(whole(first + number, (side, side)) for number in range(columns * rows))
+    full = 0, 0, width, height
+    if config.max_pool:  # before anything else in the release: padding is pooled too
+        return (Grid(first, tiles, full, (width // 2, height // 2), "max", window=2),)
     if config.merge == "spatial":
-        return (_joined(first, tiles, (0, 0, width, height), config.max_pool),)
+        return (Grid(first, tiles, full, (width, height)),)
     crop = unpad(size, (width, height), config.rule)
-    if config.max_pool:
-        return (_joined(first, tiles, crop, max_pool=True),)
     kept = crop[2] - crop[0], crop[3] - crop[1]
     final = kept if config.max_tiles is None else shrink(kept, config.max_tiles, side)
     return (Grid(first, tiles, crop, final, "none" if final == kept else "bilinear", newline="row"),)
-
-
-def _joined(first: int, tiles: Size, crop: Box, max_pool: bool) -> Grid:
-    width, height = crop[2] - crop[0], crop[3] - crop[1]
-    if max_pool:
-        return Grid(first, tiles, crop, (width // 2, height // 2), "max", window=2)
-    return Grid(first, tiles, crop, (width, height))
 
 
 def unpad(size: Size, map_size: Size, rule: Rule) -> Box:

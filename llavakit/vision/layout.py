@@ -43,8 +43,9 @@ class View(NamedTuple):
 class Grid(NamedTuple):
     """A rectangle of feature rows, and the rectangle of image tokens it becomes.
 
-    The `tiles` (columns, rows) that begin with tile `first`, row by row, are joined into one map; its `crop` is kept
-    and resampled to `size` (`average` and `max` over windows of `window` x `window`). `row` puts the newline token behind every row, `end` one behind the last.
+    The `tiles` (columns, rows) that begin with tile `first`, row by row, are joined into one map; its `crop` is
+    kept and resampled to `size` (`average` and `max` over windows of `window` x `window`). `row` puts the newline
+    token behind every row, `end` one behind the last.
     """
 
     first: int

@@ -12,10 +12,8 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.anyres import AnyresConfig, plan_anyres
 from llavakit.vision.layout import Newline, Place, Plan, Resize, Size, Step, View, check_canvas, whole
 
-KEEP_SHORT, KEEP_LONG = (
-    224,
-    448,
-)  # `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0)
+# `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0).
+KEEP_SHORT, KEEP_LONG = 224, 448
 
 
 class ImageConfig(Config):
@@ -32,9 +30,7 @@ class ImageConfig(Config):
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     anyres: AnyresConfig | None = None
-    several: Literal["pad", "same"] = (
-        "pad"  # images of one sample: each padded to one tile (NeXT), or as if alone
-    )
+    several: Literal["pad", "same"] = "pad"  # images of one sample: each padded to one tile, or as if alone
 
     @model_validator(mode="after")
     def _grids_are_whole_tiles(self) -> "ImageConfig":
@@ -50,8 +46,8 @@ class ImageConfig(Config):
     @property
     def fill(self) -> tuple[int, int, int]:
         """The padding colour: the mean, cut (not rounded) to whole steps, as the original does."""
-        red, green, blue = (int(value * 255) for value in self.mean)
-        return red, green, blue
+        red, green, blue = self.mean
+        return int(red * 255), int(green * 255), int(blue * 255)
 
 
 def plan_image(config: ImageConfig, size: Size, *, alone: bool = True) -> Plan:
@@ -107,7 +103,7 @@ def _squash(config: ImageConfig, size: Size) -> tuple[Step, ...]:
 
 
 def _keep(config: ImageConfig, size: Size) -> Plan:
-    """LLaVA v0's rule: at most 448 on the long side and 224 on the short one, nothing cut; one tile of any shape."""
+    """LLaVA v0's rule: at most 448 on the long side and 224 on the short one, nothing cut; a tile of any shape."""
     ratio = max(size) / min(size)
     patch = config.size // config.grid
     resized = _shortest_to(int(min(KEEP_LONG / ratio, KEEP_SHORT)), size)
@@ -120,11 +116,11 @@ def _keep(config: ImageConfig, size: Size) -> Plan:
 
 
 def _highres(config: ImageConfig, size: Size) -> Plan:
-    """NeXT's `highres`: padded to a square of the largest configured side, cut into tiles; the squashed image first."""
+    """NeXT's `highres`: padded to a square of the largest configured side, then tiles; a squashed view first."""
     assert config.anyres is not None
     longest = max(max(pinpoint) for pinpoint in config.anyres.pinpoints)
     square = config.anyres.model_copy(update={"pinpoints": ((longest, longest),)})
-    plan = plan_anyres(square, (1, 1), tile=config.size, side=config.grid, fill=config.fill)
+    plan = plan_anyres(square, size, tile=config.size, side=config.grid, fill=config.fill)
     *base, tiles = plan.views
     padded = _pad(config, size)[:-1]  # its padding, then the larger resize
     return plan._replace(views=(*base, tiles._replace(steps=(*padded, Resize((longest, longest))))))

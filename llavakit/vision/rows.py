@@ -25,7 +25,7 @@ class Gather:
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The image tokens of a plan, numbered from 0, made of the tower's rows, numbered from the first tile's first."""
+    """The image tokens of a plan, numbered from 0, made of the tower's rows, counted from the first tile on."""
 
     gathers: tuple[Gather, ...]
     marks: np.ndarray  # int64[M, 2]: token, and the row of the table of marks that stands there
@@ -96,7 +96,7 @@ def _joined(grid: Grid, side: tuple[int, int]) -> np.ndarray:
 
 
 def _linear(size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
-    """(source[out, 2], weight[out, 2]) of PyTorch's bilinear interpolation: align_corners=False, no antialiasing."""
+    """(source[out, 2], weight[out, 2]) of PyTorch's bilinear interpolation: align_corners=False, no antialias."""
     at = np.maximum((np.arange(out) + 0.5) * (size / out) - 0.5, 0)
     low = at.astype(np.int64)
     part = (at - low).astype(np.float32)

@@ -1,0 +1,15 @@
+"""Every released model as a row of data. Recipes start from a row; nothing branches on its name.
+
+`row.py` says what a row is, `parts.py` holds towers and decoders; then one module per generation.
+"""
+
+from llavakit.core.errors import pick
+from llavakit.model.families import first, next_models, onevision
+from llavakit.model.families.row import Family
+
+FAMILIES = {row.name: row for row in (*first.ROWS, *next_models.ROWS, *onevision.ROWS)}
+
+
+def family(name: str) -> Family:
+    """The row called `name`; an unknown name is an error that lists the near ones."""
+    return pick(FAMILIES, name, "model")

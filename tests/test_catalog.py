@@ -1,0 +1,261 @@
+"""`llavakit models`, `llavakit plan` and their Python twins: what is printed, what is JSON, what is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import llavakit
+from llavakit.catalog import describe, families, image_rule, show_models
+from llavakit.core.errors import ConfigError
+from llavakit.model.families import FAMILIES, family
+from llavakit.preview import plan_lines, preview, show_plan
+from llavakit.vision import video
+from llavakit.vision.drawing import draw_view, image_box
+from llavakit.vision.frames import VideoInfo
+from tests import tiny
+
+KEYS = ("name", "system", "params", "tower", "language", "connector", "template", "plan", "context")
+
+
+def printed(capsys, show, *args, **options) -> str:
+    show(*args, **options)
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+# models
+
+
+def test_json_has_every_row_with_the_agreed_keys(capsys):
+    rows = json.loads(printed(capsys, show_models, None, as_json=True))
+    assert [row["name"] for row in rows] == list(FAMILIES)
+    for row in rows:
+        assert set(KEYS) <= set(row)
+        params = row["params"]
+        assert set(params) == {"total", "vision", "connector", "language"}
+        assert all(type(count) is int and count > 0 for count in params.values())
+        assert params["total"] == params["vision"] + params["connector"] + params["language"]
+        assert type(row["context"]) is int
+
+
+def test_json_of_one_row_is_that_row(capsys):
+    found = json.loads(printed(capsys, show_models, "llava16-7b", as_json=True))
+    assert found == json.loads(json.dumps(describe(family("llava16-7b"))))
+    assert (found["system"], found["template"], found["plan"]) == (
+        "LLaVA-NeXT", "vicuna_v1", "anyres 336 px, 5 layouts"
+    )  # fmt: skip
+    assert found["language_config"]["hidden_size"] == 4096
+
+
+def test_the_table_shows_every_row_uncut(capsys):
+    lines = printed(capsys, show_models, None, as_json=False).splitlines()
+    for row in families():
+        (line,) = [line for line in lines if line.split()[:1] == [row.name]]
+        for text in (row.card.template, row.decoder.path.rpartition("/")[2], f"{row.context:,}"):
+            assert text in line
+    assert {line.strip() for line in lines} >= {row.system for row in families()}
+
+
+def test_one_row_in_full_says_what_is_not_verified(capsys):
+    out = printed(capsys, show_models, "llava15-hd-13b", as_json=False)
+    assert "not released" in out
+    assert "unverified" in out
+    assert "13.35 B" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("llava15-7b", "pad 336 px"),
+        ("llava-7b", "square 224 px"),
+        ("llava-onevision-7b-ov", "anyres_max_9 384 px, 36 layouts"),
+        ("llava-next-ablation-max4-paper", "anyres at most 3645 tokens 384 px, 36 layouts"),
+    ],
+)
+def test_image_rules_are_named_as_released_configs_do(name, rule):
+    assert image_rule(family(name)) == rule
+
+
+def test_listing_every_model_with_counts_is_quick():
+    code = (
+        "import time\nfrom llavakit import cli\nimport sys\nsys.argv = ['llavakit', 'models', '--json']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\nprint(time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert len(json.loads(done.stdout)) == len(FAMILIES)
+    assert float(done.stderr.split()[-1]) < 10
+
+
+# plan
+
+
+def test_python_gives_a_plan_of_integers():
+    plan = llavakit.plan("llava16-7b", 640, 480)
+    assert (plan.num_tokens, plan.tiles, plan.grid) == (2340, 5, (48, 36))
+    assert llavakit.plan("llava-onevision-7b-ov", 640, 480, frames=32).num_tokens == 6273
+    assert [row.name for row in llavakit.families()] == list(FAMILIES)
+
+
+def test_json_of_an_image():
+    found = preview("llava16-7b", "640x480").describe()
+    assert (found["tokens"], found["tiles"], found["grid"]) == (2340, 5, [48, 36])
+    assert (found["layout"], found["canvas"], found["image_box"]) == ([2, 2], [672, 672], [0, 84, 672, 588])
+    assert (found["base"], found["newlines"]) == (True, 36)
+    assert (found["context"], found["fits"], found["rope_factor"]) == (4096, True, None)
+
+
+def test_json_of_a_video():
+    found = preview("llava-video-7b", "640x480", frames=64).describe()
+    assert (found["tokens"], found["tiles"], found["grid"]) == (13440, 64, [14, 14])
+    assert (found["frames"], found["tokens_each"], found["newlines"]) == (64, 210, 64 * 14)
+
+
+def test_json_of_several_images():
+    found = preview("llava-onevision-7b-ov", "640x480", images=3).describe()
+    assert (found["tokens"], found["tiles"], found["tokens_each"]) == (3 * 730, 3, 730)
+
+
+def test_json_is_all_that_json_prints(capsys):
+    found = preview("llava16-7b", "640x480")
+    assert json.loads(printed(capsys, show_plan, found, as_json=True)) == found.describe()
+
+
+def test_the_reading_of_transformers_can_be_asked_for():
+    assert preview("llava16-7b", "300x100").num_tokens == 776
+    assert preview("llava16-7b", "300x100", rule="transformers").num_tokens == 1360
+    assert preview("llava16-7b", "300x100", rule="llava").num_tokens == 776
+
+
+def test_more_than_the_context_is_a_warning_with_both_numbers_and_the_way_out(capsys):
+    found = preview("llava-next-video-7b", "640x480", frames=56)
+    out = printed(capsys, show_plan, found, as_json=False)
+    (warning,) = [line for line in out.splitlines() if line.startswith("warning:")]
+    for text in ("8064", "4096", "scaling by 2", "8192", "as the released demo did", "28 frames fit"):
+        assert text in warning
+    assert (found.describe()["fits"], found.describe()["rope_factor"]) == (False, 2)
+    assert found.most_frames() == 28 == 4096 // 144
+
+
+def test_what_fits_has_no_warning(capsys):
+    found = preview("llava-next-video-7b", "640x480", frames=28)
+    assert found.fits
+    assert "warning" not in printed(capsys, show_plan, found, as_json=False)
+
+
+def test_the_drawing_of_a_padded_image():
+    found = preview("llava16-7b", "640x480")
+    lines = draw_view(found.plan, found.plan.views[-1], found.size)
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].count("┬") == 1 and sum(line.startswith("├") for line in lines) == 1
+    shaded = [set(line) <= set("│░") for line in lines]
+    assert shaded[1] and shaded[-2] and not any(shaded[3:-3])
+    assert not any(set(line) >= set("░ ") for line in lines)  # padding above and below, none at the sides
+
+
+def test_the_drawing_has_a_box_for_every_tile():
+    for name, size in (("llava-onevision-7b-ov", "4000x3000"), ("llava15-hd-13b", "1344x224")):
+        found = preview(name, size)
+        lines = draw_view(found.plan, found.plan.views[-1], found.size)
+        columns, rows = lines[0].count("┬") + 1, sum(line.startswith("├") for line in lines) + 1
+        assert columns * rows == found.plan.tiles - 1
+        assert max(map(len, lines)) <= 80 and len(lines) <= 40
+
+
+def test_a_terminal_without_line_drawing_gets_plain_letters():
+    words = ["llavakit", "plan", "llava16-7b", "640x480"]
+    code = f"import sys\nfrom llavakit import cli\nsys.argv = {words}\ncli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "+----------------+----------------+" in done.stdout
+    assert "|################|################|" in done.stdout
+
+
+def test_a_crop_reaches_over_the_canvas():
+    found = preview("llava-7b", "640x480")
+    assert image_box(found.plan.views[0], found.size) == ((224, 224), (-37, 0, 261, 224))
+    assert any("cut by 37 left, 37 right" in line for line in plan_lines(found))
+
+
+def test_the_text_accounts_for_every_token():
+    text = "\n".join(plan_lines(preview("llava-onevision-7b-ov", "1920x1080")))
+    for part in (
+        "base view first: the whole image, squashed to 384 x 384",
+        "5 x 3 tiles", "36 above, 36 below", "27 x 27: 729 tokens",
+        "108 x 60, bilinear of 135 x 75, the part of 135 x 81 that saw the image, newline behind every row: 6540",
+        "16 tiles, 7269 tokens; context 32768, 25499 left for text",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_a_picture_is_measured_by_its_header(tmp_path):
+    path = tiny.picture(tmp_path / "a.png", size=(300, 100))
+    assert preview("llava16-7b", str(path)).describe() == preview("llava16-7b", "300x100").describe()
+
+
+def test_a_video_is_sampled_as_the_model_would(tmp_path, monkeypatch):
+    path = tmp_path / "a.MP4"
+    path.touch()
+    info = VideoInfo((640, 480), tuple(number / 10 for number in range(100)), 10.0)
+    monkeypatch.setattr(video, "probe_video", lambda source: info)
+    found = preview("llava-onevision-7b-ov", str(path))
+    assert (found.size, found.frames, found.num_tokens) == ((640, 480), 32, 6273)
+    assert preview("llava-onevision-7b-ov", str(path), frames=8).frames == 8
+    with pytest.raises(ConfigError, match=r"takes no videos, and .*a\.MP4 is one"):
+        preview("llava15-7b", str(path))
+    with pytest.raises(ConfigError, match="is a video"):
+        preview("llava-onevision-7b-ov", str(path), images=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "options", "told"),
+    [
+        ("llava16-8b", "640x480", {}, "unknown model 'llava16-8b'; did you mean 'llava16-7b'"),
+        (
+            "llava16-7b",
+            "640",
+            {},
+            "'640' is neither a size of at most 6 digits a side, as in 640x480, nor a file",
+        ),
+        ("llava16-7b", "640x", {}, "neither a size"),
+        ("llava16-7b", "-1x5", {}, "neither a size"),
+        ("llava16-7b", "", {}, "neither a size"),
+        ("llava16-7b", "9" * 400 + "x1", {}, "neither a size"),
+        ("llava16-7b", "0x480", {}, "at least 1 x 1"),
+        ("llava16-7b", "640x480", {"frames": 8}, "llava16-7b takes no videos"),
+        ("llava-video-7b", "640x480", {"frames": 0}, "frames=0"),
+        ("llava-video-7b", "640x480", {"frames": 10**9}, "from 1 to 100000"),
+        ("llava16-7b", "640x480", {"images": 0}, "--images 0"),
+        ("llava-video-7b", "640x480", {"images": 2, "frames": 8}, "exclude each other"),
+        ("llava16-7b", "640x480", {"rule": "hf"}, "unknown --rule 'hf'; valid: llava, transformers"),
+        ("llava15-7b", "640x480", {"rule": "transformers"}, "no list of grids"),
+    ],
+)
+def test_mistakes_are_one_clear_line(name, picture, options, told):
+    with pytest.raises(ConfigError) as error:
+        preview(name, picture, **options)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_row_can_be_previewed(name):
+    row = family(name)
+    for size in ("640x480", "1x1", "3000x200"):
+        assert len(plan_lines(preview(name, size))) > 4
+    if row.card.video is not None:
+        found = preview(name, "640x480", frames=row.card.video.max_frames)
+        assert found.num_tokens == describe(row)["video_tokens"]
