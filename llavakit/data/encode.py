@@ -91,7 +91,8 @@ class Encoder:
         factor = rope_factor(sample.length, self.context)
         raise DataError(
             f"{sample.length} tokens ({seen} of images and videos) do not fit the model's context of "
-            f"{self.context}; shorten it, use fewer tiles or frames, or stretch the positions: model.rope_factor={factor}"
+            f"{self.context}; shorten it, use fewer tiles or frames, or stretch the positions: "
+            f"model.rope_factor={factor}"
         )
 
     def _tell_times(self, conversation: Conversation, media: tuple[Media, ...]) -> Conversation:

@@ -67,9 +67,7 @@ def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | Non
     if isinstance(part, Image):
         return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
     if video is None:
-        raise DataError(
-            f"{video_name(part.source)}: this model was not trained on videos; give it pictures"
-        )
+        raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
     info = probe_video(part.source)
     frames = choose_frames(video, info)
     return Media(Clip(part.source, info, frames), plan_video(video, image, info.size, len(frames)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
 from llavakit.model.tower import Tower
@@ -38,6 +39,13 @@ class Llava(nn.Module):
         self.tower, self.connector, self.language = tower, connector, language
         self.newline = Newline(()) if newline is None else newline
         language.set_attn_implementation(NAME)
+        if (
+            language.config._attn_implementation != NAME
+        ):  # they only warn; packed samples would see each other
+            raise ConfigError(
+                f"{type(language).__name__} does not call registered attention, so it cannot be packed; "
+                "choose a decoder whose class in transformers supports attention backends"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -8,6 +8,7 @@ from transformers import (
     GemmaConfig,
     GPT2Config,
     MistralConfig,
+    MptConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -96,3 +97,9 @@ def test_attention_with_a_soft_cap_is_refused_not_ignored():
     model = random_model(Gemma2Config(**SHAPE, head_dim=8))
     with pytest.raises(ConfigError, match="softcap"), torch.no_grad():
         model.hidden(collate(text_samples(), learn=False))
+
+
+def test_a_decoder_that_would_ignore_packed_attention_is_refused():
+    config = MptConfig(d_model=48, n_heads=4, n_layers=1, vocab_size=128)
+    with pytest.raises(ConfigError, match="MptForCausalLM does not call registered attention"):
+        random_model(config)
