@@ -48,6 +48,7 @@ def finetune() -> Run:
 def _stage1(name: str, run: str, *, lr: float, rows: int, data: str) -> Run:
     """Captions under the `plain` template; images are cropped square in this stage, whatever follows."""
     row = family(name)
+    square = row.card.image.model_copy(update={"kind": "square", "anyres": None})
     return Run(
         name=run,
         out=Path("runs") / run,
