@@ -102,7 +102,10 @@ def _anyres_checks(image: ImageConfig, anyres: AnyresConfig, nearest: str) -> li
     shrunk = anyres.max_tiles is not None and nearest == "llava_next_video"
     return [
         (image.kind != "anyres", f"image.kind={image.kind}: their tiles follow the image's shape"),
-        (anyres.merge != "unpad", f"image.anyres.merge={anyres.merge}: theirs is unpad, with newlines"),
+        (
+            anyres.merge != "unpad" and anyres.max_tokens is None,
+            f"image.anyres.merge={anyres.merge}: theirs is unpad, with newlines",
+        ),
         (anyres.base != "squash", f"image.anyres.base={anyres.base}: theirs is squash"),
         (
             anyres.max_tokens is not None,

@@ -223,7 +223,12 @@ def test_a_card_in_released_words_is_the_same_card(tower, image, video, frame):
         ({"image": {"kind": "squash"}}, "image.kind=squash with this tower"),
         ({"image": {"std": (1, 1, 1)}}, "image.mean and std"),
         (
-            {"image": {"kind": "anyres", "anyres": {"pinpoints": [(336, 672)], "max_tokens": 99}}},
+            {
+                "image": {
+                    "kind": "anyres",
+                    "anyres": {"pinpoints": [(336, 672)], "merge": "flat", "max_tokens": 99},
+                }
+            },
             "anyres.max_tokens",
         ),
         (

@@ -59,7 +59,7 @@ def test_a_card_that_a_class_expresses_exactly(model_type, of):
         (card(merge="spatial"), "merge=spatial"),
         (card(base="pad"), "base=pad"),
         (card(base="none"), "base=none"),
-        (card(max_tokens=2880), "max_tokens"),
+        (card(max_tokens=2880, merge="flat"), "max_tokens"),
         (card(max_pool=True), "max_pool"),
         (card(NEXT_VIDEO, max_tiles=9), "max_tiles"),
         (card(NEXT_VIDEO | {"stride": 3}), "stride=3: their processor counts 144"),
