@@ -67,7 +67,10 @@ def train(
         list[str] | None, typer.Argument(help="Settings as path=value, e.g. optim.lr.language=1e-5.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint.")
+        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run that is in out, and start anew.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the run's settings and stop.")] = False,
 ) -> None:
@@ -88,7 +91,7 @@ def train(
     if show:
         say(settings.dump(run))
         return
-    train_run(run, resume=resume)
+    train_run(run, resume=resume, overwrite=overwrite)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
 
 

@@ -46,6 +46,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model, settings, tokenizer and processor into an existing folder."""
+    write_settings(checkpoint, folder)
+    save_torch_state_dict(hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"})
+
+
+def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+    """All files of the directory but the weights."""
     model, card = checkpoint.model, checkpoint.card
     files = {
         "config.json": hf_config(model, card, checkpoint.tokenizer.image_token_id),
@@ -57,7 +63,6 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
-    save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
 
 
 def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:

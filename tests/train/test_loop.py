@@ -237,15 +237,15 @@ import resource, signal, sys
 from pathlib import Path
 from llavakit.core import config
 from llavakit.core.errors import UserError
-from llavakit.train import loop
+from llavakit.train import loop, saving
 from llavakit.train.run import Run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-write = loop.write
+write = saving.write
 def second(checkpoint, folder):
     if folder.name.endswith("000004.writing"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     write(checkpoint, folder)
-loop.write = second
+saving.write = second
 try:
     loop.train(config.load(Run, Path(sys.argv[1])))
 except UserError as error:
