@@ -5,12 +5,13 @@ changes how fast a step is, not what it computes. With one rank nothing here tal
 """
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -150,6 +151,8 @@ def spread(
     # The rest (embeddings, head, connector) is one group, gathered once for `hidden` and the logits after it.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=whole)
     register_fsdp_forward_method(model, "hidden")
+    # `hidden` does return a view, and nobody writes into it.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
     for module in model.modules():
         if isinstance(module, FSDPModule):  # the loss is divided by the weight of the whole step already
             module.set_gradient_divide_factor(1.0)
@@ -158,6 +161,7 @@ def spread(
 
 def checkpoint_blocks(model: Llava) -> None:
     """Keep only what goes into the blocks of the decoder and of a trained tower; the backward pass recomputes."""
+    block: Any  # transformers leaves these two without types
     for block in (*trained_tower_blocks(model), *blocks(model.language)):
         # Their own switch for this has another name in every other version of transformers.
         block.gradient_checkpointing = True
