@@ -140,10 +140,7 @@ def spread(
     if mesh is None or (config.mode == "auto" and _fits(model, ranks)):
         model.to(ranks.device)
         return
-    mixed = precision == "bf16" and ranks.device.type == "cuda"  # on a CPU autocast does it, as for one rank
-    policy = MixedPrecisionPolicy(
-        param_dtype=torch.bfloat16 if mixed else None, reduce_dtype=torch.float32 if mixed else None
-    )
+    policy = precision_policy(precision, ranks.device)
     whole = set() if trains(model.tower) else set(model.tower.parameters())
     model.tower.to(ranks.device)
     for block in (*trained_tower_blocks(model), *blocks(model.language)):
@@ -157,6 +154,16 @@ def spread(
         if isinstance(module, FSDPModule):  # the loss is divided by the weight of the whole step already
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
+    """bf16: weights are gathered and used in it, gradients are summed in float32, which shares stay in.
+
+    On a CPU autocast makes the products bf16, sharded or not, so that any number of ranks computes the same.
+    """
+    if precision == "bf16" and device.type == "cuda":
+        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return MixedPrecisionPolicy()
 
 
 def checkpoint_blocks(model: Llava) -> None:

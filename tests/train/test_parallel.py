@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import traceback
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.card import resolve
+from llavakit.model.llava import Newline
+from llavakit.train import parallel
 from llavakit.train.loop import Interrupted, train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
 from llavakit.train.optim import build_optimizer, train_only
-from llavakit.train.parallel import Ranks, checkpoint_blocks
+from llavakit.train.parallel import Ranks, checkpoint_blocks, idle_batch
 from llavakit.train.state import load_state, read_state
 from tests import tiny
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
@@ -33,29 +36,39 @@ pytestmark = pytest.mark.slow
 
 
 class Pair:
-    """Two processes that live as long as the module's tests: starting one costs more than a test."""
+    """Two processes that live as long as the module's tests: starting one costs more than a test.
+
+    After a failure both are killed, so that no later test talks to a rank that still waits for something.
+    """
 
     def __init__(self):
-        context = multiprocessing.get_context("spawn")
-        self.pipes, self.processes = [], []
-        for rank in range(2):
-            mine, theirs = context.Pipe()
-            self.processes.append(context.Process(target=serve, args=(rank, theirs), daemon=True))
-            self.processes[-1].start()
-            self.pipes.append(mine)
+        self.ranks = []
 
     def __call__(self, work, *args):
         """What `work(rank, *args)` gives on both ranks, run as `torchrun` would run it."""
+        if not self.ranks:
+            self.start()
         port = free_port()
-        for pipe in self.pipes:
+        for _, pipe in self.ranks:
             pipe.send((port, work, args))
-        answers = []
-        for pipe in self.pipes:
-            assert pipe.poll(60), "a rank hangs"
-            good, answer = pipe.recv()
-            assert good, answer
-            answers.append(answer)
-        return answers
+        answers = [pipe.recv() if pipe.poll(200) else (False, "a rank hangs") for _, pipe in self.ranks]
+        if not all(good for good, _ in answers):
+            self.stop()
+            pytest.fail("\n".join(answer for good, answer in answers if not good))
+        return [answer for _, answer in answers]
+
+    def start(self):
+        context = multiprocessing.get_context("spawn")
+        for rank in range(2):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(rank, theirs), daemon=True)
+            process.start()
+            self.ranks.append((process, mine))
+
+    def stop(self):
+        for process, _ in self.ranks:
+            process.kill()
+        self.ranks = []
 
 
 def serve(rank, pipe):
@@ -74,8 +87,7 @@ def serve(rank, pipe):
 def pair():
     two = Pair()
     yield two
-    for process in two.processes:
-        process.kill()
+    two.stop()
 
 
 def train_rank(rank, run, resume=False):
@@ -137,11 +149,10 @@ def log_of(run):
     return read_metrics(run.out / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("mode", ["whole models", "sharded", "two copies"])
 def test_the_same_ranks_resume_bit_for_bit(tmp_path, pair, mode):
     """Ctrl-C on one rank stops both after the same step, with one checkpoint."""
-    whole = tiny_run(tmp_path, "whole", **{"parallel.mode": mode})
-    cut = tiny_run(tmp_path, "cut", **{"parallel.mode": mode})
+    whole, cut = (tiny_run(tmp_path, name, **MODES[mode]) for name in ("whole", "cut"))
     pair(train_rank, whole)
     pair(interrupt_rank, cut, 3, 0)
     assert [path.name for path in cut.out.glob("step*")] == ["step000003"]
@@ -174,6 +185,52 @@ def test_another_number_of_ranks_resumes(tmp_path, pair, first, then):
     assert read_state(resolve(cut.out)).ranks == then
     assert losses(cut) == pytest.approx(losses(whole), rel=1e-5)
     torch.testing.assert_close(weights(cut), weights(whole), atol=1e-4, rtol=1e-3)
+
+
+def test_the_policy_of_gpus_in_bf16_stays_near(tmp_path, pair):
+    """bf16 weights instead of autocast's bf16 products: other roundings, the same curve."""
+    changes = {"precision": "bf16", "checkpointing": "true"}
+    one = mixed_run(tmp_path, "one", rows=2, **changes)
+    two = mixed_run(tmp_path, "two", rows=2, **changes, **MODES["sharded"])
+    train(one)
+    pair(train_rank_as_on_a_gpu, two)
+    assert losses(two) == pytest.approx(losses(one), rel=0.03)
+    assert losses(two) != pytest.approx(losses(one), rel=1e-4)  # the policy was in force
+    assert {value.dtype for value in weights(two).values()} == {torch.float32}
+
+
+def train_rank_as_on_a_gpu(rank, run):
+    policy = parallel.precision_policy
+    parallel.precision_policy = lambda precision, _: policy(precision, torch.device("cuda"))
+    try:
+        train(run)
+    finally:
+        parallel.precision_policy = policy
+
+
+def test_one_rank_fills_the_feature_cache_for_all(tmp_path, pair):
+    """Stage 1 with cached features: the rank without pictures has no row for the connector, and does not hang."""
+    changes = {**MODES["sharded"], "train": "[connector, language]"}
+    plain = mixed_run(tmp_path, "plain", rows=2, **changes)
+    cached = mixed_run(tmp_path, "cached", rows=2, **changes, **{"data.features": tmp_path / "features"})
+    train(plain)
+    pair(train_rank, cached)
+    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
+    [keys] = (tmp_path / "features").glob("*/keys.txt")
+    assert len(keys.read_text().splitlines()) == 1 + 2  # a header and two different pictures
+
+
+def test_a_touch_reaches_every_part_and_changes_no_value():
+    """Text only: connector and newline get gradients, of zero, and the decoder sees what it saw."""
+    model = tiny.checkpoint().model
+    model.newline = Newline(("image_newline",), 48)
+    batch = idle_batch()
+    touched = replace(batch, features_RC=torch.ones(1, model.tower.width), touch=True)
+    x_TD = model.embed(touched)
+    assert torch.equal(x_TD, model.embed(batch))
+    x_TD.square().sum().backward()
+    for param in (*model.connector.parameters(), *model.newline.parameters()):
+        assert param.grad is not None and not param.grad.any()
 
 
 def test_moments_are_the_same_numbers_for_any_number_of_ranks(tmp_path, pair):
