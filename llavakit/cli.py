@@ -1,5 +1,6 @@
 """The command line. Mistakes of the user end in one line and exit code 2; Ctrl-C in 130."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,8 @@ from llavakit.core.progress import say
 from llavakit.version import __version__
 
 # PyTorch and transformers take seconds to import; each verb imports what it needs, so --help is instant.
+
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 app = typer.Typer(
     name="llavakit",
@@ -69,7 +72,10 @@ def train(
         list[str] | None, typer.Argument(help="Settings as path=value, e.g. optim.lr.language=1e-5.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint.")
+        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run that is in out, and start anew.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the run's settings and stop.")] = False,
 ) -> None:
@@ -90,7 +96,7 @@ def train(
     if show:
         say(settings.dump(run))
         return
-    train_run(run, resume=resume)
+    train_run(run, resume=resume, overwrite=overwrite)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
 
 
@@ -224,12 +230,18 @@ def convert(
 
 
 def main() -> None:
-    """Entry point: turns UserError into one line and an exit code."""
-    keep_freed_memory()
+    """Entry point: turns UserError into one line and an exit code.
+
+    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same Ctrl-C.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if "RANK" not in os.environ:  # ranks build models in turn, and give back what they no longer hold
+        keep_freed_memory()
     try:
         app()
     except UserError as error:
-        typer.echo(f"error: {error}", err=True)
+        if rank == 0 or error.exit_code != INTERRUPTED:
+            typer.echo(f"rank {rank}: error: {error}" if rank else f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk or a missing permission is not a bug of ours
         where = f": {error.filename}" if error.filename else ""
@@ -237,4 +249,4 @@ def main() -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

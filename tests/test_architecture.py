@@ -18,7 +18,7 @@ LEVELS = {
     "chat": 4, "tools": 4, "catalog": 4, "preview": 4,
     "critic": 5, "agent": 5, "eval": 5, "synth": 5,
     "serve": 6, "studio": 6, "recipes": 6,
-    "terminal": 7, "inspection": 7, "cli": 7, "__init__": 7,
+    "terminal": 7, "inspection": 7, "cli": 7, "__main__": 8, "__init__": 7,
 }  # fmt: skip
 # (module, what it imports): why the table does not hold here.
 EXCEPTIONS = {

@@ -18,7 +18,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
     What was at `path` before stays intact until then. A full disk or a missing permission is one clear line.
     """
-    draft = path.with_name(f".{path.name}.writing")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -37,6 +37,11 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def draft_of(path: Path) -> Path:
+    """Where `path` is written before it is complete, for other processes that write into it too."""
+    return path.with_name(f".{path.name}.writing")
+
+
 def _reason(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) else None
     return text or str(error).removeprefix("Error while serializing: ")
@@ -44,7 +49,7 @@ def _reason(error: Exception) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one step."""
-    draft = path.with_name(f".{path.name}.writing")
+    draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_text(text, encoding="utf-8")

@@ -79,6 +79,7 @@ class Batch:
     gathers: tuple[Gather, ...] = ()
     mark_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
     mark_rows_S: Tensor = _NONE  # which row of the model's table of marks
+    touch: bool = False  # connector and newline take part with weight zero, whatever the row needs of them
 
     @property
     def num_tokens(self) -> int:

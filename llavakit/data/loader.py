@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -111,18 +112,23 @@ class Loader:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
         return sum(len(self._window_rows(0, window)) for window in range(self.num_windows))
 
-    def batches(self, start: Position) -> Generator[tuple[Batch, Position], None, None]:
-        """Each batch with the position after it. Reading runs ahead in a thread; errors come out here."""
-        return _prefetch(self._batches(start))
+    def batches(
+        self, start: Position, *, rank: int = 0, ranks: int = 1, step: int = 1
+    ) -> Generator[tuple[Batch | None, Position], None, None]:
+        """Each row's batch with the position after it. Reading runs ahead in a thread; errors come out here.
 
-    def _batches(self, start: Position) -> Iterator[tuple[Batch, Position]]:
+        A step is `step` rows, dealt out to the ranks in turn: None stands for a row that is another rank's, and
+        for one whose samples are all bad. So where a step begins does not depend on who reads what.
+        """
+        mine = (number % step % ranks == rank for number in count())
+        return _prefetch(self._batches(start, mine), depth=2 * ranks)
+
+    def _batches(self, start: Position, mine: Iterator[bool]) -> Iterator[tuple[Batch | None, Position]]:
         epoch, window, row = start.epoch, start.window, start.row
         while True:
             rows = self._window_rows(epoch, window)
             for number in range(row, len(rows)):
-                batch = self._load(rows[number])
-                if batch is not None:
-                    yield batch, Position(epoch, window, number + 1)
+                yield self._load(rows[number]) if next(mine) else None, Position(epoch, window, number + 1)
             row, window = 0, window + 1
             if window == self.num_windows:
                 if len(self.bad) >= len({record.name for record in self.records}):
@@ -178,7 +184,7 @@ class Loader:
         self.bad.setdefault(str(error).replace("; fix the record or set data.on_bad=skip", ""))
 
 
-def _prefetch(source: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
+def _prefetch(source: Iterator[T], depth: int) -> Generator[T, None, None]:
     """The same items, up to `depth` of them made ahead in one thread. Order and errors are those of `source`."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:

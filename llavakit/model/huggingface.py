@@ -13,7 +13,7 @@ from llavakit.model.llava import Llava
 
 
 def hf_tensors(model: Llava, card: Card) -> dict[str, Tensor]:
-    """All weights under the names of the released hub files."""
+    """All weights under the names of the released hub files, wherever they lie (a sharded one stays sharded)."""
     out: dict[str, Tensor] = {}
     for key, tensor in model.state_dict().items():
         if not (key == "language.lm_head.weight" and model.language.config.tie_word_embeddings):
@@ -22,7 +22,7 @@ def hf_tensors(model: Llava, card: Card) -> dict[str, Tensor]:
         weight = out["multi_modal_projector.linear_1.weight"]
         out["multi_modal_projector.linear_2.weight"] = torch.eye(len(weight), dtype=weight.dtype)
         out["multi_modal_projector.linear_2.bias"] = torch.zeros(len(weight), dtype=weight.dtype)
-    return {key: tensor.detach().cpu() for key, tensor in out.items()}
+    return {key: tensor.detach() for key, tensor in out.items()}
 
 
 def our_tensors(stored: dict[str, Tensor], language: PreTrainedModel, card: Card) -> dict[str, Tensor]:

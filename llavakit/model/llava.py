@@ -80,6 +80,11 @@ class Llava(nn.Module):
             x_TD = x_TD.index_put(
                 (batch.mark_slots_S,), self.newline.table_MD()[batch.mark_rows_S].to(x_TD.dtype)
             )
+        if batch.touch:
+            # Ranks that share a model wait for each other's gradients of every part: a row without pictures
+            # must have some too. Weight zero: the value does not change, the graph does.
+            marks = [mark.sum() for mark in self.newline.parameters()]
+            x_TD = x_TD + 0 * torch.stack([rows_RD.sum(), *marks]).sum().to(x_TD.dtype)
         return x_TD
 
     def decode(

@@ -85,7 +85,7 @@ def run_demo(out: Path, *, full: bool, resume: bool) -> Path:
             + ("" if out == DEFAULT else f" --out {out}")
         )
         try:
-            train(run, resume=resume)
+            train(run, resume=resume, overwrite=not resume)
         except Interrupted as stopped:
             raise Interrupted(f"{stopped}; go on with: {again}") from None
         finally:

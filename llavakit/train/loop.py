@@ -1,38 +1,53 @@
-"""The loop: load, freeze, step, save. One for every objective and every stage."""
+"""The loop: load, freeze, spread, step, save. One for every objective, every stage and any number of ranks."""
 
-import shutil
+import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import AdamW
 
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError, UserError
-from llavakit.core.files import atomic_directory, write_text
+from llavakit.core.files import write_text
 from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader, Position
 from llavakit.model.build import build
-from llavakit.model.card import LATEST, resolve
-from llavakit.model.checkpoint import Checkpoint, write
+from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train import saving
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
+from llavakit.train.parallel import (
+    Ranks,
+    checkpoint_blocks,
+    even_out,
+    is_sharded,
+    join_ranks,
+    shared_mesh,
+    spread,
+    sum_gradients,
+    trains,
+)
 from llavakit.train.precision import fastest_precision
 from llavakit.train.run import Run
-from llavakit.train.state import State, load_state, read_state, save_state
+from llavakit.train.state import State, load_state, read_state
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
+ALONE = Ranks()
 
 
 class Interrupted(UserError):
@@ -41,183 +56,226 @@ class Interrupted(UserError):
     exit_code = 130
 
 
-def train(run: Run, *, resume: bool = False, objective: Objective | None = None) -> Path:
+def train(
+    run: Run, *, resume: bool = False, overwrite: bool = False, objective: Objective | None = None
+) -> Path:
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
-    With `resume`, goes on from the newest checkpoint exactly as if nothing had happened; settings that would
-    make it another run are refused by name. Raises Interrupted on Ctrl-C, after saving.
+    With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
+    is none); settings that would make it another run are refused by name. With `overwrite`, what is in the run
+    directory is thrown away; with neither, a directory that holds a run is refused. Raises Interrupted on Ctrl-C,
+    after saving. Under `torchrun` every rank calls it.
     """
     objective = SFT() if objective is None else objective
-    run = _settle(run, resume)
-    newest = _newest(run) if resume else None
+    newest = saving.newest_checkpoint(run, resume=resume, overwrite=overwrite)
     if newest is not None and (stands := read_state(newest)).step >= stands.steps:
         say(f"{run.name}: already at its last step, {stands.step}")
         return run.out
-    torch.manual_seed(run.seed)
-    start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-    checkpoint = build(start)
-    model = checkpoint.model
-    train_only(model, run.train, embeddings=run.embeddings)
-    optimizer = build_optimizer(model, run.optim)
-    loader = _loader(run, checkpoint)
-    if run.model.start is None and newest is None:
-        _standardize(model, loader)
-    state = State() if newest is None else load_state(optimizer, model, newest)
-    if newest is None:
-        state.steps = run.optim.steps or max(1, int(run.optim.epochs * loader.num_rows() / run.optim.rows))
-        run.out.mkdir(parents=True, exist_ok=True)
-        settings.save(run, run.out / "run.yaml")
-    say(_headline(run, model, state, len(loader.records)))
-    metrics = Metrics(run.out, done=state.step)
-    try:
-        with closing(loader.batches(state.position)) as source:
-            _steps(run, checkpoint, source, optimizer, objective, state, metrics)
-    finally:
-        if loader.bad:
-            write_text(run.out / "bad_records.txt", "\n".join(loader.bad) + "\n")
-            say(f"skipped {len(loader.bad)} bad record(s): {run.out / 'bad_records.txt'}")
+    with join_ranks(run.parallel) as ranks:
+        run = _settle(run, ranks, anew=newest is None)
+        torch.manual_seed(run.seed)
+        loop = _prepare(run, newest, objective, ranks)
+        say(_headline(loop))
+        try:
+            loop.run_steps()
+        finally:
+            loop.list_bad()
     return run.out
 
 
+@dataclass
+class Loop:
+    """Everything a run's steps need, on one rank."""
+
+    run: Run
+    checkpoint: Checkpoint
+    loader: Loader
+    optimizer: AdamW
+    objective: Objective
+    ranks: Ranks
+    state: State
+    metrics: Metrics
+
+    def run_steps(self) -> None:
+        """From where `state` stands to the last step, or to the end of the one in which somebody presses Ctrl-C."""
+        run, state = self.run, self.state
+        self.checkpoint.model.train()
+        with (
+            closing(self._batches()) as source,
+            bar(run.name, state.steps, done=state.step) as progress,
+            _ctrl_c() as asked_to_stop,
+        ):
+            while state.step < state.steps:
+                began = time.perf_counter()
+                batches, state.position = next(source)
+                if run.data.on_bad == "skip" and not self.ranks.any(bool(batches)):
+                    continue  # nothing of these rows could be read
+                row = self._step(batches)
+                row["seconds"] = time.perf_counter() - began
+                state.step, state.tokens = row["step"], state.tokens + row["tokens"]
+                state.seconds += row["seconds"]
+                self.metrics.add(row)
+                progress.advance(
+                    note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
+                )
+                last, stop = state.step == state.steps, self.ranks.any(asked_to_stop())
+                if last or stop or (run.save_every and state.step % run.save_every == 0):
+                    self.save()
+                if stop and not last:
+                    raise Interrupted(f"stopped at step {state.step} of {state.steps}; saved in {run.out}")
+
+    def save(self) -> None:
+        """A checkpoint of this step, and the curves up to it."""
+        saving.save_checkpoint(self.run, self.checkpoint, self.optimizer, self.state, self.ranks)
+        if self.ranks.is_first:
+            draw_curves({self.run.name: self.metrics.rows}, self.run.out / "curves.png")
+
+    def list_bad(self) -> None:
+        """Skipped records as a file; every rank lists those it met itself."""
+        if self.loader.bad:
+            rank = "" if self.ranks.is_first else f".rank{self.ranks.rank:05d}"
+            file = self.run.out / f"bad_records{rank}.txt"
+            write_text(file, "\n".join(self.loader.bad) + "\n")
+            say(f"skipped {len(self.loader.bad)} bad record(s): {file}")
+
+    def _step(self, batches: list[Batch]) -> dict[str, Any]:
+        """One step of the optimizer; returns what the metrics tell about it."""
+        run, model, number = self.run, self.checkpoint.model, self.state.step
+        rates = set_rates(self.optimizer, schedule(number, self.state.steps, run.optim))
+        [tokens] = self.ranks.sums([sum(batch.num_tokens for batch in batches)])
+        batches = even_out(
+            batches, model, self.ranks, rows=run.optim.rows, tile=self.checkpoint.card.image.size
+        )
+        loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
+        norm = clip_gradients(model, run.optim.clip)
+        if not math.isfinite(norm):
+            raise UserError(
+                f"step {number + 1}: the gradient is not finite; lower optim.lr or check the data"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        row = {"step": number + 1, "loss": loss, **report, "norm": norm, "tokens": int(tokens)}
+        return row | {f"lr_{part}": rate for part, rate in rates.items()}
+
+    def _batches(self) -> Generator[tuple[list[Batch], Position], None, None]:
+        """This rank's batches of each step to come, and the position after the step."""
+        ranks, rows = self.ranks, self.run.optim.rows
+        rows_of_all = self.loader.batches(self.state.position, rank=ranks.rank, ranks=ranks.size, step=rows)
+        with closing(rows_of_all) as source:
+            while True:
+                taken = list(islice(source, rows))
+                yield [batch for batch, _ in taken if batch is not None], taken[-1][1]
+
+
+def _prepare(run: Run, newest: Path | None, objective: Objective, ranks: Ranks) -> Loop:
+    """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
+    checkpoint = _build(run, newest, ranks)
+    loader = _loader(run, checkpoint, ranks)
+    if run.model.start is None and newest is None:
+        _standardize(checkpoint.model, loader)
+    optimizer = build_optimizer(checkpoint.model, run.optim)
+    if newest is not None:
+        state = load_state(optimizer, checkpoint.model, newest, ranks)
+    else:
+        state = State(steps=_count_steps(run, loader, ranks))
+        if ranks.is_first:
+            saving.begin(run)
+    metrics = Metrics(run.out, done=state.step, writes=ranks.is_first)
+    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics)
+
+
 def train_step(
-    model: Llava, objective: Objective, batches: list[Batch], *, precision: str
+    model: Llava, objective: Objective, batches: list[Batch], *, precision: str, ranks: Ranks = ALONE
 ) -> tuple[float, dict[str, float]]:
     """Add up the gradients of one step; returns loss and reports per unit of weight.
 
-    Every batch is divided by the weight of all of them, so any split of a step gives the same gradient.
+    Every batch is divided by the weight of all of them, on all ranks, so any split of a step gives the same
+    gradient.
     """
-    total = sum(objective.weight(batch) for batch in batches)
+    [total] = ranks.sums([sum(objective.weight(batch) for batch in batches)])
     if total == 0:
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
-    loss = 0.0
-    report: dict[str, float] = {}
+    sums: dict[str, float] = {}
     for batch in batches:
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            sums = objective.loss(model, batch.to(model.device))
-        (sums.loss / total).backward()
-        loss += float(sums.loss.detach()) / total
-        for name, value in sums.report.items():
-            report[name] = report.get(name, 0.0) + float(value) / total
-    return loss, report
+        loss, report = _backward(model, objective, batch, total, precision)
+        for name, value in {"loss": loss, **report}.items():
+            sums[name] = sums.get(name, 0.0) + float(value.detach()) / total
+    sum_gradients(model, batches, ranks)
+    sums = dict(zip(sums, ranks.sums(list(sums.values())), strict=True))
+    return sums.pop("loss"), sums
 
 
-def _steps(
-    run: Run,
-    checkpoint: Checkpoint,
-    source: Iterator[tuple[Batch, Position]],
-    optimizer: AdamW,
-    objective: Objective,
-    state: State,
-    metrics: Metrics,
-) -> None:
-    model = checkpoint.model.train()
-    with bar(run.name, state.steps, done=state.step) as progress, _ctrl_c() as asked_to_stop:
-        while state.step < state.steps:
-            began = time.perf_counter()
-            rows = list(islice(source, run.optim.rows))
-            batches = [batch for batch, _ in rows]
-            rates = set_rates(optimizer, schedule(state.step, state.steps, run.optim))
-            loss, report = train_step(model, objective, batches, precision=run.precision)
-            norm = clip_gradients(model, run.optim.clip)
-            if not torch.isfinite(torch.tensor(norm)):
-                raise UserError(
-                    f"step {state.step + 1}: the gradient is not finite; lower optim.lr or check the data"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-
-            seconds = time.perf_counter() - began
-            tokens = sum(batch.num_tokens for batch in batches)
-            state.step, state.position = state.step + 1, rows[-1][1]
-            state.seconds, state.tokens = state.seconds + seconds, state.tokens + tokens
-            metrics.add(
-                {
-                    "step": state.step,
-                    "loss": loss,
-                    **report,
-                    "norm": norm,
-                    "tokens": tokens,
-                    "seconds": seconds,
-                }
-                | {f"lr_{part}": rate for part, rate in rates.items()}
-            )
-            progress.advance(note=f"loss {loss:.3f}  {tokens / seconds:,.0f} tokens/s")
-            last = state.step == state.steps
-            if last or asked_to_stop() or (run.save_every and state.step % run.save_every == 0):
-                _save(run, checkpoint, optimizer, state)
-                draw_curves({run.name: metrics.rows}, run.out / "curves.png")
-            if asked_to_stop() and not last:
-                raise Interrupted(f"stopped at step {state.step} of {state.steps}; saved in {run.out}")
+def _backward(
+    model: Llava, objective: Objective, batch: Batch, total: float, precision: str
+) -> tuple[Tensor, dict[str, Tensor]]:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        sums = objective.loss(model, batch.to(model.device))
+    (sums.loss / total).backward()
+    return sums.loss, sums.report
 
 
-def _save(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State) -> None:
-    name = f"step{state.step:06d}"
-    with atomic_directory(run.out / name) as draft:
-        write(checkpoint, draft)
-        save_state(state, optimizer, checkpoint.model, draft)
-    write_text(run.out / LATEST, name + "\n")
-    for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
-        if old.name != name:
-            shutil.rmtree(old)
-
-
-def _settle(run: Run, resume: bool) -> Run:
+def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
     """The run with nothing left to choose, so that its run.yaml repeats it."""
     changes: dict[str, object] = {"model": run.model.model_copy(update=dict(run.model.card()))}
-    if run.precision == "auto":
-        if resume and (run.out / LATEST).exists():  # as it began, whatever machine it wakes up on
-            changes["precision"] = settings.load(Run, run.out / "run.yaml").precision
-        else:
-            changes["precision"] = fastest_precision(
-                torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            )
+    if run.precision == "auto" and not anew:  # as it began, whatever machine it wakes up on
+        changes["precision"] = settings.load(Run, run.out / "run.yaml").precision
+    elif run.precision == "auto":  # one measures for all
+        [bf16] = ranks.sums([ranks.is_first and fastest_precision(ranks.device) == "bf16"])
+        changes["precision"] = "bf16" if bf16 else "float32"
     return run.model_copy(update=changes)
+
+
+def _build(run: Run, newest: Path | None, ranks: Ranks) -> Checkpoint:
+    """The model to go on with, frozen where it shall be, on its device or spread over the ranks."""
+    mesh = shared_mesh(run.parallel, ranks)
+    with ranks.in_turn() if mesh is not None else nullcontext():
+        start = run.model if newest is None else run.model.model_copy(update={"start": newest})
+        checkpoint = build(start)
+        train_only(checkpoint.model, run.train, embeddings=run.embeddings)
+        if run.checkpointing:
+            checkpoint_blocks(checkpoint.model)
+        spread(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
+    return checkpoint
+
+
+def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
+    """optim.steps, or what optim.epochs gives; one rank reads the lengths for all."""
+    if run.optim.steps:
+        return run.optim.steps
+    [rows] = ranks.sums([loader.num_rows() if ranks.is_first else 0])
+    return max(1, int(run.optim.epochs * rows / run.optim.rows))
 
 
 def _standardize(model: Llava, loader: Loader) -> None:
     """Fit a fresh connector's standardization, where it has one, to the first images of the data."""
     layer = model.connector[0]
-    if isinstance(layer, Standardize):
-        with torch.no_grad():
-            media = list(islice(loader.media(), STANDARDIZE_IMAGES))
-            tables = [loader.tiles(item) for item in media]
-            rows = [
-                table if loader.cache is not None else model.tower(table.to(model.device)) for table in tables
-            ]
-        layer.fit(torch.cat(rows))
+    if not isinstance(layer, Standardize):
+        return
+    if is_sharded(model) and trains(model.tower):
+        raise ConfigError("connector.standardize needs a frozen tower or parallel.mode=ddp")
+    with torch.no_grad():
+        media = list(islice(loader.media(), STANDARDIZE_IMAGES))
+        tables = [loader.tiles(item).to(model.device) for item in media]
+        rows = [table if loader.cache is not None else model.tower(table) for table in tables]
+    layer.fit(torch.cat(rows))
 
 
-def _newest(run: Run) -> Path | None:
-    """The checkpoint to resume from; none where nothing has been saved yet."""
-    if not (run.out / LATEST).exists():
-        return None
-    before = settings.load(Run, run.out / "run.yaml")
-    changed = run.changed(before)
-    if changed:
-        raise ConfigError(
-            f"{run.out} was started with other settings: {', '.join(changed)}; "
-            "resume with the same ones, or start anew in another out="
-        )
-    return resolve(run.out)
-
-
-def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
-    card = checkpoint.card
+def _loader(run: Run, checkpoint: Checkpoint, ranks: Ranks) -> Loader:
+    card, tower = checkpoint.card, checkpoint.model.tower
     encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=run.data.weights)
-    cache = None
-    if run.data.features is not None:
-        if "tower" in run.train:
-            raise ConfigError(
-                "data.features caches the tower's output, but train includes the tower; drop one"
-            )
+    if run.data.features is None:
+        return Loader(run.data, encoder, seed=run.seed)
+    if "tower" in run.train:
+        raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
+    with ranks.first_ahead():
         cache = FeatureCache(run.data.features, f"{card.tower} {card.image}")
-    loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
-    if cache is not None:
-        cache.fill(loader.media(), checkpoint.model.tower)
+        loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
+        cache.fill(loader.media(), lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)))
     return loader
 
 
-def _headline(run: Run, model: Llava, state: State, num_records: int) -> str:
+def _headline(loop: Loop) -> str:
+    run, model, ranks, state = loop.run, loop.checkpoint.model, loop.ranks, loop.state
     counts = {name: sum(p.numel() for p in model.part(name).parameters()) for name in PARTS}
     parts = ", ".join(
         f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}"
@@ -225,7 +283,9 @@ def _headline(run: Run, model: Llava, state: State, num_records: int) -> str:
         if count
     )
     begin = f"from step {state.step} " if state.step else ""
-    return f"{run.name}: {num_records} records, {begin}to step {state.steps}; {parts}"
+    how = "each a share of the model" if is_sharded(model) else "each the whole model"
+    team = f" on {ranks.size} ranks, {how}" if ranks.size > 1 else ""
+    return f"{run.name}: {len(loop.loader.records)} records, {begin}to step {state.steps}{team}; {parts}"
 
 
 @contextmanager

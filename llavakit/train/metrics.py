@@ -12,15 +12,18 @@ Row = dict[str, Any]
 class Metrics:
     """The step log of a run directory. After a resume, steps behind the checkpoint are cut off and run again."""
 
-    def __init__(self, folder: Path, *, done: int = 0) -> None:
-        self.path = folder / "metrics.jsonl"
+    def __init__(self, folder: Path, *, done: int = 0, writes: bool = True) -> None:
+        """Only one process of a run `writes`; the others keep the rows in memory."""
+        self.path, self.writes = folder / "metrics.jsonl", writes
         self.rows: list[Row] = [row for row in read_metrics(self.path) if row["step"] <= done]
-        write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        if writes:
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        if self.writes:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def read_metrics(path: Path) -> list[Row]:

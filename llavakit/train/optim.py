@@ -10,6 +10,7 @@ from torch.optim import AdamW
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train.parallel import whole
 
 
 class LearningRates(Config):
@@ -85,7 +86,9 @@ def set_rates(optimizer: AdamW, fraction: float) -> dict[str, float]:
 
 
 def clip_gradients(model: nn.Module, limit: float) -> float:
-    """The gradient's norm before clipping."""
+    """The gradient's norm before clipping: that of the whole model, also where ranks hold shares of it."""
     params = [p for p in model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(params, limit if limit > 0 else math.inf)
+    grads = [p.grad for p in params if p.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(grads))
+    torch.nn.utils.clip_grads_with_norm_(params, limit if limit > 0 else math.inf, norm)
     return float(norm)

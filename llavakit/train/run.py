@@ -9,6 +9,10 @@ from llavakit.core.config import Config
 from llavakit.data.loader import DataConfig
 from llavakit.model.build import ModelConfig
 from llavakit.train.optim import OptimConfig
+from llavakit.train.parallel import ParallelConfig
+
+# What a resumed run may change, beside everything of `parallel`: how it is computed, not what.
+HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad"}
 
 
 class Run(Config):
@@ -20,17 +24,24 @@ class Run(Config):
     train: tuple[str, ...] = ("connector", "language", "newline")  # the parts that learn; the rest is frozen
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
+    checkpointing: bool = (
+        False  # keep only what goes into each block, recompute the rest: less memory, more time
+    )
     save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
     keep: int = 1  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    parallel: ParallelConfig = Field(default_factory=ParallelConfig)
 
     def changed(self, other: "Run") -> list[str]:
         """Settings that differ and would make a resumed run another run."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        harmless = {"name", "out", "save_every", "keep", "data.on_bad"}
-        return sorted(key for key in mine if mine[key] != theirs.get(key) and key not in harmless)
+        return sorted(
+            key
+            for key in mine
+            if mine[key] != theirs.get(key) and key not in HARMLESS and not key.startswith("parallel.")
+        )
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -1,19 +1,28 @@
-"""Everything beside the weights that a resumed run needs, in safetensors and JSON: no pickle."""
+"""Everything beside the weights that a resumed run needs, in safetensors and JSON: no pickle.
+
+Every rank writes one file with its rows of the optimizer's moments, and the file's header says which rows they are.
+Any number of ranks can read them back: each takes the rows that are its own now, from whatever files have them.
+"""
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 
 from llavakit.core.errors import CheckpointError
 from llavakit.data.loader import Position
 from llavakit.model.llava import Llava
+from llavakit.train.parallel import Ranks, first_row, is_keeper, local
 
-TENSORS, FACTS = "train_state.safetensors.state", "train_state.json"
+FACTS = "train_state.json"
+# The suffix keeps weight loaders, which read every *.safetensors of a folder, from reading these.
+TENSORS = "train_state.rank{rank:05d}-of-{ranks:05d}.safetensors.state"
+RANDOM = ("random_cpu", "random_cuda")
 
 
 @dataclass
@@ -25,18 +34,25 @@ class State:
     position: Position = field(default_factory=Position)  # the next row of data
     seconds: float = 0.0  # training time so far
     tokens: int = 0
+    ranks: int = 1  # that wrote the state
 
 
-def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path) -> None:
-    """Write the optimizer's moments by parameter name, the random state, and the position in the data."""
-    names = {id(param): name for name, param in model.named_parameters()}
-    tensors: dict[str, Tensor] = {"rng": torch.get_rng_state()}
-    for param, moments in optimizer.state.items():
-        for key, value in moments.items():
-            tensors[f"{key}/{names[id(param)]}"] = value
-    # The suffix keeps weight loaders, which read every *.safetensors of a folder, from reading this one.
-    save_file(tensors, folder / TENSORS)
-    (folder / FACTS).write_text(json.dumps(asdict(state), indent=2) + "\n")
+def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> None:
+    """Write this rank's rows of the moments by parameter name, and its random state; the first one the facts."""
+    tensors: dict[str, Tensor] = {"random_cpu": torch.get_rng_state()}
+    if ranks.device.type == "cuda":
+        tensors["random_cuda"] = torch.cuda.get_rng_state(ranks.device)
+    rows: dict[str, int] = {}
+    for name, param in model.named_parameters():
+        for kind, value in optimizer.state.get(param, {}).items():
+            if is_keeper(value, ranks):
+                tensors[f"{kind}/{name}"] = local(value).contiguous()
+                rows[f"{kind}/{name}"] = first_row(value)
+    file = folder / TENSORS.format(rank=ranks.rank, ranks=ranks.size)
+    save_file(tensors, file, metadata={"first_rows": json.dumps(rows)})
+    if ranks.is_first:
+        facts = asdict(state) | {"ranks": ranks.size}
+        (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def read_state(folder: Path) -> State:
@@ -49,15 +65,66 @@ def read_state(folder: Path) -> State:
     return State(**{**facts, "position": Position(**facts["position"])})
 
 
-def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:
-    """Put moments and random state back; returns where the run stands."""
+def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> State:
+    """Put moments and random state back; returns where the run stands.
+
+    With as many ranks as wrote it, everything is bit for bit what it was. With another number the moments are
+    too, and a rank that was not there before starts with the random state of its seed.
+    """
     state = read_state(folder)
-    tensors = load_file(folder / TENSORS)
-    torch.set_rng_state(tensors.pop("rng"))
+    stored = _Stored(folder, state.ranks)
     params = dict(model.named_parameters())
-    for key, value in tensors.items():
+    for key in stored.pieces:
         kind, _, name = key.partition("/")
         if name not in params:
             raise CheckpointError(f"{folder}: training state for {name!r}, which the model does not have")
-        optimizer.state[params[name]][kind] = value
+        optimizer.state[params[name]][kind] = stored.fill(key, params[name])
+    for key, value in stored.random(ranks.rank).items():
+        if key == "random_cpu":
+            torch.set_rng_state(value)
+        elif ranks.device.type == "cuda":
+            torch.cuda.set_rng_state(value, ranks.device)
     return state
+
+
+class _Stored:
+    """The files of one checkpoint's training state as a table: key -> the pieces it lies in."""
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        self.files = [folder / TENSORS.format(rank=rank, ranks=ranks) for rank in range(ranks)]
+        self.pieces: dict[str, list[tuple[int, Path]]] = {}  # (first row, file), in the order of the rows
+        for file in self.files:
+            try:
+                with safe_open(file, "pt") as opened:
+                    rows = json.loads(opened.metadata()["first_rows"])
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{file}: training state cannot be read: {error}") from None
+            for key, first in rows.items():
+                self.pieces.setdefault(key, []).append((first, file))
+        for pieces in self.pieces.values():
+            pieces.sort()
+
+    def fill(self, key: str, param: Tensor) -> Tensor:
+        """The stored tensor, with the rows that this rank has of `param`, and laid out as it is."""
+        pieces = self.pieces[key]
+        with safe_open(pieces[0][1], "pt") as opened:
+            if not opened.get_slice(key).get_shape():  # a number, the same everywhere
+                return opened.get_tensor(key).to(local(param).device)
+        value = torch.zeros_like(param, requires_grad=False)
+        mine = local(value)
+        start = first_row(param)
+        for first, file in pieces:
+            with safe_open(file, "pt") as opened:
+                piece = opened.get_slice(key)
+                count = piece.get_shape()[0]
+                low, high = max(first, start), min(first + count, start + len(mine))
+                if low < high:
+                    mine[low - start : high - start].copy_(piece[low - first : high - first])
+        return value
+
+    def random(self, rank: int) -> dict[str, Tensor]:
+        """The random state of this rank, if it was there."""
+        if rank >= len(self.files):
+            return {}
+        with safe_open(self.files[rank], "pt") as opened:
+            return {key: opened.get_tensor(key) for key in opened.keys() if key in RANDOM}  # noqa: SIM118

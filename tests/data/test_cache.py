@@ -1,6 +1,7 @@
 """Cached features are the computed ones, whatever happened to the process that wrote them."""
 
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -163,12 +164,15 @@ def test_a_loader_with_a_cache_gives_features_and_skips_broken_pictures(count, t
     plain = Loader(DataConfig(files=(path,), on_bad="skip", tokens=60), tiny.encoder(), seed=0)
     if count == 1:
         with pytest.raises(DataError, match="all 1 records are bad"):
-            next(loader.batches(Position()))
+            list(islice(loader.batches(Position()), 2))
         return
     for _, (mine, at), (theirs, there) in zip(
         range(8), loader.batches(Position()), plain.batches(Position()), strict=False
     ):
         assert at == there
+        assert (mine is None) == (theirs is None)
+        if mine is None:  # the row of the broken picture
+            continue
         assert torch.equal(mine.ids_T, theirs.ids_T)
         assert not mine.pixels
         for pixels in theirs.pixels:

@@ -212,3 +212,22 @@ def test_several_files_are_read_with_their_own_folders(tmp_path):
     files = tuple(tiny.data_file(tmp_path / name, count) for name, count in (("one", 3), ("two", 2)))
     data = Loader(DataConfig(files=files), ENCODER, seed=0)
     assert [media.source.parent.name for media in data.media()] == ["one"] * 3 + ["two"] * 2
+
+
+@pytest.mark.parametrize(("ranks", "step"), [(2, 2), (2, 3), (3, 2), (4, 8)])
+def test_ranks_share_the_rows_of_every_step(tmp_path, ranks, step):
+    """Each row is one rank's, whoever reads; a rank has at most one row more than another in a step."""
+    path = tiny.data_file(tmp_path, 12)
+    whole = list(islice(loader(path).batches(Position()), 2 * step))
+    shares = [
+        list(islice(loader(path).batches(Position(), rank=rank, ranks=ranks, step=step), 2 * step))
+        for rank in range(ranks)
+    ]
+    for number, (batch, position) in enumerate(whole):
+        mine = [share[number] for share in shares]
+        assert {after for _, after in mine} == {position}
+        assert [read is not None for read, _ in mine] == [
+            rank == number % step % ranks for rank in range(ranks)
+        ]
+        [read] = [read for read, _ in mine if read is not None]
+        assert torch.equal(read.ids_T, batch.ids_T)

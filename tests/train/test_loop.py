@@ -136,28 +136,88 @@ def test_an_interrupted_run_leaves_a_loadable_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_exactly(tmp_path):
-    """kill -9 at some moment; the newest complete checkpoint counts."""
-    whole, cut = tiny_run(tmp_path, "whole", **{"optim.steps": 200}), tiny_run(tmp_path, "cut")
-    cut = settings.override(cut, ["optim.steps=200", "save_every=5"])
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(tmp_path):
+    """kill -9, always the same command: at some moment, and while each part of a checkpoint is being written."""
+    whole, cut = (tiny_run(tmp_path, name, **{"optim.steps": 60}) for name in ("whole", "cut"))
+    cut = settings.override(cut, ["save_every=2", "keep=2"])
     settings.save(cut, tmp_path / "cut.yaml")
-    code = "from llavakit.cli import main; main()"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, "train", str(tmp_path / "cut.yaml")],
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
-    )
-    deadline = time.monotonic() + 120
-    while not (cut.out / "latest").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    child.kill()
-    child.wait()
-    assert 0 < len(losses(cut)) < 200
-    train(cut, resume=True)
     train(whole)
+    for kill_at in (
+        draft_with("config.json"),
+        draft_with("*.safetensors"),
+        draft_with("*.state"),
+        seconds(0.7),
+    ):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "llavakit", "train", str(tmp_path / "cut.yaml"), "--resume"],
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        )
+        before = len(losses(cut))
+        wait_until(lambda: len(losses(cut)) > before + 3 or child.poll() is not None)  # noqa: B023
+        wait_until(kill_at(cut.out))
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+        assert 0 < len(losses(cut)) < 60
+        checkpoints.load(cut.out)
+    train(cut, resume=True)
     assert losses(cut) == losses(whole)
     mine, theirs = weights(cut), weights(whole)
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert sorted(path.name for path in cut.out.glob("*step*")) == ["step000058", "step000060"]
+    assert not list(cut.out.glob(".*"))
+
+
+def draft_with(pattern):
+    """Killed while a file like this is in a directory that is being written."""
+    return lambda out: lambda: next(out.glob(f".step*.writing/{pattern}"), None) is not None
+
+
+def seconds(time_to_live):
+    def until(out):
+        end = time.monotonic() + time_to_live
+        return lambda: time.monotonic() > end
+
+    return until
+
+
+def wait_until(happens):
+    deadline = time.monotonic() + 120
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def test_a_directory_that_holds_a_run_is_not_overwritten_by_accident(tmp_path):
+    run = tiny_run(tmp_path, save_every=2, keep=9)
+    train(run)
+    with pytest.raises(
+        ConfigError, match=r"already holds a run \(step000006\); go on with --resume, start anew"
+    ):
+        train(run)
+    again = settings.override(run, ["seed=3", "optim.steps=2"])
+    train(again, overwrite=True)
+    assert [path.name for path in run.out.glob("step*")] == ["step000002"]
+    assert settings.load(Run, run.out / "run.yaml") == again
+    assert len(losses(run)) == 2
+
+
+def test_how_a_run_is_computed_may_change_when_it_goes_on(tmp_path):
+    run = tiny_run(tmp_path)
+    whole = tiny_run(tmp_path, "whole")
+    train(whole)
+    interrupt_after(run, 3)
+    train(settings.override(run, ["checkpointing=true", "parallel.mode=fsdp", "save_every=2"]), resume=True)
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-6)
+
+
+def test_a_step_of_bad_records_only_is_passed_over(tmp_path):
+    """One broken picture, a record a row: the run goes on to its last step, with one row fewer an epoch."""
+    run = tiny_run(tmp_path, **{"data.on_bad": "skip", "data.window": 1, "optim.rows": 1, "optim.steps": 9})
+    (tmp_path / "2.png").write_bytes((tmp_path / "2.png").read_bytes()[:200])
+    train(run)
+    assert [row["step"] for row in read_metrics(run.out / "metrics.jsonl")] == list(range(1, 10))
+    assert "2.png" in (run.out / "bad_records.txt").read_text()
 
 
 def test_changed_settings_are_refused_by_name(tmp_path):
@@ -237,15 +297,15 @@ import resource, signal, sys
 from pathlib import Path
 from llavakit.core import config
 from llavakit.core.errors import UserError
-from llavakit.train import loop
+from llavakit.train import loop, saving
 from llavakit.train.run import Run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-write = loop.write
+write = saving.write
 def second(checkpoint, folder):
     if folder.name.endswith("000004.writing"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     write(checkpoint, folder)
-loop.write = second
+saving.write = second
 try:
     loop.train(config.load(Run, Path(sys.argv[1])))
 except UserError as error:

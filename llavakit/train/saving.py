@@ -1,0 +1,100 @@
+"""Checkpoints of a run: written whole or not at all, by one rank or many; which ones are kept; where to go on.
+
+The model directory is the ordinary one, written by the first rank. Beside it every rank writes its share of the
+training state (see state.py).
+"""
+
+import json
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import AdamW
+
+from llavakit.core import config as settings
+from llavakit.core.errors import ConfigError
+from llavakit.core.files import atomic_directory, draft_of, write_text
+from llavakit.model.card import LATEST, resolve
+from llavakit.model.checkpoint import Checkpoint, write, write_settings
+from llavakit.model.huggingface import hf_tensors
+from llavakit.train.parallel import Ranks, is_sharded, whole
+from llavakit.train.run import Run
+from llavakit.train.state import State, save_state
+
+FILE_BYTES = 5 * 10**9  # of one weight file; as much of a sharded model is put together at a time
+
+
+def newest_checkpoint(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
+    """The checkpoint to go on from; None where nothing has been saved yet, or shall be overwritten."""
+    if overwrite or not (run.out / LATEST).exists():
+        return None
+    if not resume:
+        raise ConfigError(
+            f"{run.out} already holds a run ({resolve(run.out).name}); go on with --resume, "
+            "start anew with --overwrite, or choose another out="
+        )
+    changed = run.changed(settings.load(Run, run.out / "run.yaml"))
+    if changed:
+        raise ConfigError(
+            f"{run.out} was started with other settings: {', '.join(changed)}; "
+            "resume with the same ones, or start anew in another out="
+        )
+    return resolve(run.out)
+
+
+def begin(run: Run) -> None:
+    """The run directory with its settings, and nothing of a run before it that `latest` could lead to."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    (run.out / LATEST).unlink(missing_ok=True)
+    for old in run.out.glob("step[0-9]*"):
+        shutil.rmtree(old)
+    settings.save(run, run.out / "run.yaml")
+
+
+def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State, ranks: Ranks) -> None:
+    """Write the checkpoint of this step, point `latest` at it, and remove those beyond `run.keep`.
+
+    Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
+    """
+    name = f"step{state.step:06d}"
+    path = run.out / name
+    with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
+        ranks.barrier()  # the draft is there for everybody
+        if is_sharded(checkpoint.model):
+            _write_gathered(checkpoint, draft, ranks)
+        elif ranks.is_first:
+            write(checkpoint, draft)
+        save_state(state, optimizer, checkpoint.model, draft, ranks)
+        ranks.barrier()  # everybody's files are complete
+    if ranks.is_first:
+        write_text(run.out / LATEST, name + "\n")
+        for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
+            if old.name != name:
+                shutil.rmtree(old)
+        for draft in run.out.glob(".step*.writing"):  # of a run that was killed
+            shutil.rmtree(draft)
+
+
+def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
+    """The model directory of a sharded model: one file's tensors at a time come together on the first rank."""
+    tensors = hf_tensors(checkpoint.model, checkpoint.card)
+    shapes = {key: torch.empty(x.shape, dtype=x.dtype, device="meta") for key, x in tensors.items()}
+    plan = split_torch_state_dict_into_shards(shapes, max_shard_size=FILE_BYTES)
+    for file, keys in plan.filename_to_tensors.items():
+        held: dict[str, Tensor] = {}
+        for key in keys:
+            tensor = whole(tensors[key])
+            if ranks.is_first:
+                held[key] = tensor.cpu().contiguous()
+        if ranks.is_first:
+            save_file(held, folder / file, metadata={"format": "pt"})
+    if ranks.is_first:
+        write_settings(checkpoint, folder)
+        if plan.is_sharded:
+            index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+            (folder / "model.safetensors.index.json").write_text(text)
