@@ -10,7 +10,7 @@ from llavakit.core.errors import ConfigError, DataError, pick
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.encode import Encoder, Sample
-from llavakit.data.records import Record, read_records
+from llavakit.data.records import Record, Records, read_records
 from llavakit.model.card import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -90,13 +90,13 @@ def _find(where: str, images: Path | None) -> Record:
     if not colon or not line.isdigit():
         return _read(Path(where), images)[0]
     records = _read(Path(path), images)
-    before = [record for record in records if record.line <= int(line)]
-    if not before:
+    record = records.at_line(int(line))
+    if record is None:
         raise DataError(f"no record at line {line}; the first begins at line {records[0].line}", path=path)
-    return before[-1]
+    return record
 
 
-def _read(path: Path, images: Path | None) -> list[Record]:
+def _read(path: Path, images: Path | None) -> Records:
     records = read_records(path, images)
     if not records:
         raise DataError("no record in this file", path=path)

@@ -13,7 +13,8 @@ from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_v
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import ImageConfig, plan_image
-from llavakit.vision.video import load_frames, probe_video, video_digest, video_name
+from llavakit.vision.video import load_frames, probe_video, video_digest
+from llavakit.vision.video import name_of as video_name
 
 
 @dataclass(frozen=True)
