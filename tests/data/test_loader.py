@@ -158,11 +158,13 @@ def test_reading_ahead_is_bounded_and_ends_when_nobody_reads(tmp_path):
 def test_homogeneous_rows_hold_one_modality_and_lose_nothing(tmp_path):
     path = tiny.data_file(tmp_path, 16)
     rows = json.loads(path.read_text())
-    for row in rows[:4]:
-        if "image" in row:
-            row["video"] = [row.pop("image")]
+    (tmp_path / "clip").mkdir()
+    tiny.picture(tmp_path / "clip" / "0.png")
+    for row in rows[:3]:
+        del row["image"]
+        row["video"] = "clip"
     path.write_text(json.dumps(rows))
-    frames = Encoder(ENCODER.tokenizer, ENCODER.template, tiny.IMAGE, VideoConfig(frames=1))
+    frames = Encoder(ENCODER.tokenizer, ENCODER.template, tiny.IMAGE, VideoConfig(max_frames=1, stride=1))
     for choice, kinds in (("mixed", 2), ("homogeneous", 1)):
         data = loader(path, window=16, modality=choice, encoder=frames, tokens=200)
         found = []

@@ -68,8 +68,21 @@ def test_a_share_is_rounded_up_from_the_exact_number():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "some", "first", "first:", "first:x", "first:-1", "first:0", "end:101%", "random:1.5", "all:3", "First:1"]
-)  # fmt: skip
+    "text",
+    [
+        "",
+        "some",
+        "first",
+        "first:",
+        "first:x",
+        "first:-1",
+        "first:0",
+        "end:101%",
+        "random:1.5",
+        "all:3",
+        "First:1",
+    ],
+)
 def test_a_bad_strategy_is_refused(text):
     with pytest.raises(ValueError):
         parse_take(text)
@@ -153,16 +166,40 @@ def test_numbers_outside_a_mixture_are_refused(tmp_path):
 
 
 MISTAKES = {
-    "an unknown key": ("sources: [{path: a.json, wieght: 2}]", "sources, entry 1: unknown key 'wieght'; did you mean 'weight'?"),
-    "our key in theirs": ("datasets: [{json_path: a.json, weight: 2}]", "datasets, entry 1: unknown key 'weight'"),
+    "an unknown key": (
+        "sources: [{path: a.json, wieght: 2}]",
+        "sources, entry 1: unknown key 'wieght'; did you mean 'weight'?",
+    ),
+    "our key in theirs": (
+        "datasets: [{json_path: a.json, weight: 2}]",
+        "datasets, entry 1: unknown key 'weight'",
+    ),
     "no path": ("datasets: [{sampling_strategy: all}]", "datasets, entry 1: must have 'json_path'"),
-    "a missing file": ("sources: [{path: a.json}, {path: b.json}]", "sources, entry 2: data file not found: "),
-    "a bad strategy": ("sources: [{path: a.json, take: last:3}]", "sources, entry 1: 'last:3' is none of all, first:N, "),
-    "a strategy that takes nothing": ("sources: [{path: a.json, take: 'first:0'}]", "sources, entry 1: 'first:0' must take"),
-    "a strategy that is a number": ("sources: [{path: a.json, take: 3}]", "sources, entry 1: take is 3; it must be a text"),
-    "a weight of nothing": ("sources: [{path: a.json, weight: 0}]", "sources, entry 1: weight is 0; it must be a number above 0"),
+    "a missing file": (
+        "sources: [{path: a.json}, {path: b.json}]",
+        "sources, entry 2: data file not found: ",
+    ),
+    "a bad strategy": (
+        "sources: [{path: a.json, take: last:3}]",
+        "sources, entry 1: 'last:3' is none of all, first:N, ",
+    ),
+    "a strategy that takes nothing": (
+        "sources: [{path: a.json, take: 'first:0'}]",
+        "sources, entry 1: 'first:0' must take",
+    ),
+    "a strategy that is a number": (
+        "sources: [{path: a.json, take: 3}]",
+        "sources, entry 1: take is 3; it must be a text",
+    ),
+    "a weight of nothing": (
+        "sources: [{path: a.json, weight: 0}]",
+        "sources, entry 1: weight is 0; it must be a number above 0",
+    ),
     "a weight that is a text": ("sources: [{path: a.json, weight: x}]", "sources, entry 1: weight is 'x'"),
-    "a weight that is not a number": ("sources: [{path: a.json, weight: .nan}]", "sources, entry 1: weight is nan"),
+    "a weight that is not a number": (
+        "sources: [{path: a.json, weight: .nan}]",
+        "sources, entry 1: weight is nan",
+    ),
     "braces that count down": ("sources: [{path: '{3..1}.json'}]", "sources, entry 1: {3..1} must count up"),
     "an entry that is a text": ("sources: [a.json]", "sources, entry 1: must have 'path'"),
     "an empty list": ("sources: []", "'sources' must be a list of at least one entry"),
@@ -170,7 +207,7 @@ MISTAKES = {
     "another document": ("- a.json", "a mixture is one list"),
     "nothing": ("", "a mixture is one list"),
     "not YAML": ("sources: [", "not YAML: "),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", MISTAKES)
