@@ -6,14 +6,11 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -22,17 +19,16 @@ from torch import Tensor
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
+from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
-from llavakit.data.records import Record
+from llavakit.data.records import ADVICE, Record
 from llavakit.text.conversation import move_media_front
 from llavakit.text.template import Weights
 
-A = TypeVar("A")
-T = TypeVar("T")
 Modality = Literal["text", "image", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "video")
 
@@ -132,9 +128,9 @@ class Loader:
     def num_rows(self) -> int:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
         rows = 0
-        with _pool(self.config.workers) as pool:
+        with pool_of(self.config.workers) as pool:
             places = ((0, number) for number in range(self.num_windows))
-            for window in _ahead(pool, self._pack, places, self._depth):
+            for window in map_ahead(pool, self._pack, places, self._depth):
                 for error in window.errors:
                     self._reject(error)
                 rows += len(window.rows)
@@ -144,9 +140,9 @@ class Loader:
         """Each batch with the position after it. Reading runs ahead in `workers` threads; errors come out here."""
         epoch, fresh = start.epoch, start.window == start.row == 0
         num_batches = 0  # of this epoch
-        with _pool(self.config.workers) as pool:
-            windows = _ahead(pool, self._pack, self._places(start), self._depth)
-            for batch, row in _ahead(pool, self._load, _rows(windows, start), 2 * self.config.workers):
+        with pool_of(self.config.workers) as pool:
+            windows = map_ahead(pool, self._pack, self._places(start), self._depth)
+            for batch, row in map_ahead(pool, self._load, _rows(windows, start), 2 * self.config.workers):
                 if row.after.epoch != epoch:
                     if fresh and not num_batches:
                         raise DataError(
@@ -248,7 +244,7 @@ class Loader:
     def _reject(self, error: DataError) -> None:
         if self.config.on_bad == "stop":
             raise error
-        self.bad.setdefault(str(error).replace("; fix the record or set data.on_bad=skip", ""))
+        self.bad.setdefault(str(error).removesuffix(ADVICE))
 
 
 def modality(sample: Sample) -> Modality:
@@ -268,31 +264,3 @@ def _rows(windows: Iterable[_Window], start: Position) -> Iterator[_Row]:
         for number in range(first, len(window.rows)):
             yield _Row(Position(window.epoch, window.number, number + 1), window.rows[number], errors)
             errors = []
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ThreadPoolExecutor | None]:
-    """Threads that are stopped, with what still waits for them, when the block ends."""
-    if workers == 0:
-        yield None
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ahead(
-    pool: ThreadPoolExecutor | None, task: Callable[[A], T], arguments: Iterable[A], depth: int
-) -> Iterator[T]:
-    """`map(task, arguments)`, up to `depth` results made ahead. Order and errors are those of `map`."""
-    if pool is None:
-        yield from map(task, arguments)
-        return
-    todo = iter(arguments)
-    waiting = deque(pool.submit(task, argument) for argument in islice(todo, depth))
-    while waiting:
-        result = waiting.popleft().result()
-        waiting.extend(pool.submit(task, argument) for argument in islice(todo, 1))
-        yield result

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, Flaw
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
@@ -30,6 +30,7 @@ from llavakit.text.conversation import (
 )
 
 IMAGE_MARK, VIDEO_MARK = re.compile("<image>"), re.compile("<image>|<video>")
+ADVICE = "; fix the record or set data.on_bad=skip"  # the end of a record's error
 ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -52,8 +53,8 @@ class Record:
     def name(self) -> str:
         return f"{self.path}:{self.line}"
 
-    def error(self, what: str) -> DataError:
-        return DataError(f"{what}; fix the record or set data.on_bad=skip", path=self.path, line=self.line)
+    def error(self, what: str, kind: Flaw = "record") -> DataError:
+        return DataError(f"{what}{ADVICE}", path=self.path, line=self.line, kind=kind)
 
     def conversation(self) -> Conversation:
         """The record's messages with its images in place. Raises DataError, with file:line, on any flaw.
@@ -84,7 +85,8 @@ class Record:
         if used != len(media):
             what = " and video(s)" if any(isinstance(part, Video) for part in media) else ""
             raise self.error(
-                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(media)} image(s){what} listed"
+                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(media)} image(s){what} listed",
+                "placeholders",
             )
         return Conversation(tuple(messages))
 
@@ -120,7 +122,7 @@ class Record:
         if not isinstance(speaker, str) or speaker not in ROLES:
             raise self.error(f"{where}.from is {speaker!r}; valid: {', '.join(ROLES)}")
         if ROLES[speaker] == "assistant" and not turn["value"].strip():
-            raise self.error(f"{where}.value is an empty answer")
+            raise self.error(f"{where}.value is an empty answer", "answer")
         if any("\ud800" <= letter <= "\udfff" for letter in turn["value"]):
             raise self.error(f"{where}.value holds half a character (a lone surrogate)")
         return ROLES[speaker], turn["value"]

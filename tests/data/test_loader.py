@@ -152,7 +152,7 @@ def test_reading_ahead_is_bounded_and_ends_when_nobody_reads(tmp_path):
     next(batches)
     batches.close()
     assert len(read) <= 2 * (2 + 6 + data._depth)  # a window holds two records, six rows wait
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
 
 
 def test_homogeneous_rows_hold_one_modality_and_lose_nothing(tmp_path):
