@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from llavakit.core.errors import DataError
 from llavakit.core.progress import bar
@@ -194,7 +195,9 @@ def report_table(report: Report) -> Table:
         counts = [tally.records, *(tally.kinds[kind] for kind in kinds), tally.bad]
         counts += [tally.flaws[kind] for kind in flaws]
         style = "red" if tally.bad else None
-        table.add_row(tally.name, *map(str, counts), *(_lengths(tally) if measured else ()), style=style)
+        table.add_row(
+            Text(tally.name), *map(str, counts), *(_lengths(tally) if measured else ()), style=style
+        )
     return table
 
 

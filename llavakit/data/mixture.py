@@ -41,6 +41,7 @@ BRACES = re.compile(r"(.*?)\{([^{}]*)\}(.*)")
 RANGE = re.compile(r"(\d+)\.\.(\d+)")
 NEXT_KEYS = ("json_path", "sampling_strategy")
 OUR_KEYS = ("path", "name", "images", "take", "weight")
+TAKEN, ROUND = 1 << 31, (1 << 31) + 1  # keep these draws apart from the loader's, which are keyed by epoch
 MAX_WEIGHT = 1000.0
 MAX_FILES = 100_000  # of one {first..last}
 
@@ -121,7 +122,7 @@ class Mixture(Sequence[Record]):
         self._chosen: list[np.ndarray] = []
         for number, source in enumerate(self.sources):
             files = [read_records(path, source.images) for path in source.paths]
-            rng = np.random.default_rng([seed, number])
+            rng = np.random.default_rng([seed, TAKEN, number])
             self._files.append(files)
             self._chosen.append(source.take.choose(sum(map(len, files)), rng))
         self._firsts = [0, *accumulate(map(len, self._chosen))]
@@ -171,7 +172,7 @@ class Mixture(Sequence[Record]):
             part = round((source.weight - whole) * count)
             parts.append(first + np.tile(np.arange(count), whole))
             if part:
-                drawn = np.random.default_rng([self.seed, number, 1]).permutation(count)
+                drawn = np.random.default_rng([self.seed, ROUND, number]).permutation(count)
                 parts.append(first + drawn[(epoch * part + np.arange(part)) % count])
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
