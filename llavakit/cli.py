@@ -25,6 +25,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(no_args_is_help=True, help="Look after training data.")
+app.add_typer(data, name="data")
+
 Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
 Template = Annotated[
     str | None,
@@ -159,6 +162,47 @@ def inspect(
     from llavakit.inspection import show_record
 
     show_record(record, model=model, tokenizer=tokenizer, template_name=template, images=images, turns=turns)
+
+
+@data.command()
+def check(
+    files: Annotated[list[Path], typer.Argument(help="Data files of any kind, or mixture lists (.yaml).")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", "-m", help="Checkpoint whose tokenizer, template and plan are used."),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of relative image paths.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the list of bad records and the histogram go.")] = Path(
+        "data_check"
+    ),
+    tokens: Annotated[
+        int, typer.Option(min=1, help="Budget of a packed row: data.tokens of the run.")
+    ] = 4096,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Threads that read and decode; default: one per core.")
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(help="A kind of flaw that is none here, e.g. duplicate; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The run's seed, which draws what `random` takes.")] = 0,
+) -> None:
+    """Read everything once: missing and corrupt media, wrong placeholders, empty answers, long samples, double ids.
+
+    Exit code 0 if nothing is wrong, 1 if a record is, 2 if the data could not be read at all.
+    """
+    from llavakit.inspection import check_data
+
+    good = check_data(
+        files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
+        workers=workers, ignore=ignore or [], seed=seed,
+    )  # fmt: skip
+    if not good:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""`llavakit inspect`: what a record becomes, token by token. The cheapest debugger a vision-language model has."""
+"""`llavakit inspect`: what a record becomes, token by token. `llavakit data check`: what is wrong with all."""
 
+import os
 from itertools import groupby
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from rich.text import Text
 from llavakit.core.errors import ConfigError, DataError, pick
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
+from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths, report_table
 from llavakit.data.encode import Encoder, Sample
-from llavakit.data.records import Record, read_records
+from llavakit.data.mixture import Mixture, list_sources
+from llavakit.data.records import Record, Records, read_records
 from llavakit.model.card import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -27,7 +30,7 @@ def show_record(
     turns: str,
 ) -> None:
     """Print the table of one record, given as `file` or `file:line`."""
-    encoder = _encoder(model, tokenizer, template_name)
+    encoder = load_encoder(model, tokenizer, template_name)
     encode = pick({"chained": encoder.encode, "independent": encoder.encode_turns}, turns, "--turns")
     record = _find(where, images)
     try:
@@ -41,6 +44,44 @@ def show_record(
         f"{record.name}: {sample.num_tokens} tokens, {slots} of images, {learned} learned; "
         f"template {encoder.template.name}"
     )
+
+
+def check_data(
+    files: list[Path],
+    *,
+    model: Path | None,
+    tokenizer: str | None,
+    template_name: str | None,
+    images: Path | None,
+    out: Path,
+    tokens: int,
+    workers: int | None,
+    ignore: list[str],
+    seed: int,
+) -> bool:
+    """Print and write what is wrong with data files or mixtures; True if nothing is.
+
+    Without a model or a tokenizer, lengths are not known and that is said.
+    """
+    for kind in ignore:
+        pick(FLAWS, kind, "--ignore")
+    measured = model is not None or tokenizer is not None or template_name is not None
+    encoder = load_encoder(model, tokenizer, template_name) if measured else None
+    mixture = Mixture(list_sources(files, images), seed=seed)
+    if not len(mixture):
+        raise DataError(f"no record in {', '.join(str(file) for file in files)}")
+    threads = (os.cpu_count() or 1) if workers is None else workers
+    report = check_mixture(mixture, out, encoder=encoder, tokens=tokens, workers=threads, ignore=ignore)
+    console.print(report_table(report))
+    for name, flaw in report.first:
+        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    if any(tally.lengths for tally in report.tallies):
+        draw_lengths(report, tokens, out / LENGTHS)
+        say(f"lengths: {out / LENGTHS}")
+    if encoder is None:
+        say("lengths were not measured; give --model DIR, or --tokenizer DIR with --template NAME")
+    say(f"{report.num_bad} of {len(mixture)} records are bad; all flaws: {out / BAD}")
+    return report.num_bad == 0
 
 
 def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
@@ -74,7 +115,8 @@ def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
     return table
 
 
-def _encoder(model: Path | None, tokenizer: str | None, template_name: str | None) -> Encoder:
+def load_encoder(model: Path | None, tokenizer: str | None, template_name: str | None) -> Encoder:
+    """The encoder of a checkpoint, or of a tokenizer with a template and the plain image rule."""
     if (model is None) == (tokenizer is None):
         raise ConfigError("give --model DIR, or --tokenizer DIR together with --template NAME")
     if model is not None:
@@ -90,13 +132,13 @@ def _find(where: str, images: Path | None) -> Record:
     if not colon or not line.isdigit():
         return _read(Path(where), images)[0]
     records = _read(Path(path), images)
-    before = [record for record in records if record.line <= int(line)]
-    if not before:
+    record = records.at_line(int(line))
+    if record is None:
         raise DataError(f"no record at line {line}; the first begins at line {records[0].line}", path=path)
-    return before[-1]
+    return record
 
 
-def _read(path: Path, images: Path | None) -> list[Record]:
+def _read(path: Path, images: Path | None) -> Records:
     records = read_records(path, images)
     if not records:
         raise DataError("no record in this file", path=path)

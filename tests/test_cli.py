@@ -274,3 +274,34 @@ def test_a_conversation_ends_with_its_input(run, model):
 def test_what_is_said_is_printed_letter_by_letter(capsys):
     say("[red] :cat: [/none] " + "long " * 60)
     assert capsys.readouterr().out == "[red] :cat: [/none] " + "long " * 60 + "\n"
+
+
+def test_data_check_ends_with_1_for_bad_records_and_0_for_good_ones(run, model, data, tmp_path):
+    out = tmp_path / "out"
+    code, said, _ = run("data", "check", data, "--model", model, "--out", out)
+    assert code == 0
+    assert f"0 of 8 records are bad; all flaws: {out / 'bad_records.jsonl'}" in said
+    assert (out / "lengths.png").stat().st_size > 1000 and (out / "bad_records.jsonl").read_text() == ""
+    code, said, _ = run("data", "check", data, "--images", tmp_path, "--out", out)
+    assert code == 1
+    assert "lengths were not measured; give --model DIR" in said
+    assert "6 of 8 records are bad" in said and f"{data}:2: missing: not found: {tmp_path / '0.png'}" in said
+    assert run("data", "check", data, "--images", tmp_path, "--out", out, "--ignore", "missing")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("gone.json",), "gone.json: data file not found"),
+        (("DATA", "--ignore", "mising"), "unknown --ignore 'mising'; did you mean 'missing'?"),
+        (
+            ("DATA", "--template", "plain"),
+            "give --model DIR, or --tokenizer DIR together with --template NAME",
+        ),
+    ],
+)
+def test_data_check_ends_with_2_for_mistakes(words, problem, run, data, tmp_path):
+    code, _, err = run(
+        "data", "check", *[data if word == "DATA" else word for word in words], "--out", tmp_path
+    )
+    assert (code, problem in err) == (2, True), err

@@ -6,9 +6,12 @@ The command line prints the line and exits with 2; everything else (a bug of our
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 T = TypeVar("T")
+Flaw = Literal[
+    "record", "placeholders", "answer"
+]  # what can be wrong with a record before its media are looked at
 
 
 class UserError(Exception):
@@ -24,8 +27,10 @@ class ConfigError(UserError):
 class DataError(UserError):
     """A record or a media file that cannot be used. Knows its place, so that it can be skipped and listed."""
 
-    def __init__(self, what: str, *, path: Path | str | None = None, line: int | None = None) -> None:
-        self.what, self.path, self.line = what, path, line
+    def __init__(
+        self, what: str, *, path: Path | str | None = None, line: int | None = None, kind: Flaw = "record"
+    ) -> None:
+        self.what, self.path, self.line, self.kind = what, path, line, kind
         place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
         super().__init__(place + what)
 

@@ -1,17 +1,16 @@
 """The loader: records to packed batches, in an order that is a function of (seed, epoch, position) alone.
 
 Records are shuffled once per epoch and taken in windows; the samples of a window are packed together. A
-`Position` names the next row, so a resumed run reads exactly what the uninterrupted one would have read.
+`Position` names the next row, so a resumed run reads exactly what the uninterrupted one would have read. Threads
+read windows and rows ahead; what comes out, errors included, is in the order that one reader would have made.
 """
 
 import hashlib
-from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -20,21 +19,24 @@ from torch import Tensor
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
+from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder, Sample
-from llavakit.data.media import Media
+from llavakit.data.media import Clip, Media
+from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
-from llavakit.data.records import Record, read_records
+from llavakit.data.records import ADVICE, Record
 from llavakit.text.conversation import move_media_front
 from llavakit.text.template import Weights
 
-T = TypeVar("T")
+Modality = Literal["text", "image", "video"]
+MODALITIES: tuple[Modality, ...] = ("text", "image", "video")
 
 
 class DataConfig(Config):
     """What is read and how it is packed."""
 
-    files: tuple[Path, ...] = ()
+    files: tuple[Path, ...] = ()  # data files of any kind, and mixture lists (.yaml); see docs/data.md
     images: Path | None = None  # folder of relative image paths; default: each file's own folder
     tokens: int = Field(4096, ge=1)  # budget of a packed row
     turns: Literal["chained", "independent"] = "chained"  # independent: questions do not see each other
@@ -42,6 +44,12 @@ class DataConfig(Config):
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
     shuffle: bool = True
+    modality: Literal["mixed", "homogeneous"] = (
+        "mixed"  # homogeneous: a row is all text, all images or all videos
+    )
+    workers: int = Field(
+        1, ge=0
+    )  # threads that read ahead; 0: read when needed. The order is always the same
     window: int = Field(256, ge=1)  # records packed together; larger packs tighter and holds more text
     features: Path | None = None  # folder of cached tower features; only for a frozen tower
 
@@ -60,6 +68,30 @@ class Position:
     row: int = 0
 
 
+@dataclass(frozen=True)
+class _Window:
+    """A window's packed rows, and what was wrong with those of its records that are in none."""
+
+    epoch: int
+    number: int
+    rows: list[list[tuple[Record, Sample]]]
+    errors: list[DataError]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row to be loaded, the position after it, and errors to be told before it.
+
+    One that does not count only carries the errors of a window without rows; one that is not mine stays unread.
+    """
+
+    after: Position
+    pairs: list[tuple[Record, Sample]]
+    errors: list[DataError]
+    counts: bool = True
+    mine: bool = True
+
+
 class Loader:
     """Packed batches of a data set, for ever, from any position."""
 
@@ -67,35 +99,25 @@ class Loader:
         self, config: DataConfig, encoder: Encoder, *, seed: int, cache: FeatureCache | None = None
     ) -> None:
         if not config.files:
-            raise ConfigError("data.files is empty; name at least one JSON or JSONL file")
+            raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.records = [record for path in config.files for record in read_records(path, config.images)]
-        if not self.records:
+        self.records = Mixture(list_sources(config.files, config.images), seed=seed)
+        if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
         self.bad: dict[str, None] = {}  # messages of skipped records, in order, each once
+        self._shuffled: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     @property
     def num_windows(self) -> int:
-        return -(-len(self.records) // self.config.window)
+        return -(-self.records.num_reads // self.config.window)
 
     def samples(self, record: Record) -> Sample | None:
         """The record's sample; None if it is bad and `on_bad` is skip (then it is listed in `bad`)."""
         try:
-            conversation = record.conversation()
-            if self._moves_front(record):
-                conversation = move_media_front(conversation)
-            independent = self.config.turns == "independent"
-            try:
-                encode = self.encoder.encode_turns if independent else self.encoder.encode
-                sample = encode(conversation)
-            except DataError as error:
-                raise record.error(error.what) from None
-            if sample.num_inputs > self.config.tokens:
-                raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
+            return self._encode(record)
         except DataError as error:
             self._reject(error)
             return None
-        return sample
 
     def media(self) -> Iterator[Media]:
         """Every image and clip of the data with its plan: what a feature cache must hold."""
@@ -110,42 +132,91 @@ class Loader:
 
     def num_rows(self) -> int:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
-        return sum(len(self._window_rows(0, window)) for window in range(self.num_windows))
+        rows = 0
+        with pool_of(self.config.workers) as pool:
+            places = ((0, number) for number in range(self.num_windows))
+            for window in map_ahead(pool, self._pack, places, self._depth):
+                for error in window.errors:
+                    self._reject(error)
+                rows += len(window.rows)
+        return rows
 
     def batches(
         self, start: Position, *, rank: int = 0, ranks: int = 1, step: int = 1
     ) -> Generator[tuple[Batch | None, Position], None, None]:
-        """Each row's batch with the position after it. Reading runs ahead in a thread; errors come out here.
+        """Each row's batch with the position after it. Reading runs ahead in `workers` threads; errors come out here.
 
         A step is `step` rows, dealt out to the ranks in turn: None stands for a row that is another rank's, and
         for one whose samples are all bad. So where a step begins does not depend on who reads what.
         """
-        mine = (number % step % ranks == rank for number in count())
-        return _prefetch(self._batches(start, mine), depth=2 * ranks)
+        epoch, fresh = start.epoch, start.window == start.row == 0
+        useful = 0  # rows of this epoch that are not known to be all bad
+        with pool_of(self.config.workers) as pool:
+            windows = map_ahead(pool, self._pack, self._places(start), self._depth)
+            rows = _deal(_rows(windows, start), rank, ranks, step)
+            for batch, row in map_ahead(pool, self._load, rows, 2 * max(self.config.workers, ranks)):
+                if row.after.epoch != epoch:
+                    if fresh and not useful:
+                        raise DataError(
+                            f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}"
+                        )
+                    epoch, fresh, useful = row.after.epoch, True, 0
+                for error in row.errors:
+                    self._reject(error)
+                if row.counts:
+                    useful += batch is not None or not row.mine
+                    yield batch, row.after
 
-    def _batches(self, start: Position, mine: Iterator[bool]) -> Iterator[tuple[Batch | None, Position]]:
-        epoch, window, row = start.epoch, start.window, start.row
-        while True:
-            rows = self._window_rows(epoch, window)
-            for number in range(row, len(rows)):
-                yield self._load(rows[number]) if next(mine) else None, Position(epoch, window, number + 1)
-            row, window = 0, window + 1
-            if window == self.num_windows:
-                if len(self.bad) >= len({record.name for record in self.records}):
-                    raise DataError(
-                        f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}"
-                    )
-                epoch, window = epoch + 1, 0
+    @property
+    def _depth(self) -> int:
+        """Windows packed ahead; each holds the text of `window` records and the bytes of pictures in tables."""
+        return 1 + self.config.workers // 2
 
-    def _window_rows(self, epoch: int, window: int) -> list[list[tuple[Record, Sample]]]:
+    def _places(self, start: Position) -> Iterator[tuple[int, int]]:
+        """(epoch, window), for ever."""
+        for number in count(start.epoch * self.num_windows + start.window):
+            yield divmod(number, self.num_windows)
+
+    def _encode(self, record: Record) -> Sample:
+        """The record's sample. A flaw is a DataError with the record's name."""
+        conversation = record.conversation()
+        if self._moves_front(record):
+            conversation = move_media_front(conversation)
+        encode = self.encoder.encode_turns if self.config.turns == "independent" else self.encoder.encode
+        try:
+            sample = encode(conversation)
+        except DataError as error:
+            raise record.error(error.what) from None
+        if sample.num_inputs > self.config.tokens:
+            raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
+        return sample
+
+    def _pack(self, place: tuple[int, int]) -> _Window:
+        """Encode and pack one window of an epoch. No pixel is decoded."""
+        epoch, number = place
+        good: list[tuple[Record, Sample]] = []
+        errors: list[DataError] = []
         size = self.config.window
-        chosen = self._order(epoch)[window * size : (window + 1) * size]
-        pairs = [(self.records[index], self.samples(self.records[index])) for index in chosen]
-        good = [(record, sample) for record, sample in pairs if sample is not None]
-        packed = pack_rows([sample.num_inputs for _, sample in good], self.config.tokens)
+        for index in self._order(epoch)[number * size : (number + 1) * size].tolist():
+            record = self.records[index]
+            try:
+                good.append((record, self._encode(record)))
+            except DataError as error:
+                errors.append(error)
+        packed: list[list[int]] = []
+        for group in self._groups([sample for _, sample in good]):
+            rows = pack_rows([good[at][1].num_inputs for at in group], self.config.tokens)
+            packed += [[group[at] for at in row] for row in rows]
         if packed:  # packing sorts by length; undo that
-            packed = [packed[index] for index in self._generator(epoch, window).permutation(len(packed))]
-        return [[good[index] for index in row] for row in packed]
+            packed = [packed[at] for at in self._generator(epoch, number).permutation(len(packed))]
+        return _Window(epoch, number, [[good[at] for at in row] for row in packed], errors)
+
+    def _groups(self, samples: list[Sample]) -> list[list[int]]:
+        """Which samples may share a row."""
+        if self.config.modality == "mixed":
+            return [list(range(len(samples)))]
+        kinds = [modality(sample) for sample in samples]
+        return [[at for at, kind in enumerate(kinds) if kind == wanted] for wanted in MODALITIES]
 
     def _moves_front(self, record: Record) -> bool:
         """Drawn by the seed and the record's place: the same in every epoch, whoever reads it."""
@@ -155,43 +226,61 @@ class Loader:
         return bool(self._generator(key).random() < self.config.media_front)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if not self.config.shuffle:
-            return np.arange(len(self.records))
-        return self._generator(epoch).permutation(len(self.records))
+        shuffled, order = self._shuffled
+        if shuffled != epoch:
+            order = self.records.reads(epoch)
+            if self.config.shuffle:
+                order = order[self._generator(epoch).permutation(len(order))]
+            self._shuffled = (epoch, order)  # in one step, as several threads may be here
+        return order
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *key])
 
-    def _load(self, row: list[tuple[Record, Sample]]) -> Batch | None:
-        """The batch of a row; samples whose pixels turn out to be broken are left out if `on_bad` is skip."""
+    def _load(self, row: _Row) -> tuple[Batch | None, _Row]:
+        """The batch of a row without the samples whose pixels turn out to be broken; the row tells their errors."""
         samples: list[Sample] = []
         tiles: list[Tensor] = []
-        for record, sample in row:
+        errors = list(row.errors)
+        for record, sample in row.pairs if row.mine else ():
             try:
                 mine = [self.tiles(media) for media in sample.media]
             except DataError as error:
-                self._reject(record.error(error.what))
+                errors.append(record.error(error.what))
                 continue
             samples.append(sample)
             tiles += mine
-        if not samples:
-            return None
-        return collate(samples, tiles)
+        # The samples are let go of here: rows that wait hold their batch only.
+        return collate(samples, tiles) if samples else None, replace(row, pairs=[], errors=errors)
 
     def _reject(self, error: DataError) -> None:
         if self.config.on_bad == "stop":
             raise error
-        self.bad.setdefault(str(error).replace("; fix the record or set data.on_bad=skip", ""))
+        self.bad.setdefault(str(error).removesuffix(ADVICE))
 
 
-def _prefetch(source: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """The same items, up to `depth` of them made ahead in one thread. Order and errors are those of `source`."""
-    end = object()
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        ahead = deque(pool.submit(next, source, end) for _ in range(depth))
-        while True:
-            item = ahead.popleft().result()
-            if item is end:
-                return
-            ahead.append(pool.submit(next, source, end))
-            yield item  # type: ignore[misc]
+def modality(sample: Sample) -> Modality:
+    """What a sample shows besides text; a video outweighs pictures."""
+    if any(isinstance(media.source, Clip) for media in sample.media):
+        return "video"
+    return "image" if sample.media else "text"
+
+
+def _rows(windows: Iterable[_Window], start: Position) -> Iterator[_Row]:
+    """The rows of windows from `start` on. A window's errors come with its first row, or with an empty one."""
+    for window in windows:
+        first = start.row if (window.epoch, window.number) == (start.epoch, start.window) else 0
+        errors = window.errors
+        if errors and first >= len(window.rows):
+            yield _Row(Position(window.epoch, window.number, first), [], errors, counts=False)
+        for number in range(first, len(window.rows)):
+            yield _Row(Position(window.epoch, window.number, number + 1), window.rows[number], errors)
+            errors = []
+
+
+def _deal(rows: Iterable[_Row], rank: int, ranks: int, step: int) -> Iterator[_Row]:
+    """The rows, marked with whether they are this rank's; every step begins with rank 0."""
+    number = 0
+    for row in rows:
+        yield replace(row, mine=number % step % ranks == rank)
+        number += row.counts

@@ -1,19 +1,22 @@
 """Records: one entry of a LLaVA data file, checked, with the file and line it came from.
 
 The format is LLaVA's: `{"id", "image": path or list (optional), "video": path or list (optional),
-"conversations": [{"from", "value"}, ...]}`, as a JSON list or one object per line. `<image>` in a human's value
-marks where an image or a video stands (released data has one mark for a whole video); `<video>` marks a video too.
+"conversations": [{"from", "value"}, ...]}`, in JSON, JSON lines, Parquet, a saved data set or a tar file. `<image>`
+in a human's value marks where an image or a video stands (released data has one mark for a whole video); `<video>`
+marks a video too.
 """
 
-import json
 import re
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, Flaw
+from llavakit.data.index import Rows, TextRows, Unreadable
+from llavakit.data.shards import ShardRows
+from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
 from llavakit.text.conversation import (
     IMAGE_TOKEN,
     Conversation,
@@ -27,6 +30,7 @@ from llavakit.text.conversation import (
 )
 
 IMAGE_MARK, VIDEO_MARK = re.compile("<image>"), re.compile("<image>|<video>")
+ADVICE = "; fix the record or set data.on_bad=skip"  # the end of a record's error
 ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -37,35 +41,28 @@ ROLES: dict[str, Role] = {
 
 
 @dataclass(frozen=True)
-class NotJson:
-    """Stands in a record for a line that could not be parsed."""
-
-    problem: str
-
-
-@dataclass(frozen=True)
 class Record:
     """An entry as it stands in the file. `conversation()` checks it and makes it a conversation."""
 
     raw: Any
     path: Path
-    line: int
+    line: int  # or the number of the row or sample, in files without lines
     folder: Path  # where relative image paths start
 
     @property
     def name(self) -> str:
         return f"{self.path}:{self.line}"
 
-    def error(self, what: str) -> DataError:
-        return DataError(f"{what}; fix the record or set data.on_bad=skip", path=self.path, line=self.line)
+    def error(self, what: str, kind: Flaw = "record") -> DataError:
+        return DataError(f"{what}{ADVICE}", path=self.path, line=self.line, kind=kind)
 
     def conversation(self) -> Conversation:
         """The record's messages with its images in place. Raises DataError, with file:line, on any flaw.
 
         A leading answer (as in ShareGPT data) is dropped, as the released training code does.
         """
-        if isinstance(self.raw, NotJson):
-            raise self.error(f"not JSON: {self.raw.problem}")
+        if isinstance(self.raw, Unreadable):
+            raise self.error(self.raw.problem)
         if not isinstance(self.raw, dict):
             raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
         turns = self.raw.get("conversations")
@@ -88,25 +85,34 @@ class Record:
         if used != len(media):
             what = " and video(s)" if any(isinstance(part, Video) for part in media) else ""
             raise self.error(
-                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(media)} image(s){what} listed"
+                f"{used} {IMAGE_TOKEN} placeholder(s) in the text but {len(media)} image(s){what} listed",
+                "placeholders",
             )
         return Conversation(tuple(messages))
 
     def _media(self) -> list[Medium]:
-        images, videos = self._paths("image"), self._paths("video")
+        images, videos = self._sources("image"), self._sources("video")
         if images and videos:
             # Their placeholders look alike, so nothing says which stands where.
             raise self.error("a record has either 'image' or 'video'; split it, or give the frames as images")
         return [*map(Image, images), *map(Video, videos)]
 
-    def _paths(self, name: str) -> list[Path]:
+    def _sources(self, name: str) -> list[Path | bytes]:
         listed = self.raw.get(name)
         if listed is None:  # exported data says null where there is none
             return []
-        paths = [listed] if isinstance(listed, str) else listed
-        if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-            raise self.error(f"'{name}' must be a path or a list of paths")
-        return [self.folder / path for path in paths]
+        sources = [self._source(cell) for cell in (listed if isinstance(listed, list) else [listed])]
+        if None in sources:
+            raise self.error(f"'{name}' must be a path or a list of paths (in a table or archive also bytes)")
+        return [source for source in sources if source is not None]
+
+    def _source(self, cell: Any) -> Path | bytes | None:
+        """A path, bytes, or the two as `datasets` stores them; None for anything else."""
+        if isinstance(cell, dict) and cell.keys() <= {"bytes", "path"}:
+            cell = cell.get("path") if cell.get("bytes") is None else cell["bytes"]
+        if isinstance(cell, str) and cell:
+            return self.folder / cell
+        return cell if isinstance(cell, bytes) and cell else None
 
     def _turn(self, number: int, turn: Any) -> tuple[Role, str]:
         where = f"conversations[{number}]"
@@ -116,71 +122,59 @@ class Record:
         if not isinstance(speaker, str) or speaker not in ROLES:
             raise self.error(f"{where}.from is {speaker!r}; valid: {', '.join(ROLES)}")
         if ROLES[speaker] == "assistant" and not turn["value"].strip():
-            raise self.error(f"{where}.value is an empty answer")
+            raise self.error(f"{where}.value is an empty answer", "answer")
         if any("\ud800" <= letter <= "\udfff" for letter in turn["value"]):
             raise self.error(f"{where}.value holds half a character (a lone surrogate)")
         return ROLES[speaker], turn["value"]
 
 
-def read_records(path: Path, folder: Path | None = None) -> list[Record]:
-    """All records of a JSON list or a JSONL file. `folder` defaults to the file's own folder.
+class Records(Sequence[Record]):
+    """The records of one file. Each is read when it is asked for; an unreadable one fails when it is used."""
 
-    A line of JSONL that is not JSON becomes a record that fails when it is used, so that `on_bad=skip` can list
-    it; a JSON list that is not JSON cannot be read at all.
+    def __init__(self, rows: Rows, path: Path, folder: Path) -> None:
+        self.rows, self.path, self.folder = rows, path, folder
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        return Record(self.rows.raw(index), self.path, self.rows.line(index), self.folder)
+
+    def at_line(self, line: int) -> Record | None:
+        """The record that covers a line: the last one that begins there or before."""
+        count = bisect_right(range(len(self)), line, key=self.rows.line)
+        return self[count - 1] if count else None
+
+
+def read_records(path: Path, folder: Path | None = None) -> Records:
+    """The records of a file or data set of any known kind. `folder` defaults to the one the file lies in.
+
+    `.parquet` and `.tar` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one that
+    `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a
+    DataError here; a record that cannot be read, as one that is not JSON, fails when it is used.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
-    except FileNotFoundError:
-        raise DataError("data file not found", path=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot be read: {error}", path=path) from None
     base = path.parent if folder is None else folder
-    entries = _json_list(text, path) if text.lstrip()[:1] == "[" else _json_lines(text)
-    return [Record(raw, path, line, base) for line, raw in entries]
-
-
-def _json_lines(text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON strings may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            yield number, NotJson(f"{error.msg} (column {error.colno})")
-
-
-def _json_list(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """The entries of a JSON list with the line each begins on."""
-    decoder = json.JSONDecoder()
-    newlines = [at for at, letter in enumerate(text) if letter == "\n"]
-    at = text.index("[") + 1
-    while True:
-        at = _skip_blanks(text, at)
-        if text[at : at + 1] == "]":
-            if text[at + 1 :].strip():
-                line = bisect_right(newlines, _skip_blanks(text, at + 1)) + 1
-                raise DataError("not JSON: something follows the list", path=path, line=line)
-            return
-        line = bisect_right(newlines, at) + 1
-        try:
-            raw, at = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"not JSON: {error.msg} (column {error.colno})", path=path, line=error.lineno
-            ) from None
-        yield line, raw
-        at = _skip_blanks(text, at)
-        if text[at : at + 1] == ",":
-            at += 1
-        elif text[at : at + 1] != "]":
-            line = bisect_right(newlines, at) + 1
-            raise DataError("not JSON: expected ',' or ']' after a record", path=path, line=line)
-
-
-def _skip_blanks(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\n", "\r", "\t"):
-        at += 1
-    return at
+    if str(path).startswith(HUB):
+        return Records(HubRows(path), path, Path() if folder is None else folder)
+    if not path.exists():
+        raise DataError("data file not found", path=path)
+    if path.is_dir():
+        return Records(ArrowRows(path), path, base)
+    if path.name.endswith((".tar.gz", ".tgz", ".tar.zst", ".gz", ".zip")):
+        raise DataError(
+            "packed files cannot be read at random; unpack it first (a plain .tar is fine)", path=path
+        )
+    kinds: dict[str, type[ParquetRows | ShardRows]] = {".parquet": ParquetRows, ".tar": ShardRows}
+    return Records(kinds.get(path.suffix.lower(), TextRows)(path), path, base)
 
 
 def _interleave(texts: list[str], media: list[Medium]) -> tuple[Part, ...]:

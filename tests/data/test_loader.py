@@ -1,6 +1,8 @@
 """The loader: an order that is a function of the seed, exact resumption, and what happens to bad records."""
 
 import json
+import threading
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from pydantic import ValidationError
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import DataConfig, Loader, Position, modality
+from llavakit.vision.frames import VideoConfig
 from tests import tiny
 
 ENCODER = tiny.encoder()
@@ -45,7 +48,9 @@ def epoch(data: Loader, number: int = 0) -> list[tuple[Batch, Position]]:
     return out
 
 
-def same(first: Batch, second: Batch) -> bool:
+def same(first: Batch | None, second: Batch | None) -> bool:
+    if first is None or second is None:  # a row whose samples are all bad
+        return first is second
     pixels = len(first.pixels) == len(second.pixels) and all(map(torch.equal, first.pixels, second.pixels))
     return pixels and first.segments == second.segments and torch.equal(first.ids_T, second.ids_T)
 
@@ -104,6 +109,85 @@ def test_resuming_from_any_position_gives_exactly_the_rest(tmp_path):
     for done, (_, position) in enumerate(stream[:-1], 1):
         rest = list(islice(loader(path).batches(position), len(stream) - done))
         assert all(same(a, b) and p == q for (a, p), (b, q) in zip(stream[done:], rest, strict=True))
+
+
+@pytest.mark.parametrize("settings", [{}, {"window": 2, "tokens": 60}, {"modality": "homogeneous"}])
+def test_the_number_of_workers_changes_nothing(settings, flawed):
+    """Batches, positions and the list of bad records, over two epochs and from the middle of one."""
+    streams = []
+    for workers in (0, 1, 4):
+        data = loader(flawed, on_bad="skip", workers=workers, **settings)
+        stream = list(islice(data.batches(Position()), 2 * data.num_rows() + 1))
+        streams.append((stream, list(data.bad)))
+        resumed = list(
+            islice(loader(flawed, on_bad="skip", workers=workers, **settings).batches(stream[1][1]), 5)
+        )
+        assert all(same(a, b) and p == q for (a, p), (b, q) in zip(resumed, stream[2:7], strict=False))
+    (first, bad), *others = streams
+    for stream, also_bad in others:
+        assert also_bad == bad and len(bad) == 3
+        assert all(same(a, b) and p == q for (a, p), (b, q) in zip(first, stream, strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_an_error_comes_out_after_the_batches_before_it(workers, tmp_path):
+    """However far reading has run ahead, a run stops where one reader would have stopped."""
+    path = text_file(tmp_path, 9)
+    rows = json.loads(path.read_text())
+    rows[6]["conversations"] = []
+    path.write_text(json.dumps(rows))
+    data = loader(path, shuffle=False, window=2, tokens=4096, workers=workers)
+    read = []
+    with pytest.raises(DataError, match="must be a non-empty list"):
+        for batch, _ in data.batches(Position()):
+            read += numbers(batch)
+    assert sorted(read) == list("012345")
+
+
+def test_reading_ahead_is_bounded_and_ends_when_nobody_reads(tmp_path):
+    path = text_file(tmp_path, 200)
+    data = loader(path, window=2, workers=3)
+    read: list[int] = []
+    whole = data._encode
+    data._encode = lambda record: read.append(record.line) or whole(record)
+    batches = data.batches(Position())
+    next(batches)
+    batches.close()
+    assert len(read) <= 2 * (2 + 6 + data._depth)  # a window holds two records, six rows wait
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+
+
+def test_homogeneous_rows_hold_one_modality_and_lose_nothing(tmp_path):
+    path = tiny.data_file(tmp_path, 16)
+    rows = json.loads(path.read_text())
+    (tmp_path / "clip").mkdir()
+    tiny.picture(tmp_path / "clip" / "0.png")
+    for row in rows[:3]:
+        del row["image"]
+        row["video"] = "clip"
+    path.write_text(json.dumps(rows))
+    frames = Encoder(ENCODER.tokenizer, ENCODER.template, tiny.IMAGE, VideoConfig(max_frames=1, stride=1))
+    for choice, kinds in (("mixed", 2), ("homogeneous", 1)):
+        data = loader(path, window=16, modality=choice, encoder=frames, tokens=200)
+        found = []
+        for number in range(data.num_windows):
+            for row in data._pack((0, number)).rows:
+                found.append([modality(sample) for _, sample in row])
+        assert max(len(set(row)) for row in found) >= kinds
+        if kinds == 1:
+            assert max(len(set(row)) for row in found) == 1
+        assert Counter(kind for row in found for kind in row) == {"text": 4, "video": 3, "image": 9}
+        assert data.num_rows() == len(epoch(data)) == len(found)
+
+
+def test_a_mixture_is_read_by_its_weights(tmp_path):
+    path = text_file(tmp_path, 10)
+    (tmp_path / "mix.yaml").write_text("sources: [{path: numbers.json, weight: 1.5}]")
+    data = loader(tmp_path / "mix.yaml")
+    counts = [Counter(number for batch, _ in epoch(data, at) for number in numbers(batch)) for at in (0, 1)]
+    assert [sorted(count.values()) for count in counts] == [[1] * 5 + [2] * 5] * 2
+    assert set((counts[0] + counts[1]).values()) == {3}
+    assert path.exists() and data.num_rows() == len(epoch(data))
 
 
 def test_batches_hold_the_pictures_of_their_samples(tmp_path):
@@ -200,7 +284,17 @@ def test_one_file_may_be_written_without_a_list():
     assert DataConfig(files="a.json").files == (Path("a.json"),)
 
 
-@pytest.mark.parametrize("wrong", [{"window": 0}, {"tokens": 0}, {"on_bad": "ignore"}, {"turns": "both"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"window": 0},
+        {"tokens": 0},
+        {"on_bad": "ignore"},
+        {"turns": "both"},
+        {"workers": -1},
+        {"modality": "image"},
+    ],
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValidationError):
         DataConfig(**wrong)

@@ -69,7 +69,7 @@ def test_a_line_is_ended_by_a_newline_only(letter, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "\n\n", "[]", " [ \n ] \n"])
 def test_an_empty_file_has_no_records(text, tmp_path):
-    assert read_records(put(tmp_path, text)) == []
+    assert list(read_records(put(tmp_path, text))) == []
 
 
 FLAWS = {
@@ -169,12 +169,30 @@ def test_a_malformed_line_fails_when_it_is_used_and_not_before(tmp_path):
         bad.conversation()
 
 
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ("{}\n {}", r":3: not JSON: Extra data \(line 4, column 2\)"),
+        ('{"a": ]', r":3: not JSON: Expecting value \(column 7\)"),
+        ("[" * 100_000 + "]" * 100_000, ":3: not a record: nested too deep"),
+    ],
+)
+def test_a_malformed_entry_of_a_list_fails_when_it_is_used_and_not_before(entry, problem, tmp_path):
+    good = json.dumps(RECORDS[0])
+    first, bad, last = read_records(put(tmp_path, f"[\n{good},\n{entry},\n{good}]"))
+    assert first.conversation() == last.conversation()
+    with pytest.raises(DataError, match=problem):
+        bad.conversation()
+
+
 LIST = json.dumps(RECORDS, indent=2)
 BROKEN_LISTS = {
     "cut in a record": (LIST[: len(LIST) // 2], "not JSON: "),
     "cut after a record": ("[\n{},\n{}\n", ":4: not JSON: expected ',' or ']' after a record"),
     "cut after a comma": ("[\n{},\n", ":3: not JSON: Expecting value"),
-    "no comma": ("[\n{}\n{}]", ":3: not JSON: expected ',' or ']' after a record"),
+    "a comma too many": ("[\n{},\n,{}]", ":3: not JSON: an entry is missing between two commas or brackets"),
+    "a comma at the end": ("[\n{},\n]", ":3: not JSON: an entry is missing between two commas or brackets"),
+    "a text without its end": ('[\n{},\n{"a": "b},\n{}]', ":3: not JSON: "),
     "two lists": ("[{}]\n[{}]", ":2: not JSON: something follows the list"),
     "only a bracket": ("[", ":1: not JSON: Expecting value"),
 }
@@ -194,11 +212,13 @@ def test_a_broken_list_is_one_line_with_its_place(name, tmp_path):
 def test_a_missing_file_and_a_folder_and_a_binary_file_are_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.json: data file not found"):
         read_records(tmp_path / "gone.json")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="a directory, but not one that `datasets` saved"):
         read_records(tmp_path)
     (tmp_path / "binary.json").write_bytes(b"\x80\xff\x00")
-    with pytest.raises(DataError, match=r"binary\.json: cannot be read"):
-        read_records(tmp_path / "binary.json")
+    with pytest.raises(
+        DataError, match=r"binary\.json:1: not UTF-8: invalid start byte at byte 0 of the record"
+    ):
+        read_records(tmp_path / "binary.json")[0].conversation()
 
 
 def test_text_only_is_legal(tmp_path):

@@ -1,0 +1,231 @@
+"""Reading a whole mixture once, decoding all of it: what is wrong, source by source, and how long samples are."""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from llavakit.core.errors import DataError
+from llavakit.core.progress import bar
+from llavakit.data.ahead import map_ahead, pool_of
+from llavakit.data.encode import Encoder
+from llavakit.data.mixture import Mixture
+from llavakit.data.records import ADVICE, Record
+from llavakit.text.conversation import Conversation, Image, Medium
+from llavakit.vision.frames import VideoConfig, choose_frames
+from llavakit.vision.image import load_image
+from llavakit.vision.video import load_frames, probe_video
+
+FLAWS = {
+    "record": "unreadable, not of the format, or more than the template can say",
+    "placeholders": "the text has more or fewer <image> than there are images",
+    "answer": "an answer is empty",
+    "missing": "a picture or film is not there",
+    "corrupt": "a picture or film cannot be decoded",
+    "long": "more tokens than a row holds",
+    "duplicate": "an id that an earlier record of the source has",
+}
+BAD, LENGTHS = "bad_records.jsonl", "lengths.png"
+SHOWN = 10  # flaws that are printed; the file has all
+
+
+class Flaw(NamedTuple):
+    """What is wrong with a record; `kind` is a row of FLAWS."""
+
+    kind: str
+    reason: str
+
+
+@dataclass
+class Tally:
+    """What was found in one source."""
+
+    name: str
+    records: int = 0
+    bad: int = 0
+    kinds: Counter[str] = field(default_factory=Counter)  # records by modality
+    flaws: Counter[str] = field(default_factory=Counter)  # records by kind of flaw
+    lengths: "array[int]" = field(default_factory=lambda: array("q"))  # tokens of the encoded ones
+
+
+@dataclass(frozen=True)
+class Report:
+    """The tallies in the order of the sources, and the first flaws with their records' names."""
+
+    tallies: list[Tally]
+    first: list[tuple[str, Flaw]]
+
+    @property
+    def num_bad(self) -> int:
+        return sum(tally.bad for tally in self.tallies)
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """One record examined."""
+
+    index: int
+    name: str
+    id: int | None  # a digest
+    shown_id: str
+    modality: str
+    tokens: int | None
+    flaws: list[Flaw]
+
+
+def check_mixture(
+    mixture: Mixture,
+    out: Path,
+    *,
+    encoder: Encoder | None = None,
+    tokens: int = 4096,
+    workers: int = 1,
+    ignore: Collection[str] = (),
+) -> Report:
+    """Read every record that a mixture chooses and decode its media; flaws go to `out`/bad_records.jsonl as found.
+
+    Lengths are known with an `encoder` only; a sample above `tokens` is then a flaw. Kinds in `ignore` are not
+    looked for in the result.
+    """
+    tallies = [Tally(source.name) for source in mixture.sources]
+    seen: list[dict[int, int]] = [{} for _ in tallies]
+    first: list[tuple[str, Flaw]] = []
+
+    def examine(index: int) -> _Finding:
+        return _examine(index, mixture[index], encoder, tokens)
+
+    out.mkdir(parents=True, exist_ok=True)
+    with (
+        (out / BAD).open("w", encoding="utf-8") as file,
+        bar("records", len(mixture)) as progress,
+        pool_of(workers) as pool,
+    ):
+        for found in map_ahead(pool, examine, range(len(mixture)), 4 * workers):
+            number = mixture.source_of(found.index)
+            tally, flaws = tallies[number], list(found.flaws)
+            if found.id is not None:
+                before = seen[number].setdefault(found.id, found.index)
+                if before != found.index:
+                    flaws.append(Flaw("duplicate", f"id {found.shown_id} is also at {mixture.place(before)}"))
+            flaws = [flaw for flaw in flaws if flaw.kind not in ignore]
+            tally.records += 1
+            tally.kinds[found.modality] += 1
+            tally.bad += bool(flaws)
+            tally.flaws.update({flaw.kind for flaw in flaws})
+            if found.tokens is not None:
+                tally.lengths.append(found.tokens)
+            for flaw in flaws:
+                line = {"record": found.name, "kind": flaw.kind, "reason": flaw.reason}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                first += [(found.name, flaw)] * (len(first) < SHOWN)
+            progress.advance()
+    return Report(tallies, first)
+
+
+def _examine(index: int, record: Record, encoder: Encoder | None, tokens: int) -> _Finding:
+    said = record.raw.get("id") if isinstance(record.raw, dict) else None
+    shown = "" if said is None else json.dumps(said, ensure_ascii=False, default=str)
+    key = hashlib.blake2b(shown.encode("utf-8", "surrogatepass"), digest_size=8).digest() if shown else None
+    modality, length, flaws = _look(record, encoder, tokens)
+    digest = None if key is None else int.from_bytes(key, "big")
+    return _Finding(index, record.name, digest, shown, modality, length, flaws)
+
+
+def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, int | None, list[Flaw]]:
+    """(modality, tokens if they could be counted, flaws)."""
+    try:
+        conversation = record.conversation()
+    except DataError as error:
+        return "unknown", None, [Flaw(error.kind, error.what.removesuffix(ADVICE))]
+    media = conversation.media
+    modality = "text" if not media else "image" if all(isinstance(part, Image) for part in media) else "video"
+    video = None if encoder is None else encoder.video
+    flaws = [flaw for part in media if (flaw := _decode(part, video or VideoConfig()))]
+    if flaws or encoder is None:
+        return modality, None, flaws
+    return modality, *_measure(conversation, encoder, tokens)
+
+
+def _decode(part: Medium, video: VideoConfig) -> Flaw | None:
+    """What is wrong with a picture, or with the frames of a film that are looked at."""
+    if isinstance(part.source, Path) and not part.source.exists():
+        return Flaw("missing", f"not found: {part.source}")
+    try:
+        if isinstance(part, Image):
+            load_image(part.source)
+        else:
+            info = probe_video(part.source)
+            load_frames(part.source, info, choose_frames(video, info))
+    except DataError as error:
+        return Flaw("corrupt", str(error))
+    return None
+
+
+def _measure(conversation: Conversation, encoder: Encoder, tokens: int) -> tuple[int | None, list[Flaw]]:
+    try:
+        length = encoder.encode(conversation).num_inputs
+    except DataError as error:
+        return None, [Flaw("record", error.what)]
+    if length > tokens:
+        return length, [Flaw("long", f"{length} tokens do not fit a row of {tokens}")]
+    return length, []
+
+
+def report_table(report: Report) -> Table:
+    """A row per source: records by modality, bad ones by kind of flaw, and lengths where they are known."""
+    flaws = [kind for kind in FLAWS if any(tally.flaws[kind] for tally in report.tallies)]
+    kinds = [
+        kind for kind in ("text", "image", "video") if any(tally.kinds[kind] for tally in report.tallies)
+    ]
+    measured = any(tally.lengths for tally in report.tallies)
+    lengths = ["tokens", "mean", "95 %", "most"] if measured else []
+    table = Table(box=None, header_style="bold")
+    table.add_column("source", overflow="fold")
+    for name in ("records", *kinds, "bad", *flaws, *lengths):
+        table.add_column(name, justify="right")
+    for tally in report.tallies:
+        counts = [tally.records, *(tally.kinds[kind] for kind in kinds), tally.bad]
+        counts += [tally.flaws[kind] for kind in flaws]
+        style = "red" if tally.bad else None
+        table.add_row(
+            Text(tally.name), *map(str, counts), *(_lengths(tally) if measured else ()), style=style
+        )
+    return table
+
+
+def _lengths(tally: Tally) -> list[str]:
+    if not tally.lengths:
+        return ["-"] * 4
+    lengths = np.frombuffer(tally.lengths, dtype=np.int64)
+    most, usual = int(lengths.max()), float(np.percentile(lengths, 95))
+    return [str(int(lengths.sum())), f"{lengths.mean():.0f}", f"{usual:.0f}", str(most)]
+
+
+def draw_lengths(report: Report, tokens: int, path: Path) -> None:
+    """How many samples have how many tokens, source by source, as a PNG; the dashed line is a row's budget."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tallies = [tally for tally in report.tallies if tally.lengths]
+    columns = [np.frombuffer(tally.lengths, dtype=np.int64) for tally in tallies]
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    most = max(int(column.max()) for column in columns)
+    edges = np.histogram_bin_edges(np.array([0, most + 1]), bins=60)
+    # A name that begins with an underscore would be left out of the legend.
+    labels = [tally.name.lstrip("_") for tally in tallies]
+    axes.hist(columns, bins=edges.tolist(), stacked=True, label=labels)
+    if tokens <= 1.2 * most:
+        axes.axvline(tokens, color="black", linestyle="--", linewidth=1)
+    axes.set(xlabel="tokens of a sample", ylabel="samples")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,130 @@
+"""Records of WebDataset tar files: `KEY.json` holds a record, `KEY.jpg` and its like are the media it shows.
+
+A shard is indexed once by member and its media are read by offset. Nothing is ever written to disk, and no name in
+an archive is used as a path. Not covered: a member's bytes go to the image and video decoders, which check them.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from llavakit.core.errors import DataError
+from llavakit.data.index import Unreadable
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
+MAX_JSON = 1 << 24  # bytes of a record
+MAX_MEDIA = 1 << 30  # bytes of a picture or film, which is held in memory
+Cell = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in an archive: its name, and the bytes of the archive that it is."""
+
+    name: str
+    start: int
+    size: int
+
+
+@dataclass
+class Entry:
+    """The members that share a key."""
+
+    key: str
+    members: list[Member] = field(default_factory=list)
+
+    def ending(self, *endings: str) -> list[Member]:
+        return [member for member in self.members if member.name.lower().endswith(endings)]
+
+
+class ShardRows:
+    """The samples of one shard, in the order of their first members."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._entries = list(_entries(path))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def line(self, index: int) -> int:
+        return index + 1
+
+    def raw(self, index: int) -> Any:
+        entry = self._entries[index]
+        texts = entry.ending(".json")
+        if len(texts) != 1:
+            return Unreadable(f"sample {entry.key!r} has {len(texts)} .json members; it must have one")
+        if texts[0].size > MAX_JSON:
+            return Unreadable(f"{texts[0].name!r} has {texts[0].size} bytes; the limit is {MAX_JSON}")
+        try:
+            record = json.loads(self._bytes(texts[0]).decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            return Unreadable(f"{texts[0].name!r} is not JSON: {error}")
+        if not isinstance(record, dict):
+            return record
+        for name, endings in (("image", IMAGES), ("video", VIDEOS)):
+            found = self._media(entry, record.get(name), endings)
+            if isinstance(found, Unreadable):
+                return found
+            record[name] = found or None
+        return record
+
+    def _media(self, entry: Entry, listed: Any, endings: tuple[str, ...]) -> list[Cell] | Unreadable:
+        """The media that a record lists by the names of members; all of this kind where it lists none."""
+        members = entry.ending(*endings)
+        if listed is not None:
+            names = listed if isinstance(listed, list) else [listed]
+            found = [_member(entry, name) for name in names]
+            if None in found:
+                missing = names[found.index(None)]
+                have = ", ".join(repr(member.name) for member in entry.members)
+                return Unreadable(f"{missing!r} is not a member of sample {entry.key!r}, which has {have}")
+            members = [member for member in found if member is not None]
+        for member in members:
+            if member.size > MAX_MEDIA:
+                return Unreadable(f"{member.name!r} has {member.size} bytes; the limit is {MAX_MEDIA}")
+        return [{"bytes": self._bytes(member), "path": member.name} for member in members]
+
+    def _bytes(self, member: Member) -> bytes:
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(member.start)
+            return file.read(member.size) or b""
+
+
+def _member(entry: Entry, name: Any) -> Member | None:
+    """The member of this name; a record may leave out the folder, or say the ending behind the key only."""
+    for member in entry.members:
+        base = PurePosixPath(member.name).name
+        if name in (member.name, base, member.name.removeprefix(f"{entry.key}.")):
+            return member
+    return None
+
+
+def _entries(path: Path) -> Iterator[Entry]:
+    """Neighbouring members with one key, which is the name up to the first dot behind the last slash."""
+    entry: Entry | None = None
+    try:
+        size = path.stat().st_size
+        with tarfile.open(path, "r:") as archive:
+            while (info := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # tarfile would keep them all
+                if not info.isreg() or info.issparse():
+                    continue  # folders, links and devices are no data
+                if info.offset_data + info.size > size:
+                    raise DataError(f"the archive ends within {info.name!r}; copy it again", path=path)
+                folder, slash, base = info.name.rpartition("/")
+                key = folder + slash + base.partition(".")[0]
+                if entry is None or entry.key != key:
+                    if entry is not None:
+                        yield entry
+                    entry = Entry(key)
+                entry.members.append(Member(info.name, info.offset_data, info.size))
+    except (tarfile.TarError, OSError) as error:
+        raise DataError(f"not a plain (unpacked) tar archive: {error}", path=path) from None
+    if entry is not None:
+        yield entry
