@@ -144,7 +144,7 @@ class Loader:
     def batches(
         self, start: Position, *, rank: int = 0, ranks: int = 1, step: int = 1
     ) -> Generator[tuple[Batch | None, Position], None, None]:
-        """Each row's batch with the position after it. Reading runs ahead in `workers` threads; errors come out here.
+        """Each row's batch with the position after it. Reading runs ahead in `workers` threads; errors come here.
 
         A step is `step` rows, dealt out to the ranks in turn: None stands for a row that is another rank's, and
         for one whose samples are all bad. So where a step begins does not depend on who reads what.

@@ -53,9 +53,7 @@ def _stage1(name: str, run: str, *, lr: float, rows: int, data: str) -> Run:
         name=run,
         out=Path("runs") / run,
         train=("connector",),
-        model=row.model(
-            template="plain", image=row.card.image.model_copy(update={"kind": "square", "anyres": None})
-        ),
+        model=row.model(template="plain", image=square),
         data=DataConfig(files=(Path("data") / data,)),
         optim=OptimConfig(lr=LearningRates(connector=lr), rows=rows),
         save_every=500,
