@@ -25,7 +25,7 @@ demo-full: $(VENV)/installed  ## the same with the full budget (about 30 minutes
 	$(OFFLINE) $(BIN)/llavakit demo --full
 
 test: $(VENV)/installed  ## run the test suite (offline, CPU)
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff check .
