@@ -215,14 +215,15 @@ def _backward(
 
 
 def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
-    """The run with nothing left to choose, so that its run.yaml repeats it."""
-    changes: dict[str, object] = {"model": run.model.model_copy(update=dict(run.model.card()))}
-    if run.precision == "auto" and not anew:  # as it began, whatever machine it wakes up on
-        changes["precision"] = settings.load(Run, run.out / "run.yaml").precision
-    elif run.precision == "auto":  # one measures for all
-        [bf16] = ranks.sums([ranks.is_first and fastest_precision(ranks.device) == "bf16"])
-        changes["precision"] = "bf16" if bf16 else "float32"
-    return run.model_copy(update=changes)
+    """The run with nothing left to choose: as it began, whatever machine it wakes up on."""
+    if not anew:
+        return run.settled(settings.load(Run, run.out / "run.yaml").precision)
+    if run.precision != "auto":
+        return run.settled(run.precision)
+    [bf16] = ranks.sums(
+        [ranks.is_first and fastest_precision(ranks.device) == "bf16"]
+    )  # one measures for all
+    return run.settled("bf16" if bf16 else "float32")
 
 
 def _build(run: Run, newest: Path | None, ranks: Ranks) -> Checkpoint:

@@ -24,15 +24,20 @@ class Run(Config):
     train: tuple[str, ...] = ("connector", "language", "newline")  # the parts that learn; the rest is frozen
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
-    checkpointing: bool = (
-        False  # keep only what goes into each block, recompute the rest: less memory, more time
-    )
+    checkpointing: bool = False  # keep what goes into a block, recompute the rest: less memory
     save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
     keep: int = 1  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+
+    def settled(self, precision: str) -> "Run":
+        """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
+        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(self.model.card()))}
+        if self.precision == "auto":
+            changes["precision"] = precision
+        return self.model_copy(update=changes)
 
     def changed(self, other: "Run") -> list[str]:
         """Settings that differ and would make a resumed run another run."""
