@@ -47,10 +47,10 @@ class Tower(nn.Module):
 
     def __init__(self, image: ImageConfig) -> None:
         super().__init__()
-        # (x/255 - mean) / std as one multiply-add on the bytes.
-        scale = 1 / (255 * torch.tensor(image.std))
-        self.register_buffer("scale_C", scale, persistent=False)
-        self.register_buffer("shift_C", -torch.tensor(image.mean) / torch.tensor(image.std), persistent=False)
+        # (x/255 - mean) / std as one multiply-add on the bytes; the two numbers are rounded once, at the end.
+        mean, std = torch.tensor([image.mean, image.std], dtype=torch.float64)
+        self.register_buffer("scale_C", (1 / (255 * std)).float(), persistent=False)
+        self.register_buffer("shift_C", (-mean / std).float(), persistent=False)
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         """float[N, C, H, W] in the tower's own dtype, from uint8[N, H, W, C]."""
