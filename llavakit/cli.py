@@ -101,6 +101,10 @@ def chat(
     image: Annotated[
         list[Path] | None, typer.Option("--image", "-i", help="A picture; may be repeated.")
     ] = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option("--video", "-v", help="A video file or a folder of frames; may be repeated."),
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System text instead of the template's own.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
@@ -114,7 +118,8 @@ def chat(
     from llavakit.terminal import Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    terminal = Terminal(load(model, template_name=template), sampling, images=image or [], system_text=system)
+    loaded = load(model, template_name=template)
+    terminal = Terminal(loaded, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
         terminal.ask(question)
     else:

@@ -7,29 +7,39 @@ from pathlib import Path
 from llavakit.chat import Chat
 from llavakit.core.errors import UserError
 from llavakit.core.progress import console, say
+from llavakit.data.media import plan_media
 from llavakit.engine.sampler import Sampling
-from llavakit.text.conversation import Conversation, Message, assistant, system, user
+from llavakit.text.conversation import Conversation, Message, Video, assistant, system, user
 from llavakit.vision.image import load_image
 
-HELP = "/image PATH attaches a picture to your next question; /new starts over; /quit ends"
+HELP = "/image PATH or /video PATH attaches to your next question; /new starts over; /quit ends"
 
 
 class Terminal:
     """A conversation held on the console. Answers appear as they are made."""
 
     def __init__(
-        self, chat: Chat, sampling: Sampling, *, images: Sequence[Path] = (), system_text: str | None = None
+        self,
+        chat: Chat,
+        sampling: Sampling,
+        *,
+        images: Sequence[Path] = (),
+        videos: Sequence[Path] = (),
+        system_text: str | None = None,
     ) -> None:
         self.chat, self.sampling = chat, sampling
         self._opening = () if system_text is None else (system(system_text),)
         self._messages: tuple[Message, ...] = self._opening
-        self._attached: list[Path] = []
+        self._images: list[Path] = []
+        self._videos: list[Path] = []
         for path in images:
-            self._attach(path)
+            self._attach_image(path)
+        for path in videos:
+            self._attach_video(path)
 
     def ask(self, question: str) -> str:
         """Ask with whatever is attached, print the answer, remember both."""
-        asked = (*self._messages, user(question, self._attached))
+        asked = (*self._messages, user(question, self._images, self._videos))
         began = time.perf_counter()
         pieces: list[str] = []
         for piece in self.chat.stream(Conversation(asked), sampling=self.sampling):
@@ -45,7 +55,7 @@ class Terminal:
                 f"[dim]{len(self.chat.encoder.tokenizer.hf(answer)['input_ids'])} tokens, {seconds:.1f} s[/dim]"
             )
         self._messages = (*asked, assistant(answer))
-        self._attached = []
+        self._images, self._videos = [], []
         return answer
 
     def talk(self) -> None:
@@ -62,9 +72,11 @@ class Terminal:
                 if command in ("/quit", "/exit"):
                     return
                 if command == "/new":
-                    self._messages, self._attached = self._opening, []
+                    self._messages, self._images, self._videos = self._opening, [], []
                 elif command == "/image":
-                    self._attach(Path(rest.strip()).expanduser())
+                    self._attach_image(Path(rest.strip()).expanduser())
+                elif command == "/video":
+                    self._attach_video(Path(rest.strip()).expanduser())
                 elif command.startswith("/"):
                     say(HELP)
                 elif line:
@@ -72,8 +84,17 @@ class Terminal:
             except UserError as error:
                 say(f"error: {error}")
 
-    def _attach(self, path: Path) -> None:
+    def _attach_image(self, path: Path) -> None:
         width, height = load_image(path).size  # decoded now: a broken file must not fail every later question
-        self._attached.append(path)
+        self._images.append(path)
+        self._note(f"{path}: {width} x {height}")
+
+    def _attach_video(self, path: Path) -> None:
+        medium = plan_media(Video(path), self.chat.encoder.image, self.chat.encoder.video, alone=True)
+        frames = len(medium.pictures())
+        self._videos.append(path)
+        self._note(f"{path}: {frames} frames, {medium.plan.num_tokens} tokens")
+
+    def _note(self, text: str) -> None:
         if console.is_terminal:
-            console.print(f"{path}: {width} x {height}", style="dim", markup=False)
+            console.print(text, style="dim", markup=False)

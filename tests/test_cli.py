@@ -16,6 +16,7 @@ from llavakit.model import checkpoint
 from llavakit.recipes import RECIPES
 from llavakit.train.run import Run
 from llavakit.version import __version__
+from llavakit.vision.frames import VideoConfig
 from tests import tiny
 
 Result = tuple[int, str, str]
@@ -214,12 +215,28 @@ def test_a_conversation_takes_pictures_starts_over_and_survives_mistakes(run, mo
     ]  # fmt: skip
     code, out, err = run("chat", "--model", model, "--max-tokens", 4, stdin="\n".join(script) + "\n")
     assert (code, err) == (0, "")
-    assert out.count("/image PATH attaches a picture") == 2  # at the start and for /nonsense
+    assert out.count("/image PATH or /video PATH") == 2  # at the start and for /nonsense
     assert "error: image not found: gone.png" in out
     assert f"error: image not found: {tmp_path}/[/gone].png" in out
     assert f"error: {cut}: broken image" in out  # told when it is attached, and not attached
     assert out.count("error:") == 3
     assert "Traceback" not in out
+
+
+def test_chat_answers_about_a_folder_of_frames_if_the_model_knows_videos(run, model, tmp_path):
+    clip = tmp_path / "clip"
+    clip.mkdir()
+    for number in range(5):
+        tiny.picture(clip / f"{number}.png", number)
+    plain = tiny.checkpoint()
+    video = VideoConfig(max_frames=3, pool_first=True)
+    card = plain.card.model_copy(update={"video": video})
+    checkpoint.save(checkpoint.Checkpoint(plain.model, plain.tokenizer, card), tmp_path / "films")
+    words = ("--video", clip, "--max-tokens", 4, "What happens?")
+    code, out, err = run("chat", "--model", tmp_path / "films", *words)
+    assert (code, err) == (0, "") and out.strip()
+    code, out, err = run("chat", "--model", model, *words)
+    assert code == 2 and "not trained on videos" in err and err.count("\n") == 1
 
 
 def test_a_conversation_ends_with_its_input(run, model):

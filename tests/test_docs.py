@@ -11,6 +11,7 @@ import pytest
 
 from llavakit.model import checkpoint as checkpoints
 from tests import tiny
+from tests.vision.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -19,10 +20,11 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json."""
+    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; and a video, clip.mp4."""
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
     (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
     tiny.picture(tmp_path / "x.png")
+    write_clip(tmp_path / "clip.mp4")
     rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
     return tmp_path

@@ -63,8 +63,8 @@ class Batch:
     A learned token may be predicted from the last row of a parent, so predictions are pairs: the hidden row
     `predict_L` must say the token `labels_L`, and counts `weights_L`.
 
-    Media take one road: tiles -> tower -> table of feature rows -> `pools` -> connector -> `gathers` -> slots of the
-    row. `pools` is empty where nothing is pooled before the connector: then every feature row goes through it.
+    Media take one road: tiles -> tower -> table of feature rows -> `pools` -> connector -> `gathers` -> slots of
+    the row. `pools` is empty where nothing is pooled before the connector: then every feature row goes through it.
     """
 
     ids_T: Tensor

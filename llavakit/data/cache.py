@@ -1,9 +1,9 @@
 """Features of a frozen tower, kept on disk: an image is encoded once, whatever the number of epochs and runs.
 
-A cache is a folder with `rows.bin` (equal blocks of float32, one a tile) and `keys.txt` (its first line is the shape
-of a block; every other line one image: its key and how many blocks it has, in the order of the file). A key names
-the content, the plan and the tower, so a changed file or setting is computed anew. Blocks are appended, keys after
-them: an interrupted run leaves a shorter but correct cache.
+A cache is a folder with `rows.bin` (equal blocks of float32, one a tile) and `keys.txt` (its first line is the
+shape of a block; every other line one image: its key and how many blocks it has, in the order of the file). A key
+names the content, the plan and the tower, so a changed file or setting is computed anew. Blocks are appended, keys
+after them: an interrupted run leaves a shorter but correct cache.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from llavakit.core.files import write_text
 from llavakit.core.progress import bar
 from llavakit.data.media import Media
 
-CHUNK = 32  # images per tower call while filling
+CHUNK = 32  # tiles per tower call while filling
 
 
 class FeatureCache:
@@ -62,17 +62,16 @@ class FeatureCache:
                 missing[key] = item
         if not missing:
             return
-        keys = list(missing)
-        with bar("tower features", len(keys)) as progress:
-            for at in range(0, len(keys), CHUNK):
-                chunk = {key: self._tiles(key, missing[key]) for key in keys[at : at + CHUNK]}
-                tiles = {key: tile for key, tile in chunk.items() if tile is not None}
-                if tiles:
-                    with torch.no_grad():
-                        features_NRC = encode(torch.cat(list(tiles.values()))).float().cpu()
-                    blocks = features_NRC.split([len(tile) for tile in tiles.values()])
-                    self._append(list(tiles), [block.numpy() for block in blocks])
-                progress.advance(len(chunk))
+        with bar("tower features", len(missing)) as progress:
+            waiting: dict[str, Tensor] = {}
+            for number, (key, item) in enumerate(missing.items(), 1):
+                tiles = self._tiles(key, item)
+                if tiles is not None:
+                    waiting[key] = tiles
+                if number == len(missing) or sum(map(len, waiting.values())) >= CHUNK:
+                    self._encode(waiting, encode)
+                    waiting = {}
+                progress.advance()
 
     def features(self, media: Media) -> Tensor:
         """float32[N, R, C], read from disk. KeyError if `fill` has not seen the image."""
@@ -112,6 +111,14 @@ class FeatureCache:
         except DataError as error:
             self._broken[key] = error
             return None
+
+    def _encode(self, tiles: dict[str, Tensor], encode: Callable[[Tensor], Tensor]) -> None:
+        if not tiles:
+            return
+        with torch.no_grad():  # a long video is more than one call
+            parts = [encode(part).float().cpu() for part in torch.cat(list(tiles.values())).split(CHUNK)]
+        blocks = torch.cat(parts).split([len(tile) for tile in tiles.values()])
+        self._append(list(tiles), [block.numpy() for block in blocks])
 
     def _append(self, keys: list[str], blocks: list[np.ndarray]) -> None:
         if self._shape is None:

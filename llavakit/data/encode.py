@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
+from llavakit.core.errors import DataError
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.media import Clip, Media, plan_media
 from llavakit.text.conversation import Conversation, Message, Part, Text, Video
 from llavakit.text.template import Piece, Template, Weights, check_roles
 from llavakit.text.tokenizer import Tokenizer
-from llavakit.vision.frames import VideoConfig
+from llavakit.vision.frames import VideoConfig, rope_factor
 from llavakit.vision.plan import ImageConfig
 
 
@@ -57,27 +58,41 @@ class Encoder:
         video: VideoConfig | None = None,
         *,
         weights: Weights = "ours",
+        context: int | None = None,
     ) -> None:
-        """`weights="compat"` learns what the released training code learned under this template."""
+        """`weights="compat"` learns what the released training code learned under this template.
+
+        A conversation longer than `context` tokens is refused.
+        """
         self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
-        self.weights = weights
+        self.weights, self.context = weights, context
 
     def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
         """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
         media = self._plan(conversation)
-        return self._encode(self._tell_times(conversation, media), media, open_turn)
+        return self._fitting(self._encode(self._tell_times(conversation, media), media, open_turn))
 
     def encode_turns(self, conversation: Conversation) -> Sample:
         """Every question with its answer on its own, all sharing one prefix with the images."""
         check_roles(conversation, open_turn=False)
         media = self._plan(conversation)
         turns = [self._tell_times(turn, media) for turn in conversation.turns()]
-        return join([self._encode(turn, media, open_turn=False) for turn in turns])
+        return self._fitting(join([self._encode(turn, media, open_turn=False) for turn in turns]))
 
     def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
         """The images and videos in order, planned from their headers."""
         parts = conversation.media
         return tuple(plan_media(part, self.image, self.video, alone=len(parts) == 1) for part in parts)
+
+    def _fitting(self, sample: Sample) -> Sample:
+        if self.context is None or sample.length <= self.context:
+            return sample
+        seen = sum(media.plan.num_tokens for media in sample.media)
+        factor = rope_factor(sample.length, self.context)
+        raise DataError(
+            f"{sample.length} tokens ({seen} of images and videos) do not fit the model's context of "
+            f"{self.context}; shorten it, use fewer tiles or frames, or stretch the positions: model.rope_factor={factor}"
+        )
 
     def _tell_times(self, conversation: Conversation, media: tuple[Media, ...]) -> Conversation:
         """LLaVA-Video's sentence about duration and frame times, between a video and the question."""

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from llavakit.core.errors import DataError
 from llavakit.text.conversation import Image, ImageSource, Video, VideoSource
+from llavakit.vision import video as videos
 from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_video, time_instruction
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import ImageConfig, plan_image
-from llavakit.vision.video import load_frames, probe_video, video_digest, video_name
+from llavakit.vision.video import load_frames, probe_video, video_digest
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Media:
     @property
     def name(self) -> str:
         """How a message calls it."""
-        return video_name(self.source.source) if isinstance(self.source, Clip) else name_of(self.source)
+        return videos.name_of(self.source.source) if isinstance(self.source, Clip) else name_of(self.source)
 
     def content(self) -> str:
         """A name for what is seen: equal for equal files, whatever their paths."""
@@ -66,7 +67,9 @@ def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | Non
     if isinstance(part, Image):
         return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
     if video is None:
-        raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
+        raise DataError(
+            f"{videos.name_of(part.source)}: this model was not trained on videos; give it pictures"
+        )
     info = probe_video(part.source)
     frames = choose_frames(video, info)
     return Media(Clip(part.source, info, frames), plan_video(video, image, info.size, len(frames)))

@@ -1,8 +1,8 @@
 """Records: one entry of a LLaVA data file, checked, with the file and line it came from.
 
-The format is LLaVA's: `{"id", "image": path or list (optional), "video": path or list (optional), "conversations":
-[{"from", "value"}, ...]}`, as a JSON list or one object per line. `<image>` in a human's value marks where an image or
-a video stands (released data has one such mark for a whole video); `<video>` there marks a video too.
+The format is LLaVA's: `{"id", "image": path or list (optional), "video": path or list (optional),
+"conversations": [{"from", "value"}, ...]}`, as a JSON list or one object per line. `<image>` in a human's value marks
+where an image or a video stands (released data has one mark for a whole video); `<video>` marks a video too.
 """
 
 import json

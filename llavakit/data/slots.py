@@ -1,4 +1,4 @@
-"""The image side of a packed row: which feature rows stand in which slots, for all its images and videos together."""
+"""The image side of a packed row: which feature rows stand in which slots, for all its images and videos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

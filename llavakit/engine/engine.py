@@ -1,6 +1,6 @@
 """The engine: prompts are prefilled once, packed; then every running sequence gains a token per step."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -15,6 +15,10 @@ from llavakit.engine.sampler import Sampler, Sampling
 from llavakit.model.llava import Llava
 
 
+def _never(index: int, token: int) -> bool:
+    return False
+
+
 class Engine:
     """Generates for many samples at once. Neighbouring samples about the same images share their prompt's start.
 
@@ -23,7 +27,7 @@ class Engine:
 
     def __init__(self, model: Llava, stop_ids: frozenset[int], *, max_sequences: int = 64) -> None:
         self.model, self.stop_ids, self.max_sequences = model.eval(), stop_ids, max_sequences
-        self.context = int(model.language.config.max_position_embeddings)
+        self.context = model.context
 
     def generate(self, samples: Sequence[Sample], sampling: Sampling) -> list[list[int]]:
         """The generated ids of each sample, without the stop token."""
@@ -32,8 +36,13 @@ class Engine:
             out[index].append(token)
         return out
 
-    def stream(self, samples: Sequence[Sample], sampling: Sampling) -> Iterator[tuple[int, int]]:
-        """(sample index, token id), as they are made. Ends when every sample has met a stop token or its limit."""
+    def stream(
+        self, samples: Sequence[Sample], sampling: Sampling, ends: Callable[[int, int], bool] = _never
+    ) -> Iterator[tuple[int, int]]:
+        """(sample index, token id), as they are made. Ends when every sample has met a stop token or its limit.
+
+        `ends` is told each of them and may say that its sample is at its end (a stop string of several tokens).
+        """
         for sample in samples:
             if sample.length >= self.context:
                 raise DataError(
@@ -43,10 +52,12 @@ class Engine:
         sampler = Sampler(sampling, len(samples))
         for start in range(0, len(samples), self.max_sequences):
             indices = list(range(start, min(start + self.max_sequences, len(samples))))
-            yield from self._run([samples[index] for index in indices], indices, sampler)
+            yield from self._run([samples[index] for index in indices], indices, sampler, ends)
 
     @torch.no_grad()
-    def _run(self, samples: list[Sample], indices: list[int], sampler: Sampler) -> Iterator[tuple[int, int]]:
+    def _run(
+        self, samples: list[Sample], indices: list[int], sampler: Sampler, ends: Callable[[int, int], bool]
+    ) -> Iterator[tuple[int, int]]:
         cache = SlotCache()
         logits_SV = self._prefill(samples, cache)
         room = [
@@ -59,8 +70,8 @@ class Engine:
             running = []
             for place, (slot, token) in enumerate(zip(slots, tokens, strict=True)):
                 if room[slot] > 0 and token not in self.stop_ids:
+                    room[slot] = 0 if ends(indices[slot], token) else room[slot] - 1
                     yield indices[slot], token
-                    room[slot] -= 1
                 else:
                     room[slot] = 0
                 if room[slot] > 0:

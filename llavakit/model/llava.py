@@ -43,6 +43,11 @@ class Llava(nn.Module):
     def device(self) -> torch.device:
         return self.language.device
 
+    @property
+    def context(self) -> int:
+        """Tokens the decoder has positions for."""
+        return int(self.language.config.max_position_embeddings)
+
     def part(self, name: str) -> nn.Module:
         """The module called tower, connector, language or newline: what settings freeze and give learning rates."""
         return self.get_submodule(name)

@@ -1,17 +1,16 @@
 """Videos: which frames are looked at, and how many tokens they give. Integers only, as for images.
 
-Rules of LLaVA-NeXT-Video (2024-04-30), LLaVA-OneVision (arXiv 2408.03326) and LLaVA-Video (arXiv 2410.02713), as their
-released code computes them.
+Rules of LLaVA-NeXT-Video (2024-04-30), LLaVA-OneVision (arXiv 2408.03326) and LLaVA-Video (arXiv 2410.02713), as
+their released code computes them.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
 
 from llavakit.core.config import Config
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.layout import Grid, Newline, Plan, Resample, Size
 from llavakit.vision.plan import ImageConfig, plan_image
 
@@ -30,9 +29,9 @@ class SlowFast(Config):
 class VideoConfig(Config):
     """How a video becomes frames, and frames become tokens. Saved in the checkpoint.
 
-    Sampling: `fps` frames a second, at most `max_frames`; with `uniform` always exactly `max_frames`, spread over the
-    whole video (frames of a short one repeat). `newline`: behind every row (`grid`), every frame (`frame`), once at
-    the end (`one_token`), or nowhere.
+    Sampling: `fps` frames a second, at most `max_frames`; with `uniform` always exactly `max_frames`, spread over
+    the whole video (frames of a short one repeat). `newline`: behind every row (`grid`), every frame (`frame`),
+    once at the end (`one_token`), or nowhere.
     """
 
     kind: Literal["square", "squash", "pad"] = "square"  # one frame to one tile
@@ -49,11 +48,17 @@ class VideoConfig(Config):
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What the header says: size as a person sees it, and when each frame is shown (seconds from the first)."""
+    """What is in a video: size as a person sees it, when each frame is shown (seconds from the first), duration.
+
+    `first` and `keys` are for the reader of files: the time stamp of the first frame in the file's own unit, and
+    the times of the frames that decoding can start at (none: at the beginning of the file only).
+    """
 
     size: Size
     times: tuple[float, ...]
     seconds: float
+    first: int = 0
+    keys: tuple[float, ...] = ()
 
     @property
     def fps(self) -> float:
@@ -64,13 +69,14 @@ class VideoInfo:
 def choose_frames(config: VideoConfig, info: VideoInfo) -> tuple[int, ...]:
     """Which frames are looked at, in order; a frame may come twice.
 
-    The released rule: every round(fps of the video / `fps`)-th frame; beyond `max_frames`, or with `uniform`,
-    `max_frames` equal steps from the first to the last, cut to whole frames.
+    The released rule: every round(fps of the video / `fps`)-th frame (the release stops where that is 0, we take
+    every one); where that gives more than `max_frames`, or with `uniform`, `max_frames` equal steps over the whole.
     """
     count = len(info.times)
     if count == 0:
         raise DataError("the video has no frames")
-    step = max(1, round(info.fps / config.fps))
+    # Whole and half steps come out of a division with a last digit too much; the rounding must not see it.
+    step = max(1, round(round(info.fps / config.fps, 6)))
     if config.uniform or len(range(0, count, step)) > config.max_frames:
         return spread(count, config.max_frames)
     return tuple(range(0, count, step))
@@ -80,7 +86,8 @@ def spread(count: int, wanted: int) -> tuple[int, ...]:
     """`wanted` frames of `count` at equal steps, both ends included, cut (not rounded) to whole frames."""
     if wanted == 1:
         return (0,)
-    return tuple(int(number * ((count - 1) / (wanted - 1))) for number in range(wanted - 1)) + (count - 1,)
+    step = (count - 1) / (wanted - 1)
+    return *(int(number * step) for number in range(wanted - 1)), count - 1
 
 
 def time_instruction(seconds: float, times: tuple[float, ...]) -> str:
@@ -91,7 +98,10 @@ def time_instruction(seconds: float, times: tuple[float, ...]) -> str:
 
 def pooled(side: int, pool: str, stride: int) -> int:
     """The side of a pooled frame: bilinear rounds up, the others drop what does not fill a window."""
-    return math.ceil(side / stride) if pool == "bilinear" else side // stride
+    result = -(-side // stride) if pool == "bilinear" else side // stride
+    if result == 0:
+        raise ConfigError(f"video: pooling {side} x {side} rows by {stride} leaves none; lower video.stride")
+    return result
 
 
 def plan_video(config: VideoConfig, image: ImageConfig, size: Size, frames: int) -> Plan:
@@ -123,5 +133,5 @@ def _frame(config: VideoConfig, side: int, number: int, *, last: bool) -> Grid:
 
 
 def rope_factor(num_tokens: int, context: int) -> int:
-    """How far positions must be squeezed (linear RoPE scaling) so that `num_tokens` fit a `context`."""
-    return math.ceil(num_tokens / context)
+    """How far positions must be squeezed (linear RoPE scaling) so that `num_tokens` fit a `context`; 1: not."""
+    return max(1, -(-num_tokens // context))

@@ -8,6 +8,7 @@ from llavakit.core.errors import DataError
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.encode import Encoder, Sample, join
 from llavakit.text.conversation import Conversation, Message, assistant, system, user
+from llavakit.text.templates import template
 from tests import tiny
 
 KINDS = sorted(tiny.TOKENIZERS)
@@ -156,3 +157,16 @@ def test_roles_are_checked_for_independent_turns_too():
 def test_a_missing_picture_is_found_while_planning(tmp_path):
     with pytest.raises(DataError, match=r"image not found: .*gone\.png"):
         ENCODERS["chatml"].encode(Conversation((user("q", [tmp_path / "gone.png"]), assistant("a"))))
+
+
+def test_what_does_not_fit_the_context_names_both_numbers_and_the_setting(tmp_path):
+    talk = Conversation((user("What color?", [tiny.picture(tmp_path / "a.png")]), assistant("red")))
+    whole = tiny.encoder().encode(talk)
+    fitting = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE, context=whole.length)
+    assert fitting.encode(talk) == whole
+    short = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE, context=whole.length - 1)
+    message = (
+        f"{whole.length} tokens .4 of images and videos. do not fit .* context of {whole.length - 1}; .*"
+    )
+    with pytest.raises(DataError, match=message + "model.rope_factor=2"):
+        short.encode(talk)

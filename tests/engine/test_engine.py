@@ -120,3 +120,17 @@ def test_the_context_is_never_overrun(model):
     assert len(Engine(model, frozenset()).generate([long], Sampling(max_tokens=50))[0]) == 2
     with pytest.raises(DataError, match=r"512 tokens.*is 512"):
         Engine(model, frozenset()).generate([Sample((5,) * 512, (0.0,) * 512, (Segment(0, 512),))], GREEDY)
+
+
+def test_a_sample_that_is_told_to_end_does_and_its_neighbours_go_on(model, samples):
+    free = Engine(model, frozenset()).generate(samples[:3], GREEDY)
+    told: list[list[int]] = [[], [], []]
+
+    def ends(index: int, token: int) -> bool:
+        told[index].append(token)
+        return index == 1 and len(told[1]) == 2
+
+    said: list[list[int]] = [[], [], []]
+    for index, token in Engine(model, frozenset()).stream(samples[:3], GREEDY, ends):
+        said[index].append(token)
+    assert said == told == [free[0], free[1][:2], free[2]]
