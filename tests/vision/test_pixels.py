@@ -290,6 +290,16 @@ def test_frames_of_a_video_are_pictures_of_their_kind(kind, twin):
     assert np.array_equal(tiles, np.concatenate(theirs).transpose(0, 2, 3, 1))
 
 
+def test_a_tower_in_half_precision_still_normalises_in_single():
+    every = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(1, 16, 16, 3)
+    tower = Bare(ImageConfig())
+    exact = tower.normalise(every)
+    assert torch.equal(tower.to(torch.bfloat16).normalise(every), exact.to(torch.bfloat16))
+    assert torch.equal(
+        every.flatten()[::3], torch.arange(256, dtype=torch.uint8)
+    )  # the bytes are not touched
+
+
 @pytest.mark.parametrize("config", [ImageConfig(), ImageConfig(**HALF)], ids=["clip", "siglip"])
 def test_every_byte_is_normalised_within_a_millionth(config):
     every = torch.arange(256, dtype=torch.uint8).repeat(3, 1).T.reshape(1, 16, 16, 3)
