@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 import torch
 from skimage import data
@@ -42,9 +41,8 @@ from llavakit.data.media import plan_media
 from llavakit.model.tower import Tower
 from llavakit.text.conversation import Image, Video
 from llavakit.vision.anyres import AnyresConfig, tile_grids, transpose
-from llavakit.vision.frames import VideoConfig, choose_frames
+from llavakit.vision.frames import VideoConfig, spread
 from llavakit.vision.plan import ImageConfig
-from llavakit.vision.video import probe_video
 
 HALF = (0.5, 0.5, 0.5)
 NEXT = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -104,10 +102,11 @@ def peer_processor(rule: str):
 
 
 def peer_pixels(rule: str, processor, path: Path) -> Tensor:
-    """float32[N, C, H, W]. Of a video the same frames as ours, chosen beforehand: counting them is not its task."""
+    """float32[N, C, H, W]. Of a video the same frames as ours, from the count in its header."""
     if rule in VIDEO_RULES:
-        chosen = choose_frames(VideoConfig(max_frames=FRAMES), probe_video(path))
-        frames, _ = load_peer_video(str(path), sample_indices_fn=lambda metadata, **_: np.array(chosen))
+        frames, _ = load_peer_video(
+            str(path), sample_indices_fn=lambda metadata, **_: spread(metadata.total_num_frames, FRAMES)
+        )
         return processor(list(frames), return_tensors="pt")["pixel_values"]
     pixels = processor(load_peer_image(str(path)), return_tensors="pt")["pixel_values"]
     return pixels.flatten(0, -4)
