@@ -47,15 +47,20 @@ class Tower(nn.Module):
 
     def __init__(self, image: ImageConfig) -> None:
         super().__init__()
-        # (x/255 - mean) / std as one multiply-add on the bytes.
-        scale = 1 / (255 * torch.tensor(image.std))
-        self.register_buffer("scale_C", scale, persistent=False)
-        self.register_buffer("shift_C", -torch.tensor(image.mean) / torch.tensor(image.std), persistent=False)
+        # (x/255 - mean) / std as one multiply-add on the bytes. Plain numbers, no buffers: a tower that is cast to
+        # bfloat16 must still normalise in float32.
+        self.scale = tuple(1 / (255 * std) for std in image.std)
+        self.shift = tuple(-mean / std for mean, std in zip(image.mean, image.std, strict=True))
 
     def normalise(self, pixels_NHWC: Tensor) -> Tensor:
         """float[N, C, H, W] in the tower's own dtype, from uint8[N, H, W, C]."""
-        assert isinstance(self.scale_C, Tensor) and isinstance(self.shift_C, Tensor)
-        x_NHWC = torch.addcmul(self.shift_C, pixels_NHWC.float(), self.scale_C)
+        shape = pixels_NHWC.shape
+        # A row of pixels at a time: three channels alone are too few for vector instructions.
+        numbers_2R = torch.tensor([self.scale, self.shift]).repeat(1, shape[2])
+        scale_R, shift_R = numbers_2R.to(pixels_NHWC.device, non_blocking=True)
+        x_NHWC = pixels_NHWC.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        x_NR = x_NHWC.view(-1, shape[2] * shape[3])
+        torch.addcmul(shift_R, x_NR, scale_R, out=x_NR)  # in place: fresh memory costs more than arithmetic
         return x_NHWC.permute(0, 3, 1, 2).to(next(self.parameters()).dtype)
 
 

@@ -23,7 +23,7 @@ from PIL import (  # opening a format needs its plugin imported
 )
 
 from llavakit.core.errors import DataError
-from llavakit.vision.layout import Place, Plan, Size, Step
+from llavakit.vision.layout import Place, Plan, Resize, Size, Step
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a gigabyte of RGB
 FORMATS = tuple(
@@ -83,12 +83,27 @@ def cut_tiles(image: PIL.Image.Image, plan: Plan) -> np.ndarray:
 
 
 def _draw(image: PIL.Image.Image, steps: tuple[Step, ...]) -> PIL.Image.Image:
+    match steps:
+        case (Place() as border, Resize() as resize) if border.size[0] == image.width == border.size[1]:
+            return _resize_bordered(image, border, resize.size)
     for step in steps:
-        if isinstance(step, Place):
-            image = _place(image, step)
-        elif image.size != step.size:
-            image = image.resize(step.size, PIL.Image.Resampling.BICUBIC)
+        image = _place(image, step) if isinstance(step, Place) else _resize(image, step.size)
     return image
+
+
+def _resize(image: PIL.Image.Image, size: Size) -> PIL.Image.Image:
+    return image if image.size == size else image.resize(size, PIL.Image.Resampling.BICUBIC)
+
+
+def _resize_bordered(image: PIL.Image.Image, border: Place, size: Size) -> PIL.Image.Image:
+    """What resizing a wide picture on its square of one colour gives, without drawing that square.
+
+    Pillow resizes a square across first, then down, with a byte between. Rows of one colour keep it in the first
+    pass, so that pass is for the picture alone. A tall picture has its border beside it, inside every row.
+    """
+    canvas = PIL.Image.new("RGB", (size[0], border.size[1]), border.fill)
+    canvas.paste(_resize(image, (size[0], image.height)), (0, border.offset[1]))
+    return _resize(canvas, size)
 
 
 def digest(source: Source) -> str:

@@ -323,7 +323,8 @@ def _is_hidden(stream: "VideoStream", packet: "Packet[Stream]") -> bool:
 
 
 def _upright(frame: "VideoFrame") -> PIL.Image.Image:
-    turn, picture = _UPRIGHT.get(_matrix(frame)), frame.to_image()
+    # Not frame.to_image(): it copies the pixels three times.
+    turn, picture = _UPRIGHT.get(_matrix(frame)), PIL.Image.fromarray(frame.to_ndarray(format="rgb24"))
     return picture if turn is None else picture.transpose(turn)
 
 

@@ -221,7 +221,7 @@ def test_a_step_of_bad_records_only_is_passed_over(tmp_path):
 
 
 def test_what_was_left_open_is_no_change(tmp_path):
-    """`auto` and a card that is not written out are settled when a run begins; resuming with them is the same run."""
+    """`auto` and a card not written out are settled when a run begins; resuming with them is the same run."""
     open_settings = ["precision=auto", "model.im_start_end=null", "model.template=null"]
     run = settings.override(tiny_run(tmp_path), open_settings)
     interrupt_after(run, 1)
