@@ -24,6 +24,7 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader, Position
 from llavakit.model.build import build
+from llavakit.model.card import LATEST
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
@@ -67,12 +68,12 @@ def train(
     after saving. Under `torchrun` every rank calls it.
     """
     objective = SFT() if objective is None else objective
-    newest = saving.newest_checkpoint(run, resume=resume, overwrite=overwrite)
-    if newest is not None and (stands := read_state(newest)).step >= stands.steps:
-        say(f"{run.name}: already at its last step, {stands.step}")
-        return run.out
     with join_ranks(run.parallel) as ranks:
-        run = _settle(run, ranks, anew=newest is None)
+        run = _settle(run, ranks, anew=overwrite or not (run.out / LATEST).exists())
+        newest = saving.newest_checkpoint(run, resume=resume, overwrite=overwrite)
+        if newest is not None and (stands := read_state(newest)).step >= stands.steps:
+            say(f"{run.name}: already at its last step, {stands.step}")
+            return run.out
         torch.manual_seed(run.seed)
         loop = _prepare(run, newest, objective, ranks)
         say(_headline(loop))
