@@ -37,8 +37,7 @@ def newest_checkpoint(run: Run, *, resume: bool, overwrite: bool) -> Path | None
             f"{run.out} already holds a run ({resolve(run.out).name}); go on with --resume, "
             "start anew with --overwrite, or choose another out="
         )
-    before = settings.load(Run, run.out / "run.yaml")
-    changed = run.settled(before.precision).changed(before)
+    changed = run.changed(settings.load(Run, run.out / "run.yaml"))
     if changed:
         raise ConfigError(
             f"{run.out} was started with other settings: {', '.join(changed)}; "
