@@ -83,13 +83,13 @@ def train(
     show: Annotated[bool, typer.Option("--show", help="Print the run's settings and stop.")] = False,
 ) -> None:
     """Train one stage: llavakit train llava15-stage2 data.files=my.json optim.lr.language=1e-5"""
-    from llavakit.recipes import RECIPES
+    from llavakit.recipes import RECIPES, describe
     from llavakit.train.loop import train as train_run
     from llavakit.train.run import Run
 
     if recipe == "list":
-        for name, function in RECIPES.items():
-            say(f"{name:16} {(function.__doc__ or '').strip()}")
+        for name in RECIPES:
+            say(f"{name:26} {describe(name)}")
         return
     if recipe.endswith((".yaml", ".yml")):
         run = settings.load(Run, Path(recipe))

@@ -9,11 +9,12 @@ marks a video too.
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 from llavakit.core.errors import DataError, Flaw
+from llavakit.data.dialects import unify
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
@@ -65,6 +66,12 @@ class Record:
             raise self.error(self.raw.problem)
         if not isinstance(self.raw, dict):
             raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
+        try:
+            plain = unify(self.raw)
+        except ValueError as error:
+            raise self.error(str(error)) from None
+        if plain is not self.raw:
+            return replace(self, raw=plain).conversation()
         turns = self.raw.get("conversations")
         if not isinstance(turns, list) or not turns:
             raise self.error("'conversations' must be a non-empty list")

@@ -1,14 +1,21 @@
-"""Level 6: one function per released stage, each returning a complete Run."""
+"""Level 6: one recipe per released stage, each returning a complete Run.
+
+`stage.py` says what a stage is; then one module per generation holds the stages, in the order of `model/families`.
+"""
 
 from collections.abc import Callable
 
-from llavakit.recipes import llava
+from llavakit.recipes import llava, next_models, onevision
+from llavakit.recipes.stage import Stage
 from llavakit.train.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
-    "llava-stage1": llava.llava_stage1,
-    "llava-stage2": llava.llava_stage2,
-    "llava15-stage1": llava.llava15_stage1,
-    "llava15-stage2": llava.llava15_stage2,
     "finetune": llava.finetune,
+    **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }
+
+
+def describe(name: str) -> str:
+    """A recipe in one line."""
+    recipe = RECIPES[name]
+    return recipe.description if isinstance(recipe, Stage) else (recipe.__doc__ or "").strip()

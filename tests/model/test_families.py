@@ -11,7 +11,7 @@ from llavakit.model.families import FAMILIES, family
 from llavakit.model.families.parts import SIGLIP
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import empty_tower
-from llavakit.recipes.llava import llava15_stage2
+from llavakit.recipes import RECIPES
 from llavakit.text.templates import TEMPLATES
 from llavakit.vision.frames import rope_factor
 
@@ -160,7 +160,7 @@ def test_the_counts_are_those_of_the_whole_model(name):
 
 
 def test_recipes_start_from_rows():
-    model = llava15_stage2().model
+    model = RECIPES["llava15-stage2"]().model
     assert model.language.path == "lmsys/vicuna-7b-v1.5"
     assert model.image == family("llava15-7b").card.image
 
