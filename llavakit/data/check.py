@@ -28,8 +28,8 @@ FLAWS = {
     "record": "unreadable, not of the format, or more than the template can say",
     "placeholders": "the text has more or fewer <image> than there are images",
     "answer": "an answer is empty",
-    "missing": "a picture or film is not there",
-    "corrupt": "a picture or film cannot be decoded",
+    "missing": "a picture or video is not there",
+    "corrupt": "a picture or video cannot be decoded",
     "long": "more tokens than a row holds",
     "duplicate": "an id that an earlier record of the source has",
 }
@@ -155,7 +155,7 @@ def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, in
 
 
 def _decode(part: Medium, video: VideoConfig) -> Flaw | None:
-    """What is wrong with a picture, or with the frames of a film that are looked at."""
+    """What is wrong with a picture, or with the frames of a video that are looked at."""
     if isinstance(part.source, Path) and not part.source.exists():
         return Flaw("missing", f"not found: {part.source}")
     try:

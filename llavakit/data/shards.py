@@ -17,7 +17,7 @@ from llavakit.data.index import Unreadable
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 MAX_JSON = 1 << 24  # bytes of a record
-MAX_MEDIA = 1 << 30  # bytes of a picture or film, which is held in memory
+MAX_MEDIA = 1 << 30  # bytes of a picture or video, which is held in memory
 Cell = dict[str, Any]
 
 

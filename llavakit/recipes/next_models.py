@@ -19,9 +19,9 @@ VIDEOCHATGPT = "videochatgpt_tune_.json"  # 100K, as Video-LLaVA's authors wrote
 # Pictures described anew by LLaVA-NeXT-34B, as lmms-lab published them: 118K, 558K and 3M.
 RECAP = ("LLaVA-ReCap-118K", "LLaVA-ReCap-558K", "LLaVA-ReCap-CC3M")
 RECAPTIONS = Mean(text=224)  # detailed descriptions
-# One picture in eight is a film in the first release; half of the samples are in that of July.
+# One picture in eight is a video in the first release; half of the samples are in that of July.
 FEW_FILMS, MANY_FILMS = Mean(text=320, single=0.85, videos=0.12), Mean(text=256, single=0.48, videos=0.52)
-# M4-Instruct: 307K single pictures, 265K films, the rest of 1,178K with about three pictures each.
+# M4-Instruct: 307K single pictures, 265K videos, the rest of 1,178K with about three pictures each.
 M4 = Mean(text=192, single=0.26, several=1.55, videos=0.22)
 ALIGNED_UNSEEN = ("rate", "batch", "that pictures are cut square in this stage")
 MIX_UNSEEN = "the mixture (the public part stands here)"
@@ -183,7 +183,7 @@ _ABLATIONS = (
 )  # fmt: skip
 
 
-# Video (blog of 2024-04-30): pictures and films in one mixture, so that a step holds both.
+# Video (blog of 2024-04-30): pictures and videos in one mixture, so that a step holds both.
 
 _VIDEO_DOUBTS = ("rates", "batch", "epochs", MIX_UNSEEN)
 _VIDEO = (
@@ -191,7 +191,7 @@ _VIDEO = (
         Stage(
             name=f"next-video-{size}",
             system="LLaVA-NeXT-Video",
-            does="SFT on pictures and films together",
+            does="SFT on pictures and videos together",
             family=family(f"llava-next-video-{size}"),
             rates=full(2e-5, 2e-6),
             batch=128,
@@ -212,7 +212,7 @@ _VIDEO = (
     Stage(
         name="next-video-32b",
         system="LLaVA-NeXT-Video",
-        does="SFT on pictures and films together",
+        does="SFT on pictures and videos together",
         family=family("llava-next-video-32b-qwen"),
         rates=full(1e-5, 2e-6),
         batch=128,
@@ -220,7 +220,10 @@ _VIDEO = (
         mean=MANY_FILMS,
         tokens=8192,
         start=RUNS / "next-stage2-qwen-32b",
-        unverified=(*_VIDEO_DOUBTS, "the film file's name (its 830K samples were not published as one)"),
+        unverified=(
+            *_VIDEO_DOUBTS,
+            "the file's name of the videos (its 830K samples were not published as one)",
+        ),
     ),
 )
 
@@ -257,7 +260,7 @@ _INTERLEAVE = tuple(
         Stage(
             name=f"interleave-{size}",
             system=row.system,
-            does="several pictures, films, views and tiles (M4-Instruct)",
+            does="several pictures, videos, views and tiles (M4-Instruct)",
             family=row,
             rates=full(1e-5, 2e-6),
             batch=512 if size == "0.5b" else 256,

@@ -13,9 +13,9 @@ from llavakit.vision.anyres import AnyresConfig
 
 KNOWLEDGE = Mean(text=256, single=0.95)  # detailed captions and pages of text
 SINGLE = Mean(text=320, single=0.86)  # one sample in seven is text alone
-# 800K single pictures, 560K samples with about four, 350K films.
+# 800K single pictures, 560K samples with about four, 350K videos.
 MIXED = Mean(text=256, single=0.47, several=1.3, videos=0.2)
-FILMS = Mean(text=192, single=0.4, videos=0.6)  # 1.6M films, 1.1M pictures
+VIDEO_MIX = Mean(text=192, single=0.4, videos=0.6)  # 1.6M videos, 1.1M pictures
 JUDGEMENTS = Mean(text=1024)  # a rubric, one or two answers, a reasoned verdict
 LENGTH = 32768
 # Stage 1.5 has five layouts and no threshold.
@@ -63,7 +63,7 @@ def _onevision(size: str) -> tuple[Stage, ...]:
     mixed = Stage(
         name=f"onevision-ov-{size}",
         system=system,
-        does="stage 2, pictures, several pictures, films",
+        does="stage 2, pictures, several pictures, videos",
         family=ov,
         rates=rates,
         batch=batch,
@@ -79,12 +79,12 @@ def _video(size: str) -> Stage:
     return Stage(
         name=f"llava-video-{size}",
         system="LLaVA-Video",
-        does="SFT on films and pictures together",
+        does="SFT on videos and pictures together",
         family=family(f"llava-video-{size}"),
         rates=full(1e-5, 2e-6),
         batch=256,
         data=("exp.yaml",),
-        mean=FILMS,
+        mean=VIDEO_MIX,
         tokens=LENGTH,
         start=RUNS / f"onevision-si-{size}",
         unverified=("batch", "frames (64 in the paper, 32 in the script)") if size == "72b" else (),

@@ -29,7 +29,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Video:
-    """A film: a file, the bytes of one, a directory of frames, or frames already in memory (a tuple)."""
+    """A video: a file, the bytes of one, a directory of frames, or frames already in memory (a tuple)."""
 
     source: VideoSource
 
@@ -111,8 +111,7 @@ def move_media_front(conversation: Conversation) -> Conversation:
 
 def user(text: str, images: Sequence[ImageSource] = (), videos: Sequence[VideoSource] = ()) -> Message:
     """A question about zero or more images and videos: images first, then videos, then the text."""
-    films = (Video(source) for source in videos)
-    return Message("user", (*(Image(source) for source in images), *films, Text(text)))
+    return Message("user", (*map(Image, images), *map(Video, videos), Text(text)))
 
 
 def assistant(text: str) -> Message:

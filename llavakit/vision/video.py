@@ -150,7 +150,7 @@ def _probe_pictures(source: VideoSource, pictures: Sequence[image.Source]) -> Vi
 
 
 def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -> VideoInfo:
-    shown, keys = array("q"), array("q")  # time stamps in ticks; eight bytes a frame, however long the film
+    shown, keys = array("q"), array("q")  # time stamps in ticks; eight bytes a frame, however long the video
     read, end, trusted = 0, 0.0, True
     last: tuple[int, int] | None = None  # stamp and duration
     first: VideoFrame | None = None
