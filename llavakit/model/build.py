@@ -64,7 +64,10 @@ def build(config: ModelConfig) -> Checkpoint:
     card = config.card()
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
-        started = load(config.start, template_name=card.template, rope_factor=config.rope_factor)
+        # In float32, whatever the files hold: in half of it, small steps would be lost.
+        started = load(
+            config.start, template_name=card.template, rope_factor=config.rope_factor, dtype=torch.float32
+        )
         for name in ("tower", "connector"):
             mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
             if mine != theirs:

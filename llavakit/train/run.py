@@ -12,7 +12,7 @@ from llavakit.train.optim import OptimConfig
 from llavakit.train.parallel import ParallelConfig
 
 # What a resumed run may change, beside everything of `parallel`: how it is computed, not what.
-HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad"}
+HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad", "data.workers"}
 
 
 class Run(Config):

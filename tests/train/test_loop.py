@@ -242,6 +242,19 @@ def test_a_step_of_bad_records_only_is_passed_over(tmp_path):
     assert "2.png" in (run.out / "bad_records.txt").read_text()
 
 
+def test_a_start_of_half_precision_is_trained_in_full(tmp_path):
+    """A step of 2e-5 is smaller than bf16's distance between neighbours: weights kept in it would not move."""
+    half = tiny.checkpoint()
+    half.model.to(torch.bfloat16)
+    checkpoints.save(half, tmp_path / "half")
+    run = settings.override(tiny_run(tmp_path), [f"model.start={tmp_path / 'half'}", "optim.steps=1"])
+    train(run)
+    trained = checkpoints.load(run.out).model
+    assert {p.dtype for p in trained.parameters()} == {torch.float32}
+    before = half.model.connector[0].weight.float()
+    assert not torch.equal(trained.connector[0].weight, before)
+
+
 def test_what_was_left_open_is_no_change(tmp_path):
     """`auto` and a card not written out are settled when a run begins; resuming with them is the same run."""
     open_settings = ["precision=auto", "model.im_start_end=null", "model.template=null"]
