@@ -15,6 +15,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
 
 NAME = "llavakit"
+SHORT = 512  # tokens of a tree up to which plain products beat the CPU's fused kernel
 
 
 class Layout(Protocol):
@@ -69,24 +70,42 @@ class TreeLayout:
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
         self.trees = [
-            (start, end, None if len(tree) == 1 else _see(tree, start).to(device))
+            (start, end, None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device))
             for start, end, tree in _trees(segments)
         ]
 
     def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
-        groups = query_1HTD.shape[1] // key_1HTD.shape[1]
-        key_1HTD = key_1HTD.repeat_interleave(groups, dim=1)
-        value_1HTD = value_1HTD.repeat_interleave(groups, dim=1)
         # Split, not sliced: the gradient of a split is one concatenation, that of slices a full row for each.
         lengths = [end - start for start, end, _ in self.trees]
         cut = zip(*(x.split(lengths, dim=2) for x in (query_1HTD, key_1HTD, value_1HTD)), strict=True)
-        parts = [
-            F.scaled_dot_product_attention(
-                query, key, value, attn_mask=see_TT, is_causal=see_TT is None, scale=scaling
-            )
-            for (query, key, value), (_, _, see_TT) in zip(cut, self.trees, strict=True)
-        ]
+        parts = []
+        for (query, key, value), (start, end, see_TT) in zip(cut, self.trees, strict=True):
+            if see_TT is not None and end - start <= SHORT:
+                parts.append(_attend_short(query, key, value, see_TT, scaling))
+            else:
+                parts.append(
+                    F.scaled_dot_product_attention(
+                        query, key, value,
+                        attn_mask=see_TT, is_causal=see_TT is None, scale=scaling, enable_gqa=True,
+                    )
+                )  # fmt: skip
         return torch.cat(parts, dim=2)
+
+
+def _attend_short(
+    query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, see_TT: Tensor, scaling: float
+) -> Tensor:
+    """Attention as two products, all scores at once; the queries that share a key head stand in one matrix.
+
+    Up to SHORT tokens this takes half the time of the CPU's fused kernel, which is made for long sequences.
+    """
+    _, heads, tokens, width = query_1HTD.shape
+    key_heads = key_1GTD.shape[1]
+    query_1GQD = query_1HTD.reshape(1, key_heads, -1, width)
+    scores_1GNTT = (query_1GQD @ key_1GTD.transpose(2, 3)).view(1, key_heads, -1, tokens, tokens)
+    seen = (scores_1GNTT * scaling).masked_fill(~see_TT, -torch.inf).softmax(dim=-1)
+    out_1GQD = seen.to(value_1GTD.dtype).view(1, key_heads, -1, tokens) @ value_1GTD
+    return out_1GQD.view(1, heads, tokens, width)
 
 
 class FlexLayout:
