@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.card import IMAGE_FRAME, Card, load_card
+from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
+from llavakit.model.card import IMAGE_FRAME, Card, load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
@@ -44,6 +45,7 @@ class ModelConfig(Config):
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
+    lora: LoraSettings | None = None  # train adapters on top of `start` instead of its own weights
 
     def card(self) -> Card:
         """The complete card; reads the start's config.json where something is left out."""
@@ -62,12 +64,17 @@ def build(config: ModelConfig) -> Checkpoint:
     card = config.card()
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
-        started = load(config.start)
+        lora = config.lora
+        started = load(config.start, four_bit=lora is not None and lora.four_bit)
         for name in ("tower", "connector"):
             mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
             if mine != theirs:
                 raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
-        return Checkpoint(started.model, started.tokenizer, card)
+        return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
+    if config.lora is not None:
+        raise ConfigError(
+            "model.lora needs model.start: adapters are kept apart from the checkpoint they belong to"
+        )
     language, tokenizer = load_language(config.language, IMAGE_FRAME if card.im_start_end else ())
     tower = load_tower(card.tower, card.image)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
@@ -75,6 +82,27 @@ def build(config: ModelConfig) -> Checkpoint:
         match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
     newline = Newline(card.marks, language.config.hidden_size)
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
+
+
+def _adapter(config: ModelConfig, started: Checkpoint) -> Adapter | None:
+    """The adapters that the run trains: those of its start, or fresh ones, which are put in place here."""
+    lora, before = config.lora, started.adapter
+    if before is None:
+        if lora is None:
+            return None
+        assert config.start is not None
+        add_adapters(started.model, lora)
+        return Adapter(lora, resolve(config.start))
+    if lora is None:
+        raise ConfigError(
+            f"{config.start} holds adapters: give model.lora with the same settings to train them further, "
+            "or make it an ordinary checkpoint with `llavakit merge`"
+        )
+    mine, theirs = lora.model_dump(), before.lora.model_dump()
+    changed = [f"{name}={theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+    if changed:
+        raise ConfigError(f"{config.start} holds adapters with model.lora: {', '.join(changed)}; give the same")
+    return before
 
 
 def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:

@@ -4,7 +4,8 @@ Where a Hugging Face class can express the model (a CLIP or SigLIP tower), confi
 `LlavaForConditionalGeneration`, in the spelling of the released hub files, which every version reads. A linear
 connector is written as its exact equal in that class: an identity second layer with a linear activation. A
 convolutional tower (or a standardizing connector) has no such class: the directory then says model_type
-`llavakit` and loads only here. Weights are safetensors only.
+`llavakit` and loads only here. Weights are safetensors only. A model with adapters is written as an adapter
+directory (adapters.py), which loads by its path like any other.
 """
 
 import json
@@ -20,6 +21,7 @@ from transformers.initialization import no_init_weights
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import atomic_directory
+from llavakit.model.adapters import Adapter, adapter_config, load_adapter, read_adapter, write_adapter
 from llavakit.model.card import VISION_DEFAULTS, Card, load_card, read_json, resolve
 from llavakit.model.connector import build_connector
 from llavakit.model.huggingface import hf_config, hf_tensors, our_tensors, processor_files
@@ -36,6 +38,7 @@ class Checkpoint:
     model: Llava
     tokenizer: Tokenizer
     card: Card
+    adapter: Adapter | None = None  # the model has adapters: what is saved is those, not the model
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -54,20 +57,37 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         },
         **processor_files(model, card),
     }
+    if checkpoint.adapter is not None:
+        files["config.json"] |= adapter_config(checkpoint.adapter, folder)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
-    save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
+    if checkpoint.adapter is not None:
+        write_adapter(model, checkpoint.adapter, folder)
+    else:
+        save_torch_state_dict(hf_tensors(model, card), folder, metadata={"format": "pt"})
 
 
-def load(path: Path, *, template_name: str | None = None, dtype: torch.dtype | None = None) -> Checkpoint:
+def load(
+    path: Path,
+    *,
+    template_name: str | None = None,
+    dtype: torch.dtype | None = None,
+    four_bit: bool = False,
+) -> Checkpoint:
     """A checkpoint written by `save`, or a Hugging Face LLaVA directory (then `template_name` is needed to talk).
 
-    Weights keep the type they are stored in unless `dtype` says otherwise.
+    Weights keep the type they are stored in unless `dtype` says otherwise. An adapter directory is loaded on top of
+    the checkpoint it names, whose decoder is in `four_bit` if asked (to train on); other ones ignore that.
     """
     folder = resolve(path)
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
+    adapter = read_adapter(config, folder, four_bit=four_bit)
+    if adapter is not None:
+        base = load(adapter.base, template_name=card.template, dtype=dtype)
+        load_adapter(base.model, adapter, folder)
+        return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
     with no_init_weights():
         settings = dict(config["text_config"])
         language = AutoModelForCausalLM.from_config(

@@ -57,7 +57,7 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
     start = run.model if newest is None else run.model.model_copy(update={"start": newest})
     checkpoint = build(start)
     model = checkpoint.model
-    train_only(model, run.train, embeddings=run.embeddings)
+    train_only(model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
     optimizer = build_optimizer(model, run.optim)
     loader = _loader(run, checkpoint)
     if run.model.start is None and newest is None:

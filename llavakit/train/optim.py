@@ -9,6 +9,7 @@ from torch.optim import AdamW
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
+from llavakit.model.adapters import Adapter, learn_adapters_only
 from llavakit.model.llava import PARTS, Llava
 
 
@@ -35,13 +36,27 @@ class OptimConfig(Config):
     clip: float = 1.0  # gradient norm; 0 turns clipping off
 
 
-def train_only(model: Llava, parts: tuple[str, ...], *, embeddings: bool = True) -> None:
-    """Freeze everything else; without `embeddings` also the decoder's token tables."""
+def train_only(
+    model: Llava, parts: tuple[str, ...], *, embeddings: bool = True, adapter: Adapter | None = None
+) -> None:
+    """Freeze everything else; without `embeddings` also the decoder's token tables.
+
+    In a part that has adapters only those learn. Any other part must be one that an adapter directory carries.
+    """
     unknown = sorted(set(parts) - set(PARTS))
     if unknown or not parts:
         raise ConfigError(f"train={list(parts)}: name at least one of {', '.join(PARTS)}")
+    adapted = () if adapter is None else adapter.lora.parts
+    if adapter is not None and set(parts) & {"language", "tower"} != set(adapted):
+        raise ConfigError(
+            f"train={list(parts)}, but model.lora puts adapters into {' and '.join(adapted)}: train these, "
+            "and of tower and language model no other (adapters for the tower: model.lora.tower=true)"
+        )
     for name in PARTS:
-        model.part(name).requires_grad_(name in parts)
+        if name in adapted:
+            learn_adapters_only(model.part(name))
+        else:
+            model.part(name).requires_grad_(name in parts)
     if not embeddings:
         for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
             assert table is not None
