@@ -88,7 +88,9 @@ def train(
     if show:
         say(settings.dump(run))
         return
-    train_run(run, resume=resume)
+    from llavakit.chat import answer
+
+    train_run(run, resume=resume, answer=answer)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
 
 

@@ -55,8 +55,8 @@ class Adapter:
 def add_adapters(model: Llava, lora: LoraSettings) -> None:
     """Put fresh adapters into the decoder (and the tower, if asked): at first they change nothing.
 
-    Never into the output head, the connector, or a tower that nobody asked for: peft matches layers by the last word
-    of their names, which towers and decoders share, so it is only ever shown one part.
+    Never into the output head, the connector, or a tower that nobody asked for: peft matches layers by the last
+    word of their names, which towers and decoders share, so it is only ever shown one part.
     """
     peft = _peft()
     if lora.four_bit:
@@ -65,7 +65,9 @@ def add_adapters(model: Llava, lora: LoraSettings) -> None:
         name for name, m in model.language.named_modules() if m is model.language.get_output_embeddings()
     )
     config = peft.LoraConfig(
-        target_modules=_targets(model.language.get_decoder(), lora.targets), exclude_modules=[head], **_shape(lora)
+        target_modules=_targets(model.language.get_decoder(), lora.targets),
+        exclude_modules=[head],
+        **_shape(lora),
     )
     peft.inject_adapter_in_model(config, model.language)
     if lora.tower:
@@ -141,7 +143,7 @@ def write_adapter(model: Llava, adapter: Adapter, folder: Path) -> None:
 
 
 def read_adapter(config: dict[str, Any], folder: Path, *, four_bit: bool) -> Adapter | None:
-    """The adapter that a config.json speaks of, with its base found and checked; None for an ordinary checkpoint."""
+    """The adapter that a config.json speaks of, its base found and checked; None for an ordinary checkpoint."""
     if SECTION not in config:
         return None
     section = config[SECTION]
@@ -232,7 +234,7 @@ def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:
 
 
 def _stored(name: str) -> str:
-    """peft leaves its internal name of the adapter out of files: `...lora_A.default.weight` -> `...lora_A.weight`."""
+    """peft leaves its own name of the adapter out of files: `...lora_A.default.weight` -> `...lora_A.weight`."""
     *before, adapter, leaf = name.split(".")
     assert adapter == "default", name
     return ".".join((*before, leaf))

@@ -101,7 +101,9 @@ def _adapter(config: ModelConfig, started: Checkpoint) -> Adapter | None:
     mine, theirs = lora.model_dump(), before.lora.model_dump()
     changed = [f"{name}={theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
     if changed:
-        raise ConfigError(f"{config.start} holds adapters with model.lora: {', '.join(changed)}; give the same")
+        raise ConfigError(
+            f"{config.start} holds adapters with model.lora: {', '.join(changed)}; give the same"
+        )
     return before
 
 

@@ -19,18 +19,21 @@ from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import Loader, Position
+from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.build import build
 from llavakit.model.card import LATEST, resolve
 from llavakit.model.checkpoint import Checkpoint, write
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train.ema import update_average, write_average
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
 from llavakit.train.precision import fastest_precision
+from llavakit.train.probes import Answer
 from llavakit.train.run import Run
 from llavakit.train.state import State, load_state, read_state, save_state
+from llavakit.train.watch import Watch
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
@@ -41,11 +44,14 @@ class Interrupted(UserError):
     exit_code = 130
 
 
-def train(run: Run, *, resume: bool = False, objective: Objective | None = None) -> Path:
+def train(
+    run: Run, *, resume: bool = False, objective: Objective | None = None, answer: Answer | None = None
+) -> Path:
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened; settings that would
-    make it another run are refused by name. Raises Interrupted on Ctrl-C, after saving.
+    make it another run are refused by name. Probes are answered by `answer`. Raises Interrupted on Ctrl-C, after
+    saving.
     """
     objective = SFT() if objective is None else objective
     run = _settle(run, resume)
@@ -59,7 +65,7 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
     model = checkpoint.model
     train_only(model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
     optimizer = build_optimizer(model, run.optim)
-    loader = _loader(run, checkpoint)
+    loader = _loader(run, checkpoint, run.data)
     if run.model.start is None and newest is None:
         _standardize(model, loader)
     state = State() if newest is None else load_state(optimizer, model, newest)
@@ -68,10 +74,18 @@ def train(run: Run, *, resume: bool = False, objective: Objective | None = None)
         run.out.mkdir(parents=True, exist_ok=True)
         settings.save(run, run.out / "run.yaml")
     say(_headline(run, model, state, len(loader.records)))
-    metrics = Metrics(run.out, done=state.step)
+    metrics = Metrics(run.out, done=state.step, tensorboard=run.watch.tensorboard)
+    watch = Watch(
+        run,
+        checkpoint,
+        objective,
+        answer=answer,
+        load=lambda data: _loader(run, checkpoint, data),
+        done=state.step,
+    )
     try:
         with closing(loader.batches(state.position)) as source:
-            _steps(run, checkpoint, source, optimizer, objective, state, metrics)
+            _steps(run, checkpoint, source, optimizer, objective, state, metrics, watch)
     finally:
         if loader.bad:
             write_text(run.out / "bad_records.txt", "\n".join(loader.bad) + "\n")
@@ -109,6 +123,7 @@ def _steps(
     objective: Objective,
     state: State,
     metrics: Metrics,
+    watch: Watch,
 ) -> None:
     model = checkpoint.model.train()
     with bar(run.name, state.steps, done=state.step) as progress, _ctrl_c() as asked_to_stop:
@@ -119,11 +134,11 @@ def _steps(
             rates = set_rates(optimizer, schedule(state.step, state.steps, run.optim))
             loss, report = train_step(model, objective, batches, precision=run.precision)
             norm = clip_gradients(model, run.optim.clip)
-            if not torch.isfinite(torch.tensor(norm)):
-                raise UserError(
-                    f"step {state.step + 1}: the gradient is not finite; lower optim.lr or check the data"
-                )
-            optimizer.step()
+            verdict = state.guard.judge(state.step + 1, loss, norm, run.optim.on_spike)
+            if not verdict.skip:
+                optimizer.step()
+                if run.optim.ema is not None:
+                    update_average(optimizer, run.optim.ema)
             optimizer.zero_grad(set_to_none=True)
 
             seconds = time.perf_counter() - began
@@ -140,6 +155,9 @@ def _steps(
                     "seconds": seconds,
                 }
                 | {f"lr_{part}": rate for part, rate in rates.items()}
+                | verdict.row
+                | watch.figures(batches, seconds)
+                | watch.look(state)
             )
             progress.advance(note=f"loss {loss:.3f}  {tokens / seconds:,.0f} tokens/s")
             last = state.step == state.steps
@@ -154,6 +172,8 @@ def _save(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State) -> N
     name = f"step{state.step:06d}"
     with atomic_directory(run.out / name) as draft:
         write(checkpoint, draft)
+        if run.optim.ema is not None:
+            write_average(checkpoint, optimizer, draft)
         save_state(state, optimizer, checkpoint.model, draft)
     write_text(run.out / LATEST, name + "\n")
     for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
@@ -201,17 +221,17 @@ def _newest(run: Run) -> Path | None:
     return resolve(run.out)
 
 
-def _loader(run: Run, checkpoint: Checkpoint) -> Loader:
+def _loader(run: Run, checkpoint: Checkpoint, data: DataConfig) -> Loader:
     card = checkpoint.card
-    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=run.data.weights)
+    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=data.weights)
     cache = None
-    if run.data.features is not None:
+    if data.features is not None:
         if "tower" in run.train:
             raise ConfigError(
                 "data.features caches the tower's output, but train includes the tower; drop one"
             )
-        cache = FeatureCache(run.data.features, f"{card.tower} {card.image}")
-    loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
+        cache = FeatureCache(data.features, f"{card.tower} {card.image}")
+    loader = Loader(data, encoder, seed=run.seed, cache=cache)
     if cache is not None:
         cache.fill(loader.media(), checkpoint.model.tower)
     return loader

@@ -11,6 +11,7 @@ from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.model.adapters import Adapter, learn_adapters_only
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train.guard import OnSpike
 
 
 class LearningRates(Config):
@@ -34,6 +35,8 @@ class OptimConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0 turns clipping off
+    on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of a running average of the weights, as 0.999
 
 
 def train_only(

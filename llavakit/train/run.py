@@ -8,7 +8,12 @@ from pydantic import Field
 from llavakit.core.config import Config
 from llavakit.data.loader import DataConfig
 from llavakit.model.build import ModelConfig
+from llavakit.train.evaluation import EvalConfig
+from llavakit.train.events import WatchConfig
 from llavakit.train.optim import OptimConfig
+from llavakit.train.probes import ProbeConfig
+
+ONLOOKERS = ("eval", "probes", "watch")  # settings that change nothing in what is learned
 
 
 class Run(Config):
@@ -25,12 +30,16 @@ class Run(Config):
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    probes: ProbeConfig = Field(default_factory=ProbeConfig)
+    watch: WatchConfig = Field(default_factory=WatchConfig)
 
     def changed(self, other: "Run") -> list[str]:
         """Settings that differ and would make a resumed run another run."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
         harmless = {"name", "out", "save_every", "keep", "data.on_bad"}
-        return sorted(key for key in mine if mine[key] != theirs.get(key) and key not in harmless)
+        keys = [key for key in mine if key not in harmless and key.partition(".")[0] not in ONLOOKERS]
+        return sorted(key for key in keys if mine[key] != theirs.get(key))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, object]:

@@ -12,6 +12,7 @@ from torch.optim import AdamW
 from llavakit.core.errors import CheckpointError
 from llavakit.data.loader import Position
 from llavakit.model.llava import Llava
+from llavakit.train.guard import Guard
 
 TENSORS, FACTS = "train_state.safetensors.state", "train_state.json"
 
@@ -25,6 +26,7 @@ class State:
     position: Position = field(default_factory=Position)  # the next row of data
     seconds: float = 0.0  # training time so far
     tokens: int = 0
+    guard: Guard = field(default_factory=Guard)  # what it compares the next step with
 
 
 def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path) -> None:
@@ -46,7 +48,9 @@ def read_state(folder: Path) -> State:
             f"{folder}: has weights but no training state; it can start a run, not resume one"
         )
     facts = json.loads((folder / FACTS).read_text())
-    return State(**{**facts, "position": Position(**facts["position"])})
+    return State(
+        **{**facts, "position": Position(**facts["position"]), "guard": Guard(**facts.get("guard", {}))}
+    )
 
 
 def load_state(optimizer: AdamW, model: Llava, folder: Path) -> State:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import Adapter, LoraSettings, add_adapters, adapter_parameters, merge_adapters
+from llavakit.model.adapters import Adapter, LoraSettings, adapter_parameters, add_adapters, merge_adapters
 from llavakit.model.build import ModelConfig, build
 from llavakit.text.conversation import Conversation, user
 from llavakit.train.optim import OptimConfig, build_optimizer, train_only
@@ -139,7 +139,7 @@ def test_a_base_that_moved_with_its_run_is_found_and_another_one_is_refused(tmp_
     with pytest.raises(CheckpointError, match="not those it was trained on"):
         checkpoints.load(moved)
     shutil.rmtree(tmp_path / "elsewhere" / "base")
-    with pytest.raises(CheckpointError, match="holds adapters for .*base, which is not there"):
+    with pytest.raises(CheckpointError, match=r"holds adapters for .*base, which is not there"):
         checkpoints.load(moved)
 
 
@@ -163,9 +163,9 @@ def test_saving_twice_writes_the_same_bytes(tmp_path):
 
 def test_settings_that_do_not_fit_the_start_are_named(tmp_path):
     checkpoints.save(adapted(tmp_path), tmp_path / "mine")
-    with pytest.raises(ConfigError, match="model.lora needs model.start"):
+    with pytest.raises(ConfigError, match=r"model.lora needs model.start"):
         build(ModelConfig(lora=LORA))
-    with pytest.raises(ConfigError, match="holds adapters: give model.lora"):
+    with pytest.raises(ConfigError, match=r"holds adapters: give model.lora"):
         build(ModelConfig(start=tmp_path / "mine"))
     with pytest.raises(ConfigError, match=r"holds adapters with model.lora: r=4, alpha=8; give the same"):
         build(ModelConfig(start=tmp_path / "mine", lora=LORA.model_copy(update={"r": 8, "alpha": 16})))
