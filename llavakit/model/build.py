@@ -66,10 +66,7 @@ def build(config: ModelConfig) -> Checkpoint:
     if config.start is not None:
         lora = config.lora
         started = load(config.start, four_bit=lora is not None and lora.four_bit)
-        for name in ("tower", "connector"):
-            mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
-            if mine != theirs:
-                raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
+        check_parts(card, started.card, config.start)
         return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
     if config.lora is not None:
         raise ConfigError(
@@ -82,6 +79,14 @@ def build(config: ModelConfig) -> Checkpoint:
         match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
     newline = Newline(card.marks, language.config.hidden_size)
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
+
+
+def check_parts(card: Card, started: Card, start: Path) -> None:
+    """Tower and connector must be those of the start; template and media rules may change."""
+    for name in ("tower", "connector"):
+        mine, theirs = card.model_dump()[name], started.model_dump()[name]
+        if mine != theirs:
+            raise ConfigError(f"model.{name} is {mine}, but {start} has {theirs}")
 
 
 def _adapter(config: ModelConfig, started: Checkpoint) -> Adapter | None:
@@ -123,6 +128,12 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
+    make_room(language, tokenizer, special)
+    return language, tokenizer
+
+
+def make_room(language: PreTrainedModel, tokenizer: Tokenizer, special: Sequence[str]) -> None:
+    """Put `<image>` and the `special` tokens into the vocabulary, and rows for them into the decoder's tables."""
     old = len(_tables(language)[0].weight)
     tokenizer.add_special([IMAGE_TOKEN, *special])
     if len(tokenizer) > old:
@@ -130,7 +141,6 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         with torch.no_grad():
             for table in _tables(language):
                 table.weight[old:] = table.weight[:old].mean(dim=0)
-    return language, tokenizer
 
 
 def _tables(language: PreTrainedModel) -> list[Any]:

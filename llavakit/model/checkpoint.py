@@ -9,7 +9,7 @@ directory (adapters.py), which loads by its path like any other.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,14 @@ from transformers.initialization import no_init_weights
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import atomic_directory
-from llavakit.model.adapters import Adapter, adapter_config, load_adapter, read_adapter, write_adapter
+from llavakit.model.adapters import (
+    Adapter,
+    adapter_config,
+    load_adapter,
+    merge_adapters,
+    read_adapter,
+    write_adapter,
+)
 from llavakit.model.card import VISION_DEFAULTS, Card, load_card, read_json, resolve
 from llavakit.model.connector import build_connector
 from llavakit.model.huggingface import hf_config, hf_tensors, our_tensors, processor_files
@@ -101,6 +108,17 @@ def load(
     return Checkpoint(
         model if dtype is None else model.to(dtype), Tokenizer.load(folder, ours="llavakit" in config), card
     )
+
+
+def merge(path: Path, out: Path) -> None:
+    """Write the adapters of `path` and their base as one ordinary checkpoint."""
+    if out.exists():
+        raise CheckpointError(f"{out} is already there; name a new directory")
+    loaded = load(path)
+    if loaded.adapter is None:
+        raise CheckpointError(f"{path} is an ordinary checkpoint; there is nothing to merge")
+    merge_adapters(loaded.model)
+    save(replace(loaded, adapter=None), out)
 
 
 def _fill(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> None:
