@@ -10,5 +10,6 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "llava-stage2": llava.llava_stage2,
     "llava15-stage1": llava.llava15_stage1,
     "llava15-stage2": llava.llava15_stage2,
+    "llava15-lora": llava.llava15_lora,
     "finetune": llava.finetune,
 }

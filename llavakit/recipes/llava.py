@@ -7,6 +7,7 @@ here a step is a number of packed rows, chosen to hold about as many samples of 
 from pathlib import Path
 
 from llavakit.data.loader import DataConfig
+from llavakit.model.adapters import LoraSettings
 from llavakit.model.build import ModelConfig
 from llavakit.model.families import family
 from llavakit.train.optim import LearningRates, OptimConfig
@@ -33,6 +34,20 @@ def llava15_stage2(name: str = "llava15-7b") -> Run:
     """LLaVA-1.5, instruction tuning: connector and language model, 2e-5, 665K mix, about 128 samples a step."""
     start = Path("runs/llava15-stage1")
     return _stage2(name, "llava15-stage2", start=start, rows=32, epochs=1.0, data="llava_v1_5_mix665k.json")
+
+
+def llava15_lora(name: str = "llava15-7b") -> Run:
+    """LLaVA-1.5, instruction tuning with LoRA (r 128, alpha 256): adapters 2e-4, connector 2e-5, 128 a step."""
+    full = llava15_stage2(name)
+    rates = LearningRates(connector=2e-5, language=2e-4)
+    return full.model_copy(
+        update={
+            "name": "llava15-lora",
+            "out": Path("runs/llava15-lora"),
+            "model": full.model.model_copy(update={"lora": LoraSettings()}),
+            "optim": full.optim.model_copy(update={"lr": rates}),
+        }
+    )
 
 
 def finetune() -> Run:
