@@ -100,6 +100,17 @@ def load(
     )
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
+    return _chat(loaded)
+
+
+def answer(
+    loaded: checkpoint.Checkpoint, conversations: Sequence[Conversation], max_tokens: int
+) -> list[str]:
+    """Greedy answers of a model that is in memory already: what a run asks its probes with."""
+    return _chat(loaded).batch(conversations, sampling=Sampling(max_tokens=max_tokens))
+
+
+def _chat(loaded: checkpoint.Checkpoint) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
     return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
 

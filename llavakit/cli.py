@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llavakit.core import config as settings
-from llavakit.core.errors import UserError, pick
+from llavakit.core.errors import ConfigError, UserError, pick
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import say
 from llavakit.version import __version__
@@ -81,6 +81,9 @@ def train(
         bool, typer.Option("--overwrite", help="Throw away the run that is in out, and start anew.")
     ] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the run's settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would train, on what, in how much memory, and stop.")
+    ] = False,
 ) -> None:
     """Train one stage: llavakit train llava15-stage2 data.files=my.json optim.lr.language=1e-5"""
     from llavakit.recipes import RECIPES, describe
@@ -99,8 +102,29 @@ def train(
     if show:
         say(settings.dump(run))
         return
-    train_run(run, resume=resume, overwrite=overwrite)
+    if dry_run:
+        from llavakit.train.dry_run import show_plan
+
+        problems = show_plan(run)
+        if problems:
+            raise ConfigError(f"this run would stop: {'; '.join(problems)}")
+        return
+    from llavakit.chat import answer
+
+    train_run(run, resume=resume, overwrite=overwrite, answer=answer)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
+
+
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="An adapter directory, or the directory of a LoRA run.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to be written.")],
+) -> None:
+    """Make an ordinary checkpoint of adapters and the checkpoint they belong to."""
+    from llavakit.model.checkpoint import merge as merge_into
+
+    merge_into(adapter, out)
+    say(f"merged into {out}")
 
 
 @app.command()

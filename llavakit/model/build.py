@@ -10,11 +10,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.card import Card, load_card
+from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
+from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
 from llavakit.model.convert.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
+from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
@@ -46,6 +48,7 @@ class ModelConfig(Config):
     template: str | None = None
     im_start_end: bool | None = None
     rope_factor: float | None = Field(default=None, ge=1)  # positions divided by it: see rope.py
+    lora: LoraSettings | None = None  # train adapters on top of `start` instead of its own weights
 
     def card(self) -> Card:
         """The complete card; reads the start's config.json where something is left out."""
@@ -64,17 +67,11 @@ def build(config: ModelConfig) -> Checkpoint:
     card = config.card()
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
-        # In float32, whatever the files hold: in half of it, small steps would be lost.
-        started = load(
-            config.start, template_name=card.template, rope_factor=config.rope_factor, dtype=torch.float32
+        return _build_on(config.start, config, card)
+    if config.lora is not None:
+        raise ConfigError(
+            "model.lora needs model.start: adapters are kept apart from the checkpoint they belong to"
         )
-        for name in ("tower", "connector"):
-            mine, theirs = card.model_dump()[name], started.card.model_dump()[name]
-            if mine != theirs:
-                raise ConfigError(f"model.{name} is {mine}, but {config.start} has {theirs}")
-        _add_tokens(started.model.language, started.tokenizer, card.special_tokens)
-        started.model.newline = _with_marks(started.model, card.marks)
-        return Checkpoint(started.model, started.tokenizer, card)
     language, tokenizer = load_language(config.language, card.special_tokens)
     if config.rope_factor is not None:
         stretch(language, config.rope_factor)
@@ -84,6 +81,61 @@ def build(config: ModelConfig) -> Checkpoint:
         match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
     newline = Newline(card.marks, language.config.hidden_size)
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
+
+
+def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
+    """The model of `start` as the run goes on with it: with its tokens, rows and adapters."""
+    lora = config.lora
+    small = lora is not None and lora.four_bit
+    # Else in float32, whatever the files hold: in half of it, small steps would be lost.
+    started = load(
+        start,
+        template_name=card.template,
+        rope_factor=config.rope_factor,
+        dtype=None if small else torch.float32,
+        quantization=four_bits() if small else None,
+    )
+    check_parts(card, started.card, start)
+    language, old = started.model.language, len(_tables(started.model.language)[0].weight)
+    add_tokens(language, started.tokenizer, card.special_tokens)
+    if lora is not None and len(_tables(language)[0].weight) > old:
+        raise ConfigError(
+            f"{start} has no room for the tokens {', '.join(card.special_tokens)}, and adapters do not hold the "
+            "token tables: train without model.lora first, or start from a checkpoint that has them"
+        )
+    started.model.newline = _with_marks(started.model, card.marks)
+    return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
+
+
+def check_parts(card: Card, started: Card, start: Path) -> None:
+    """Tower and connector must be those of the start; template and media rules may change."""
+    for name in ("tower", "connector"):
+        mine, theirs = card.model_dump()[name], started.model_dump()[name]
+        if mine != theirs:
+            raise ConfigError(f"model.{name} is {mine}, but {start} has {theirs}")
+
+
+def _adapter(config: ModelConfig, started: Checkpoint) -> Adapter | None:
+    """The adapters that the run trains: those of its start, or fresh ones, which are put in place here."""
+    lora, before = config.lora, started.adapter
+    if before is None:
+        if lora is None:
+            return None
+        assert config.start is not None
+        add_adapters(started.model, lora)
+        return Adapter(lora, resolve(config.start))
+    if lora is None:
+        raise ConfigError(
+            f"{config.start} holds adapters: give model.lora with the same settings to train them further, "
+            "or make it an ordinary checkpoint with `llavakit merge`"
+        )
+    mine, theirs = (each.model_dump(exclude={"four_bit"}) for each in (lora, before.lora))
+    changed = [f"{name}={theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+    if changed:
+        raise ConfigError(
+            f"{config.start} holds adapters with model.lora: {', '.join(changed)}; give the same"
+        )
+    return Adapter(lora, before.base)
 
 
 def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[PreTrainedModel, Tokenizer]:
@@ -101,11 +153,11 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
-    _add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
+    add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
     return language, tokenizer
 
 
-def _add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence[str]) -> None:
+def add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence[str]) -> None:
     """Put `names` into the vocabulary and, if the tables are too short, rows for them: the mean of the old ones."""
     old = len(_tables(language)[0].weight)
     tokenizer.add_special(names)

@@ -3,11 +3,12 @@
 Where a class of `transformers` can hold the model (hf_config.py says which), config and key names are those of that
 class, in the spelling of the released hub files, which every version reads. A linear connector is written as its
 exact equal there: an identity second layer with a linear activation. What no class computes says model_type
-`llavakit` and loads only here. Weights are safetensors only.
+`llavakit` and loads only here. Weights are safetensors only. A model with adapters is written as an adapter
+directory (adapters.py), which loads by its path like any other.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import atomic_directory, read_json
+from llavakit.model.adapters import (
+    Adapter,
+    adapter_config,
+    adapter_tensors,
+    load_adapter,
+    merge_adapters,
+    read_adapter,
+    write_adapter,
+)
 from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.connector import build_connector
 from llavakit.model.convert.assemble import read_original
@@ -30,7 +40,7 @@ from llavakit.model.hf_config import hf_config, processor_files
 from llavakit.model.huggingface import hf_tensors, our_tensors
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import DeviceMap, place_language
-from llavakit.model.rope import stretch_config
+from llavakit.model.rope import linear_factor, stretch_config
 from llavakit.model.tower import empty_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -43,6 +53,7 @@ class Checkpoint:
     model: Llava
     tokenizer: Tokenizer
     card: Card
+    adapter: Adapter | None = None  # the model has adapters: what is saved is those, not the model
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -54,13 +65,19 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 def write(checkpoint: Checkpoint, folder: Path) -> None:
     """Write model, settings, tokenizer and processor into an existing folder."""
     write_settings(checkpoint, folder)
-    save_torch_state_dict(hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"})
+    if checkpoint.adapter is not None:
+        tensors = adapter_tensors(checkpoint.model, checkpoint.adapter)
+        write_adapter(checkpoint.model, checkpoint.adapter, tensors, folder)
+    else:
+        save_torch_state_dict(
+            hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"}
+        )
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
     """All files of the directory but the weights."""
     model, card = checkpoint.model, checkpoint.card
-    if "quantization_config" in model.language.config.to_dict():
+    if checkpoint.adapter is None and "quantization_config" in model.language.config.to_dict():
         raise CheckpointError(
             f"{folder}: a quantized decoder cannot be written; save the model it was read from"
         )
@@ -71,6 +88,11 @@ def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
         },
         **processor_files(model, card),
     }
+    if checkpoint.adapter is not None:
+        files["config.json"] |= adapter_config(checkpoint.adapter, folder)
+        files["config.json"]["text_config"].pop(
+            "quantization_config", None
+        )  # of this training, not of the base
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
     checkpoint.tokenizer.hf.save_pretrained(folder)
@@ -88,11 +110,24 @@ def load(
     """A checkpoint written by `save`, or a Hugging Face or original LLaVA directory (those need `template_name`).
 
     Weights keep the type they are stored in unless `dtype` says otherwise. `rope_factor` divides the decoder's
-    positions (rope.py). `device_map` spreads the decoder and `quantization` shrinks it (placement.py).
+    positions (rope.py). `device_map` spreads the decoder and `quantization` shrinks it (placement.py). An adapter
+    directory is loaded on top of the checkpoint it names, which all of this holds for.
     """
     folder = resolve(path)
     config = read_json(folder / "config.json")
     card = load_card(folder, template_name)
+    adapter = read_adapter(config, folder)
+    if adapter is not None:
+        base = load(
+            adapter.base,
+            template_name=card.template,
+            dtype=dtype,
+            rope_factor=rope_factor or linear_factor(config["text_config"]),
+            device_map=device_map,
+            quantization=quantization,
+        )
+        load_adapter(base.model, adapter, folder, marks=card.marks, dtype=dtype)
+        return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
     if is_original(config):
         text, vision, stored, tokenizer = read_original(folder, template_name)
     else:
@@ -127,6 +162,17 @@ def empty_model(
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, settings.hidden_size)
     return Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
+
+
+def merge(path: Path, out: Path) -> None:
+    """Write the adapters of `path` and their base as one ordinary checkpoint."""
+    if out.exists():
+        raise CheckpointError(f"{out} is already there; name a new directory")
+    loaded = load(path)
+    if loaded.adapter is None:
+        raise CheckpointError(f"{path} is an ordinary checkpoint; there is nothing to merge")
+    merge_adapters(loaded.model)
+    save(replace(loaded, adapter=None), out)
 
 
 def _fitting(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> dict[str, Tensor]:

@@ -8,14 +8,26 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
-from transformers.utils import is_accelerate_available
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PreTrainedModel
+from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Llava
 
 DeviceMap = str | dict[str, int | str | torch.device]
+
+
+def four_bits() -> QuantizationConfigMixin:
+    """QLoRA's quantization: nf4 with its scales quantized too; the head stays as it is."""
+    if not is_bitsandbytes_available():
+        raise ConfigError("model.lora.four_bit needs bitsandbytes: pip install 'llavakit[quantize]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+    )
 
 
 def place_language(

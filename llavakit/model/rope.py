@@ -45,3 +45,9 @@ def stretch(language: PreTrainedModel, factor: float) -> None:
             f"{language.config.model_type} keeps its rotary embedding; leave rope_factor out"
         )
     decoder.rotary_emb = type(rotary)(config=language.config).to(language.device)
+
+
+def linear_factor(text: dict[str, Any]) -> float | None:
+    """The factor by which the settings of a decoder, as config.json has them, divide its positions; None for 1."""
+    rope = text.get("rope_parameters") or {}
+    return rope["factor"] if rope.get("rope_type") == "linear" else None

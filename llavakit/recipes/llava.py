@@ -4,6 +4,7 @@ Numbers are the papers' and the released scripts' (arXiv 2304.08485, 2306.00890,
 2311.05437).
 """
 
+from llavakit.model.adapters import LoraSettings
 from llavakit.model.build import ModelConfig
 from llavakit.model.families import family
 from llavakit.recipes.stage import INSTRUCTIONS, RELEASED, RUNS, Mean, Stage, alignment
@@ -107,6 +108,18 @@ _V15 = tuple(
             mean=INSTRUCTIONS,
             start=RUNS / f"llava15-stage1{suffix}",
         ),
+        Stage(
+            name=f"llava15-lora{suffix}",
+            system="LLaVA-1.5",
+            does="stage 2, instruction tuning with LoRA",
+            family=row,
+            rates={"connector": 2e-5, "language": 2e-4},
+            batch=128,
+            data=("llava_v1_5_mix665k.json",),
+            mean=INSTRUCTIONS,
+            start=RUNS / f"llava15-stage1{suffix}",
+            lora=LoraSettings(),
+        ),
     )
 )
 
@@ -148,6 +161,19 @@ _RLHF = tuple(
             data=("mix-llava-sft90k-vqav2_83k-okvqa_16k-flickr_23k.json",),
             mean=INSTRUCTIONS,
             start=RUNS / f"llava-rlhf-stage1-{size}",
+        ),
+        # Where its PPO starts: the first policy, and the reference it must stay near.
+        Stage(
+            name=f"llava-rlhf-rl-init-{size}",
+            system="LLaVA-RLHF",
+            does="RL-init",
+            family=family(f"llava-rlhf-{size}"),
+            rates={"language": 1e-4},
+            batch=128,
+            data=("llava_reward10k-aokvqa5k.json",),
+            mean=INSTRUCTIONS,
+            start=RUNS / f"llava-rlhf-sft-{size}",
+            lora=LoraSettings(r=64, alpha=16, dropout=0.0),
         ),
     )
 )  # fmt: skip

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llavakit.data.loader import DataConfig
+from llavakit.model.adapters import LoraSettings
 from llavakit.model.card import Card
 from llavakit.model.families.row import Family, one_tile
 from llavakit.train.optim import LearningRates, OptimConfig
@@ -66,6 +67,7 @@ class Stage:
     epochs: float = 1.0
     card: Mapping[str, object] = field(default_factory=dict)  # what this stage does unlike the finished model
     rope_factor: float | None = None
+    lora: LoraSettings | None = None  # adapters in the decoder learn, its own weights do not
     media_front: float = 0.0
     unverified: tuple[str, ...] = ()  # numbers above that no source states
 
@@ -76,7 +78,7 @@ class Stage:
             name=self.name,
             out=RUNS / self.name,
             train=self.train,
-            model=model.model_copy(update={"rope_factor": self.rope_factor}),
+            model=model.model_copy(update={"rope_factor": self.rope_factor, "lora": self.lora}),
             data=DataConfig(
                 files=tuple(DATA / file for file in self.data),
                 tokens=self.tokens,
@@ -113,7 +115,9 @@ class Stage:
     @property
     def learns(self) -> str:
         """The trained parts with their rates: `connector 1e-3`."""
-        return ", ".join(f"{part} {short(rate)}" for part, rate in {**self.rates, **self._newline}.items())
+        names = {} if self.lora is None else {"language": f"adapters (rank {self.lora.r})"}
+        rates = {**self.rates, **self._newline}
+        return ", ".join(f"{names.get(part, part)} {short(rate)}" for part, rate in rates.items())
 
 
 # How a picture becomes one tile in stage 1: by the tower's own preprocessing.

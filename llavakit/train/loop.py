@@ -1,6 +1,5 @@
 """The loop: load, freeze, spread, step, save. One for every objective, every stage and any number of ranks."""
 
-import math
 import signal
 import time
 from collections.abc import Generator, Iterator
@@ -22,17 +21,20 @@ from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import Loader, Position
+from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.build import build
 from llavakit.model.card import LATEST
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train import saving
+from llavakit.train.ema import update_average
+from llavakit.train.flops import StepFlops
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
 from llavakit.train.parallel import (
+    ALONE,
     Ranks,
     checkpoint_blocks,
     even_out,
@@ -44,11 +46,12 @@ from llavakit.train.parallel import (
     trains,
 )
 from llavakit.train.precision import fastest_precision
+from llavakit.train.probes import Answer
 from llavakit.train.run import Run
 from llavakit.train.state import State, load_state, read_state
+from llavakit.train.watch import Watch
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
-ALONE = Ranks()
 
 
 class Interrupted(UserError):
@@ -58,14 +61,19 @@ class Interrupted(UserError):
 
 
 def train(
-    run: Run, *, resume: bool = False, overwrite: bool = False, objective: Objective | None = None
+    run: Run,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    objective: Objective | None = None,
+    answer: Answer | None = None,
 ) -> Path:
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
     is none); settings that would make it another run are refused by name. With `overwrite`, what is in the run
-    directory is thrown away; with neither, a directory that holds a run is refused. Raises Interrupted on Ctrl-C,
-    after saving. Under `torchrun` every rank calls it.
+    directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the probes.
+    Raises Interrupted on Ctrl-C, after saving. Under `torchrun` every rank calls it.
     """
     objective = SFT() if objective is None else objective
     with join_ranks(run.parallel) as ranks:
@@ -75,7 +83,7 @@ def train(
             say(f"{run.name}: already at its last step, {stands.step}")
             return run.out
         torch.manual_seed(run.seed)
-        loop = _prepare(run, newest, objective, ranks)
+        loop = _prepare(run, newest, objective, ranks, answer)
         say(_headline(loop))
         try:
             loop.run_steps()
@@ -96,6 +104,7 @@ class Loop:
     ranks: Ranks
     state: State
     metrics: Metrics
+    watch: Watch
 
     def run_steps(self) -> None:
         """From where `state` stands to the last step, or to the end of the one in which somebody presses Ctrl-C."""
@@ -115,7 +124,7 @@ class Loop:
                 row["seconds"] = time.perf_counter() - began
                 state.step, state.tokens = row["step"], state.tokens + row["tokens"]
                 state.seconds += row["seconds"]
-                self.metrics.add(row)
+                self.metrics.add(row | self.watch.figures(batches, row["seconds"]) | self.watch.look(state))
                 progress.advance(
                     note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
                 )
@@ -149,14 +158,14 @@ class Loop:
         )
         loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
         norm = clip_gradients(model, run.optim.clip)
-        if not math.isfinite(norm):
-            raise UserError(
-                f"step {number + 1}: the gradient is not finite; lower optim.lr or check the data"
-            )
-        self.optimizer.step()
+        verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike)
+        if not verdict.skip:
+            self.optimizer.step()
+            if run.optim.ema is not None:
+                update_average(self.optimizer, run.optim.ema)
         self.optimizer.zero_grad(set_to_none=True)
         row = {"step": number + 1, "loss": loss, **report, "norm": norm, "tokens": int(tokens)}
-        return row | {f"lr_{part}": rate for part, rate in rates.items()}
+        return row | {f"lr_{part}": rate for part, rate in rates.items()} | verdict.row
 
     def _batches(self) -> Generator[tuple[list[Batch], Position], None, None]:
         """This rank's batches of each step to come, and the position after the step."""
@@ -168,10 +177,12 @@ class Loop:
                 yield [batch for batch, _ in taken if batch is not None], taken[-1][1]
 
 
-def _prepare(run: Run, newest: Path | None, objective: Objective, ranks: Ranks) -> Loop:
+def _prepare(
+    run: Run, newest: Path | None, objective: Objective, ranks: Ranks, answer: Answer | None
+) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
-    checkpoint = _build(run, newest, ranks)
-    loader = _loader(run, checkpoint, ranks)
+    checkpoint, flops = _build(run, newest, ranks)
+    loader = _loader(run, run.data, checkpoint, ranks)
     if run.model.start is None and newest is None:
         _standardize(checkpoint.model, loader)
     optimizer = build_optimizer(checkpoint.model, run.optim)
@@ -179,10 +190,20 @@ def _prepare(run: Run, newest: Path | None, objective: Objective, ranks: Ranks) 
         state = load_state(optimizer, checkpoint.model, newest, ranks)
     else:
         state = State(steps=_count_steps(run, loader, ranks))
-        if ranks.is_first:
-            saving.begin(run)
-    metrics = Metrics(run.out, done=state.step, writes=ranks.is_first)
-    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics)
+    watch = Watch(
+        run,
+        checkpoint,
+        objective,
+        flops=flops,
+        answer=answer,
+        load=lambda data: _loader(run, data, checkpoint, ranks),
+        done=state.step,
+        ranks=ranks,
+    )
+    if newest is None and ranks.is_first:
+        saving.begin(run)
+    metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
+    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics, watch)
 
 
 def train_step(
@@ -227,17 +248,19 @@ def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
     return run.settled("bf16" if bf16 else "float32")
 
 
-def _build(run: Run, newest: Path | None, ranks: Ranks) -> Checkpoint:
-    """The model to go on with, frozen where it shall be, on its device or spread over the ranks."""
-    mesh = shared_mesh(run.parallel, ranks)
+def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, StepFlops]:
+    """The model to go on with, frozen where it shall be, on its device or spread over the ranks; and its count."""
+    four_bit = run.model.lora is not None and run.model.lora.four_bit
+    mesh = shared_mesh(run.parallel, ranks, four_bit=four_bit)
     with ranks.in_turn() if mesh is not None else nullcontext():
         start = run.model if newest is None else run.model.model_copy(update={"start": newest})
         checkpoint = build(start)
-        train_only(checkpoint.model, run.train, embeddings=run.embeddings)
+        train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
+        flops = StepFlops(checkpoint.model)  # from shapes, which a spread model hides
         if run.checkpointing:
             checkpoint_blocks(checkpoint.model)
         spread(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
-    return checkpoint
+    return checkpoint, flops
 
 
 def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
@@ -262,16 +285,16 @@ def _standardize(model: Llava, loader: Loader) -> None:
     layer.fit(torch.cat(rows))
 
 
-def _loader(run: Run, checkpoint: Checkpoint, ranks: Ranks) -> Loader:
+def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) -> Loader:
     card, tower = checkpoint.card, checkpoint.model.tower
-    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=run.data.weights)
-    if run.data.features is None:
-        return Loader(run.data, encoder, seed=run.seed)
+    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=data.weights)
+    if data.features is None:
+        return Loader(data, encoder, seed=run.seed)
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
-        cache = FeatureCache(run.data.features, f"{card.tower} {card.image}")
-        loader = Loader(run.data, encoder, seed=run.seed, cache=cache)
+        cache = FeatureCache(data.features, f"{card.tower} {card.image}")
+        loader = Loader(data, encoder, seed=run.seed, cache=cache)
         cache.fill(loader.media(), lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)))
     return loader
 

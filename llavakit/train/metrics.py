@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.files import write_text
+from llavakit.train.events import open_events
 
 Row = dict[str, Any]
 
@@ -12,18 +13,23 @@ Row = dict[str, Any]
 class Metrics:
     """The step log of a run directory. After a resume, steps behind the checkpoint are cut off and run again."""
 
-    def __init__(self, folder: Path, *, done: int = 0, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, done: int = 0, writes: bool = True, tensorboard: bool = False
+    ) -> None:
         """Only one process of a run `writes`; the others keep the rows in memory."""
         self.path, self.writes = folder / "metrics.jsonl", writes
         self.rows: list[Row] = [row for row in read_metrics(self.path) if row["step"] <= done]
         if writes:
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        self._events = open_events(folder, wanted=tensorboard and writes, done=done)
 
     def add(self, row: Row) -> None:
         self.rows.append(row)
         if self.writes:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+        if self._events is not None:
+            self._events.add(row)
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -40,7 +46,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
-    """Loss of each stage against the step, with a running mean, as a PNG."""
+    """Loss of each stage against the step as a PNG: every step, a running mean, held-out loss, and spikes."""
     # Imported here: it costs half a second, and only ends of runs draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,14 +58,8 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     for number, (name, rows) in enumerate(stages.items()):
         if not rows:
             continue
-        steps = [start + row["step"] for row in rows]
-        losses = [row["loss"] for row in rows]
-        colour = f"C{number}"
-        axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=1)
-        axes.plot(
-            steps, _running_mean(losses, max(1, len(losses) // 20)), color=colour, linewidth=2, label=name
-        )
-        start = steps[-1]
+        _draw_stage(axes, f"C{number}", name, rows, start)
+        start += rows[-1]["step"]
     axes.set_xlabel("step")
     axes.set_ylabel("loss per learned token (nats)")
     axes.set_yscale("log")
@@ -68,6 +68,22 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path)
+
+
+def _draw_stage(axes: Any, colour: str, name: str, rows: list[Row], start: int) -> None:
+    """One run's curves, its first step at `start`. `eval_loss` and `spike` are in the rows of some steps only."""
+    steps = [start + row["step"] for row in rows]
+    losses = [row["loss"] for row in rows]
+    smooth = _running_mean(losses, max(1, len(losses) // 20))
+    axes.plot(steps, losses, color=colour, alpha=0.3, linewidth=1)
+    axes.plot(steps, smooth, color=colour, linewidth=2, label=name)
+    held_out = [(start + row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
+    if held_out:
+        style = {"color": "black", "linestyle": "--", "linewidth": 1.2, "marker": "o", "markersize": 4}
+        axes.plot(*zip(*held_out, strict=True), **style, label=f"{name}, held out")
+    spikes = [(start + row["step"], row["loss"]) for row in rows if "spike" in row]
+    if spikes:
+        axes.scatter(*zip(*spikes, strict=True), color="red", marker="x", zorder=3, label=f"{name}, spikes")
 
 
 def _running_mean(values: list[float], width: int) -> list[float]:

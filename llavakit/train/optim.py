@@ -9,7 +9,9 @@ from torch.optim import AdamW
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
+from llavakit.model.adapters import Adapter, learn_adapters_only
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train.guard import OnSpike
 from llavakit.train.parallel import whole
 
 
@@ -34,15 +36,31 @@ class OptimConfig(Config):
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     clip: float = 1.0  # gradient norm; 0 turns clipping off
+    on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of a running average of the weights, as 0.999
 
 
-def train_only(model: Llava, parts: tuple[str, ...], *, embeddings: bool = True) -> None:
-    """Freeze everything else; without `embeddings` also the decoder's token tables."""
+def train_only(
+    model: Llava, parts: tuple[str, ...], *, embeddings: bool = True, adapter: Adapter | None = None
+) -> None:
+    """Freeze everything else; without `embeddings` also the decoder's token tables.
+
+    In a part that has adapters only those learn. Any other part must be one that an adapter directory carries.
+    """
     unknown = sorted(set(parts) - set(PARTS))
     if unknown or not parts:
         raise ConfigError(f"train={list(parts)}: name at least one of {', '.join(PARTS)}")
+    adapted = () if adapter is None else adapter.lora.parts
+    if adapter is not None and set(parts) & {"language", "tower"} != set(adapted):
+        raise ConfigError(
+            f"train={list(parts)}, but model.lora puts adapters into {' and '.join(adapted)}: train these, "
+            "and of tower and language model no other (adapters for the tower: model.lora.tower=true)"
+        )
     for name in PARTS:
-        model.part(name).requires_grad_(name in parts)
+        if name in adapted:
+            learn_adapters_only(model.part(name))
+        else:
+            model.part(name).requires_grad_(name in parts)
     if not embeddings:
         for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
             assert table is not None

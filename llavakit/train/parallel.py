@@ -100,6 +100,9 @@ class Ranks:
             self.barrier()
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def join_ranks(config: ParallelConfig) -> Iterator[Ranks]:
     """The ranks that `torchrun` started, or just this process. Only the first one speaks to the screen."""
@@ -120,10 +123,12 @@ def join_ranks(config: ParallelConfig) -> Iterator[Ranks]:
         dist.destroy_process_group()
 
 
-def shared_mesh(config: ParallelConfig, ranks: Ranks) -> DeviceMesh | None:
-    """Ranks as copies x shares of a model; None where every rank has a whole one for sure."""
-    if ranks.size == 1 or config.mode == "ddp":
+def shared_mesh(config: ParallelConfig, ranks: Ranks, *, four_bit: bool = False) -> DeviceMesh | None:
+    """Ranks as copies x shares of a model; None where every rank has a whole one for sure, as in `four_bit`."""
+    if ranks.size == 1 or config.mode == "ddp" or (config.mode == "auto" and four_bit):
         return None
+    if four_bit:
+        raise ConfigError("model.lora.four_bit with parallel.mode=fsdp: four bits cannot be cut; use ddp")
     if ranks.size % config.replicas:
         raise ConfigError(f"parallel.replicas={config.replicas} does not divide the {ranks.size} ranks")
     shape = (config.replicas, ranks.size // config.replicas)
@@ -195,6 +200,13 @@ def trained_tower_blocks(model: Llava) -> list[GradientCheckpointingLayer]:
 
 def trains(module: nn.Module) -> bool:
     return any(param.requires_grad for param in module.parameters())
+
+
+def give_back(model: Llava) -> None:
+    """After passes without a backward pass: let go of gathered weights, which it would have done."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def is_sharded(model: Llava) -> bool:

@@ -8,11 +8,15 @@ from pydantic import Field
 from llavakit.core.config import Config
 from llavakit.data.loader import DataConfig
 from llavakit.model.build import ModelConfig
+from llavakit.train.evaluation import EvalConfig
+from llavakit.train.events import WatchConfig
 from llavakit.train.optim import OptimConfig
 from llavakit.train.parallel import ParallelConfig
+from llavakit.train.probes import ProbeConfig
 
-# What a resumed run may change, beside everything of `parallel`: how it is computed, not what.
+# What a resumed run may change: how it is computed, who looks on, not what is learned.
 HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad", "data.workers"}
+HARMLESS_PARTS = {"parallel", "eval", "probes", "watch"}
 
 
 class Run(Config):
@@ -31,6 +35,9 @@ class Run(Config):
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    probes: ProbeConfig = Field(default_factory=ProbeConfig)
+    watch: WatchConfig = Field(default_factory=WatchConfig)
 
     def settled(self, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
@@ -42,11 +49,8 @@ class Run(Config):
     def changed(self, other: "Run") -> list[str]:
         """Settings that differ and would make a resumed run another run."""
         mine, theirs = _flat(self.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
-        return sorted(
-            key
-            for key in mine
-            if mine[key] != theirs.get(key) and key not in HARMLESS and not key.startswith("parallel.")
-        )
+        keys = [key for key in mine if key not in HARMLESS and key.partition(".")[0] not in HARMLESS_PARTS]
+        return sorted(key for key in keys if mine[key] != theirs.get(key))
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, object]:

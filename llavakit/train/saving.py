@@ -18,9 +18,11 @@ from torch.optim import AdamW
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 from llavakit.core.files import atomic_directory, draft_of, write_text
+from llavakit.model.adapters import Adapter, adapter_tensors, write_adapter
 from llavakit.model.card import LATEST, resolve
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
 from llavakit.model.huggingface import hf_tensors
+from llavakit.train import ema
 from llavakit.train.parallel import Ranks, is_sharded, whole
 from llavakit.train.run import Run
 from llavakit.train.state import State, save_state
@@ -64,10 +66,12 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
     path = run.out / name
     with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
         ranks.barrier()  # the draft is there for everybody
-        if is_sharded(checkpoint.model):
-            _write_gathered(checkpoint, draft, ranks)
-        elif ranks.is_first:
-            write(checkpoint, draft)
+        _write_model(checkpoint, draft, ranks)
+        if run.optim.ema is not None:
+            if ranks.is_first:
+                (draft / ema.FOLDER).mkdir()
+            with ema.averaged(optimizer):
+                _write_model(checkpoint, draft / ema.FOLDER, ranks)
         save_state(state, optimizer, checkpoint.model, draft, ranks)
         ranks.barrier()  # everybody's files are complete
     if ranks.is_first:
@@ -77,6 +81,28 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
                 shutil.rmtree(old)
         for draft in run.out.glob(".step*.writing"):  # of a run that was killed
             shutil.rmtree(draft)
+
+
+def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
+    """The model directory, by the first rank; those of a sharded model all take part."""
+    if not is_sharded(checkpoint.model):
+        if ranks.is_first:
+            write(checkpoint, folder)
+    elif checkpoint.adapter is not None:
+        _write_gathered_adapter(checkpoint, checkpoint.adapter, folder, ranks)
+    else:
+        _write_gathered(checkpoint, folder, ranks)
+
+
+def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Path, ranks: Ranks) -> None:
+    """The adapter directory of a sharded model. It is small: everything comes together at once."""
+    files = {
+        file: {key: whole(tensor) for key, tensor in tensors.items()}
+        for file, tensors in adapter_tensors(checkpoint.model, adapter).items()
+    }
+    if ranks.is_first:
+        write_settings(checkpoint, folder)
+        write_adapter(checkpoint.model, adapter, files, folder)
 
 
 def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:

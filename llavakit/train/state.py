@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from llavakit.core.errors import CheckpointError
 from llavakit.data.loader import Position
 from llavakit.model.llava import Llava
+from llavakit.train.guard import Guard
 from llavakit.train.parallel import Ranks, first_row, is_keeper, local
 
 FACTS = "train_state.json"
@@ -35,6 +36,7 @@ class State:
     seconds: float = 0.0  # training time so far
     tokens: int = 0
     ranks: int = 1  # that wrote the state
+    guard: Guard = field(default_factory=Guard)  # what it compares the next step with
 
 
 def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> None:
@@ -62,7 +64,9 @@ def read_state(folder: Path) -> State:
             f"{folder}: has weights but no training state; it can start a run, not resume one"
         )
     facts = json.loads((folder / FACTS).read_text())
-    return State(**{**facts, "position": Position(**facts["position"])})
+    return State(
+        **{**facts, "position": Position(**facts["position"]), "guard": Guard(**facts.get("guard", {}))}
+    )
 
 
 def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> State:
@@ -110,7 +114,8 @@ class _Stored:
         with safe_open(pieces[0][1], "pt") as opened:
             if not opened.get_slice(key).get_shape():  # a number, the same everywhere
                 return opened.get_tensor(key).to(local(param).device)
-        value = torch.zeros_like(param, requires_grad=False)
+            dtype = opened.get_slice(key)[:0].dtype  # an average is float32 whatever its weight is
+        value = torch.zeros_like(param, dtype=dtype, requires_grad=False)
         mine = local(value)
         start = first_row(param)
         for first, file in pieces:

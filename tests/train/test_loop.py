@@ -107,7 +107,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop):
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
-def interrupt_after(run: Run, steps: int) -> None:
+def interrupt_after(run: Run, steps: int, **how) -> None:
     """Press Ctrl-C as soon as the metrics show `steps` steps."""
     from llavakit.train.loop import Interrupted
     from llavakit.train.metrics import Metrics
@@ -122,7 +122,7 @@ def interrupt_after(run: Run, steps: int) -> None:
     Metrics.add = press
     try:
         with pytest.raises(Interrupted, match=f"stopped at step {steps} of 6"):
-            train(run)
+            train(run, **how)
     finally:
         Metrics.add = add
 

@@ -1,0 +1,292 @@
+"""LoRA adapters through `peft`, on the decoder and only where asked on the tower.
+
+An adapter directory holds what a run learned and no more: `peft`'s own two files for the decoder (`tower/` has
+two more where the tower has adapters), connector and newline rows, settings and tokenizer. It names the checkpoint
+it belongs to, and is worth nothing without it. QLoRA is the same on a decoder that was loaded in four bits
+(placement.py).
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from llavakit.core.config import Config, make
+from llavakit.core.errors import CheckpointError, ConfigError, nearest
+from llavakit.model.llava import Llava, Newline
+from llavakit.model.tower import ViTTower
+
+SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
+WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
+PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
+SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
+
+
+class LoraSettings(Config):
+    """Defaults are those of the released LLaVA-1.5 LoRA script. Biases are never trained."""
+
+    r: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ()  # names of the decoder's linear layers, as q_proj; default: all of them
+    tower: bool = False  # adapters in the vision tower too
+    four_bit: bool = False  # QLoRA: the decoder's own weights in four bits (nf4), while training only
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of the model that have adapters."""
+        return ("language", "tower") if self.tower else ("language",)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Adapters, and the checkpoint whose weights they are added to."""
+
+    lora: LoraSettings
+    base: Path
+
+
+def add_adapters(model: Llava, lora: LoraSettings) -> None:
+    """Put fresh adapters into the decoder (and the tower, if asked): at first they change nothing.
+
+    Never into the output head, the connector, or a tower that nobody asked for: peft matches layers by the last
+    word of their names, which towers and decoders share, so it is only ever shown one part.
+    """
+    peft = _peft()
+    head = next(
+        name for name, m in model.language.named_modules() if m is model.language.get_output_embeddings()
+    )
+    config = peft.LoraConfig(
+        target_modules=_targets(model.language.get_decoder(), lora.targets),
+        exclude_modules=[head],
+        **_shape(lora),
+    )
+    peft.inject_adapter_in_model(config, model.language)
+    if lora.tower:
+        tower = _vit(model)
+        # Layers behind the features are never computed, so adapters there would never learn.
+        config = peft.LoraConfig(
+            target_modules=_targets(tower.vision.encoder, ()),
+            layers_to_transform=list(range(tower.num_layers)),
+            layers_pattern="layers",
+            **_shape(lora),
+        )
+        peft.inject_adapter_in_model(config, tower.vision)
+    for name in lora.parts:
+        for parameter in adapter_parameters(model.part(name)).values():
+            parameter.data = parameter.data.float()  # the base may be bf16, but what learns is float32
+
+
+def adapter_parameters(part: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapters' own weights in a part, by name; empty where it has none."""
+    return {
+        f"{name}.{key}": parameter
+        for name, layer in _layers(part)
+        for key, parameter in layer.named_parameters()
+        if not key.startswith("base_layer.")
+    }
+
+
+def learn_adapters_only(part: nn.Module) -> None:
+    """Freeze the part's own weights and let its adapters learn."""
+    part.requires_grad_(False)
+    for parameter in adapter_parameters(part).values():
+        parameter.requires_grad_(True)
+
+
+@torch.no_grad()
+def merge_adapters(model: Llava) -> None:
+    """Add the adapters to the weights under them and take them out: an ordinary model with the same answers."""
+    for part in (model.language, model.tower):
+        for name, layer in list(_layers(part)):
+            layer.merge(safe_merge=True)  # raises where a sum is not finite
+            part.set_submodule(name, layer.get_base_layer())
+
+
+def adapter_config(adapter: Adapter, folder: Path) -> dict[str, Any]:
+    """What config.json of an adapter directory has beside the settings of the model itself."""
+    return {
+        "model_type": "llavakit",  # no class of transformers would find the connector
+        "architectures": [],
+        SECTION: {
+            "base": str(adapter.base.resolve()),
+            "base_from_here": os.path.relpath(adapter.base.resolve(), folder.resolve()),
+            "fingerprint": fingerprint(adapter.base),
+            "lora": adapter.lora.model_dump(mode="json"),
+        },
+    }
+
+
+def adapter_tensors(model: Llava, adapter: Adapter) -> dict[str, dict[str, Tensor]]:
+    """The weights of an adapter directory by file, wherever they lie (those of a sharded model stay sharded)."""
+    files = {
+        str(Path(folder) / WEIGHTS): {
+            PEFT_PREFIX + _stored(name): parameter.detach()
+            for name, parameter in adapter_parameters(part).items()
+        }
+        for folder, part in _peft_parts(model, adapter.lora).items()
+    }
+    files[PARTS_FILE] = {
+        f"{part}.{key}": tensor.detach()
+        for part in ("connector", "newline")
+        for key, tensor in model.part(part).state_dict().items()
+    }
+    return files
+
+
+def write_adapter(model: Llava, adapter: Adapter, files: dict[str, dict[str, Tensor]], folder: Path) -> None:
+    """Everything of an adapter directory but settings and tokenizer; `files` are its adapter_tensors, whole."""
+    for name, part in _peft_parts(model, adapter.lora).items():
+        (folder / name).mkdir(exist_ok=True)
+        _write_peft_config(part, adapter, folder / name)
+    for file, tensors in files.items():
+        here = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
+        save_file(here, folder / file, metadata={"format": "pt"})
+
+
+def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
+    """The adapter that a config.json speaks of, its base found and checked; None for an ordinary checkpoint."""
+    if SECTION not in config:
+        return None
+    section = config[SECTION]
+    lora = make(LoraSettings, section["lora"], where=f"{folder}/config.json: {SECTION}.lora")
+    places = (Path(section["base"]), folder / section["base_from_here"])
+    base = next((place for place in places if (place / "config.json").is_file()), None)
+    if base is None:
+        raise CheckpointError(
+            f"{folder}: holds adapters for {places[0]}, which is not there; put it back, "
+            f"or write where it is into 'base' in {folder}/config.json"
+        )
+    if fingerprint(base) != section["fingerprint"]:
+        raise CheckpointError(
+            f"{folder}: holds adapters for {base}, but the weights there are not those it was trained on"
+        )
+    return Adapter(lora, base)
+
+
+def load_adapter(
+    model: Llava, adapter: Adapter, folder: Path, *, marks: tuple[str, ...], dtype: torch.dtype | None
+) -> None:
+    """Put the adapters of a directory on the base's model, and its connector and newline rows in place.
+
+    `marks` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
+    """
+    add_adapters(model, adapter.lora)
+    for place, layers in _peft_parts(model, adapter.lora).items():
+        _fill(layers, folder / place / WEIGHTS)
+    tensors = _load(folder / PARTS_FILE)
+    model.newline = Newline(marks, model.language.config.hidden_size)
+    for part in ("connector", "newline"):
+        mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
+        module = model.part(part)
+        _check(folder / PARTS_FILE, module.state_dict(), mine)
+        module.load_state_dict(mine, assign=True)
+        module.to(device=model.device, dtype=dtype)
+
+
+def fingerprint(folder: Path) -> str:
+    """A name for a checkpoint's weights, from the sizes and both ends of its files: milliseconds for gigabytes."""
+    seen = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        seen.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            seen.update(file.read(SAMPLE))
+            file.seek(max(0, size - SAMPLE))
+            seen.update(file.read(SAMPLE))
+    return seen.hexdigest()
+
+
+def _peft_parts(model: Llava, lora: LoraSettings) -> dict[str, nn.Module]:
+    """Folder in an adapter directory -> the module that peft knows."""
+    parts: dict[str, nn.Module] = {"": model.language}
+    if lora.tower:
+        parts["tower"] = _vit(model).vision
+    return parts
+
+
+def _vit(model: Llava) -> ViTTower:
+    if not isinstance(model.tower, ViTTower):
+        raise ConfigError("model.lora.tower=true needs a CLIP or SigLIP tower; this one is convolutional")
+    return model.tower
+
+
+def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
+    config = vars(part)["peft_config"]["default"]  # put there by peft, whose classes do not declare it
+    config.base_model_name_or_path = str(adapter.base)
+    config.save_pretrained(folder)
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    for key in ("target_modules", "exclude_modules"):  # peft keeps them in sets, whose order changes
+        settings[key] = sorted(settings[key] or [])
+    text = json.dumps(settings | {"inference_mode": True}, indent=2, sort_keys=True)
+    (folder / "adapter_config.json").write_text(text + "\n")
+
+
+def _fill(part: nn.Module, file: Path) -> None:
+    mine = {PEFT_PREFIX + _stored(name): p for name, p in adapter_parameters(part).items()}
+    tensors = _load(file)
+    _check(file, mine, tensors)
+    with torch.no_grad():
+        for name, parameter in mine.items():
+            parameter.copy_(tensors[name])
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: not there; an adapter directory is incomplete without it")
+    return load_file(file)
+
+
+def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:
+    """One line if names or shapes are not what the model has."""
+    missing, unknown = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    other = [key for key in expected.keys() & found.keys() if expected[key].shape != found[key].shape]
+    if missing or unknown or other:
+        raise CheckpointError(
+            f"{file}: does not fit the model: missing {missing[:2]}, unknown {unknown[:2]}, other shape {other[:2]}"
+        )
+
+
+def _stored(name: str) -> str:
+    """peft leaves its own name of the adapter out of files: `...lora_A.default.weight` -> `...lora_A.weight`."""
+    *before, adapter, leaf = name.split(".")
+    assert adapter == "default", name
+    return ".".join((*before, leaf))
+
+
+def _shape(lora: LoraSettings) -> dict[str, Any]:
+    return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "bias": "none"}
+
+
+def _targets(part: nn.Module, wanted: tuple[str, ...]) -> list[str]:
+    """The last words of the names of the part's linear layers: all, or the wanted ones."""
+    found = sorted(
+        {name.rpartition(".")[2] for name, module in part.named_modules() if isinstance(module, nn.Linear)}
+    )
+    for name in wanted:
+        if name not in found:
+            raise ConfigError(f"model.lora.targets: no linear layer {name!r}{nearest(name, found)}")
+    return list(wanted) or found
+
+
+def _layers(part: nn.Module) -> Iterator[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    for name, module in part.named_modules():
+        if isinstance(module, LoraLayer):
+            yield name, module
+
+
+def _peft() -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise ConfigError("model.lora needs peft: pip install 'llavakit[lora]'") from None
+    return peft

@@ -1,0 +1,77 @@
+"""Loss on held-out data while a run trains: the same rows in the same order every time."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice, takewhile
+from pathlib import Path
+
+import torch
+from pydantic import Field, field_validator
+
+from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
+from llavakit.core.types import Batch
+from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.model.llava import Llava
+from llavakit.train.objectives import Objective
+from llavakit.train.parallel import ALONE, Ranks, even_out, give_back
+
+
+class EvalConfig(Config):
+    """Held-out data, off without `files`. Packed, encoded and weighted as `data` is."""
+
+    files: tuple[Path, ...] = ()
+    images: Path | None = None  # folder of relative image paths; default: each file's own folder
+    every: int = Field(500, ge=1)  # steps; the last step is always evaluated
+    rows: int | None = Field(None, ge=1)  # at most so many packed rows, the first ones; default: all
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
+
+    def data(self, data: DataConfig) -> DataConfig:
+        """How the held-out files are read: as the training data, but in their own order."""
+        return data.model_copy(update={"files": self.files, "images": self.images, "shuffle": False})
+
+
+@torch.no_grad()
+def evaluate(
+    model: Llava,
+    objective: Objective,
+    loader: Loader,
+    *,
+    precision: str,
+    rows: int | None = None,
+    ranks: Ranks = ALONE,
+) -> dict[str, float]:
+    """`eval_loss` and the objective's other figures, per unit of weight, over one pass or the first `rows` rows.
+
+    The ranks share the rows, and all of them must call it. Neither weights nor random state change, and the model
+    is left in the mode it came in.
+    """
+    sums: dict[str, float] = {}
+    weight = 0.0
+    training = model.training
+    model.eval()
+    for batches in _steps(loader, rows, ranks):
+        for batch in even_out(batches, model, ranks, rows=ranks.size, tile=loader.encoder.image.size):
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                found = objective.loss(model, batch.to(model.device))
+            weight += objective.weight(batch)
+            for name, value in {"loss": found.loss, **found.report}.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+    give_back(model)
+    model.train(training)
+    [weight, *values] = ranks.sums([weight, *sums.values()])
+    if weight == 0:
+        raise ConfigError("eval.files: nothing there carries weight; look at `llavakit inspect`")
+    return {f"eval_{name}": value / weight for name, value in zip(sums, values, strict=True)}
+
+
+def _steps(loader: Loader, rows: int | None, ranks: Ranks) -> Iterator[list[Batch]]:
+    """What this rank takes of each next row per rank: one batch, or none where the rows end or cannot be read."""
+    with closing(loader.batches(Position(), rank=ranks.rank, ranks=ranks.size, step=ranks.size)) as source:
+        epoch = islice(takewhile(lambda pair: pair[1].epoch == 0, source), rows)
+        while taken := list(islice(epoch, ranks.size)):
+            yield [batch for batch, _ in taken if batch is not None]

@@ -1,0 +1,92 @@
+"""What looks on while a run trains and changes nothing in it: speed, held-out loss, probes."""
+
+from collections.abc import Callable, Sequence
+
+from llavakit.core.errors import ConfigError
+from llavakit.core.types import Batch
+from llavakit.data.loader import DataConfig, Loader
+from llavakit.model.checkpoint import Checkpoint
+from llavakit.train.evaluation import evaluate
+from llavakit.train.flops import StepFlops, measure_peak
+from llavakit.train.metrics import Row
+from llavakit.train.objectives import Objective
+from llavakit.train.parallel import ALONE, Ranks, is_sharded
+from llavakit.train.probes import Answer, Probes
+from llavakit.train.run import Run
+from llavakit.train.state import State
+
+
+class Watch:
+    """The onlookers of one run. What looks at the model runs on every rank, so that none waits for another."""
+
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: Checkpoint,
+        objective: Objective,
+        *,
+        flops: StepFlops,
+        answer: Answer | None,
+        load: Callable[[DataConfig], Loader],
+        done: int,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """`flops` counts for the model before it was spread. `load` opens data as the run's own is opened.
+
+        `done` steps are behind a resumed run.
+        """
+        self.run, self.checkpoint, self.objective, self.ranks = run, checkpoint, objective, ranks
+        self.flops = flops
+        [self.peak] = ranks.sums([measure_peak(checkpoint.model.device, run.precision)])  # of all devices
+        self.held_out = load(run.eval.data(run.data)) if run.eval.files else None
+        self.probes: Probes | None = None
+        if run.probes.file is not None:
+            if answer is None:
+                raise ConfigError(
+                    "probes.file is set, but nothing can answer: train(run, answer=llavakit.chat.answer)"
+                )
+            if is_sharded(checkpoint.model):
+                raise ConfigError(
+                    "probes.file: no rank of a sharded model can answer alone; "
+                    "leave probes out, or use parallel.mode=ddp"
+                )
+            if ranks.is_first:
+                self.probes = Probes(run.probes, checkpoint, answer, run.out, done=done)
+
+    def figures(self, batches: Sequence[Batch], seconds: float) -> Row:
+        """What a step's rows say about speed; `batches` are this rank's, the figures are those of all.
+
+        `learned` counts the tokens that are learned, `budget` is the share of data.tokens that rows fill (none of
+        it is padding), `mfu` the share of the devices' best matrix products.
+        """
+        mine = [
+            sum(batch.num_tokens for batch in batches),
+            sum(len(batch.predict_L) for batch in batches),
+            len(batches),
+            self.flops.count(batches),
+        ]
+        tokens, learned, rows, flops = self.ranks.sums(mine)
+        return {
+            "tokens_per_second": tokens / seconds,
+            "learned": int(learned),
+            "budget": tokens / (rows * self.run.data.tokens),
+            "flops": int(flops),
+            "mfu": flops / seconds / self.peak,
+        }
+
+    def look(self, state: State) -> Row:
+        """After step `state.step`: the held-out loss and new answers, where it is time for them."""
+        row: Row = {}
+        last = state.step == state.steps
+        if self.held_out is not None and (last or state.step % self.run.eval.every == 0):
+            row = evaluate(
+                self.checkpoint.model,
+                self.objective,
+                self.held_out,
+                precision=self.run.precision,
+                rows=self.run.eval.rows,
+                ranks=self.ranks,
+            )
+        if self.probes is not None and (last or state.step % self.run.probes.every == 0):
+            self.probes.ask(state.step)
+        return row
