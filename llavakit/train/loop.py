@@ -287,7 +287,10 @@ def _standardize(model: Llava, loader: Loader) -> None:
 
 def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) -> Loader:
     card, tower = checkpoint.card, checkpoint.model.tower
-    encoder = Encoder(checkpoint.tokenizer, card.prompt(), card.image, card.video, weights=data.weights)
+    encoder = Encoder(
+        checkpoint.tokenizer, card.prompt(), card.image, card.video,
+        weights=data.weights, context=checkpoint.model.context,
+    )  # fmt: skip
     if data.features is None:
         return Loader(data, encoder, seed=run.seed)
     if "tower" in run.train:

@@ -242,6 +242,18 @@ def test_a_step_of_bad_records_only_is_passed_over(tmp_path):
     assert "2.png" in (run.out / "bad_records.txt").read_text()
 
 
+def test_a_record_beyond_the_models_context_stops_the_run_before_its_first_step(tmp_path):
+    run = tiny_run(tmp_path)
+    rows = [tiny.record(0, None, [("Say it.", "one two three " * 200)])]
+    (tmp_path / "long.json").write_text(json.dumps(rows))
+    run = settings.override(run, [f"data.files={tmp_path / 'long.json'}", "data.tokens=4096"])
+    with pytest.raises(
+        DataError, match=r"long.json:1: \d+ tokens .* do not fit the model's context of 512; "
+    ):
+        train(run)
+    assert losses(run) == []
+
+
 def test_a_start_of_half_precision_is_trained_in_full(tmp_path):
     """A step of 2e-5 is smaller than bf16's distance between neighbours: weights kept in it would not move."""
     half = tiny.checkpoint()
