@@ -11,7 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.core.types import Batch
+from llavakit.core.types import IMAGE_ID, Batch
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position, modality
 from llavakit.vision.frames import VideoConfig
@@ -325,3 +325,26 @@ def test_ranks_share_the_rows_of_every_step(tmp_path, ranks, step):
         ]
         [read] = [read for read, _ in mine if read is not None]
         assert torch.equal(read.ids_T, batch.ids_T)
+
+
+def test_a_seeded_share_of_records_has_its_media_in_front(tmp_path):
+    """Interleave's mixed placement: which records is drawn from the seed, not from who reads or when."""
+    picture = tiny.picture(tmp_path / "a.png").name
+    talk = [{"from": "human", "value": "first <image> second <image>"}, {"from": "gpt", "value": "yes"}]
+    rows = [{"id": str(n), "image": [picture, picture], "conversations": talk} for n in range(60)]
+    path = tmp_path / "data.json"
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
+
+    def first_slots(share: float, seed: int = 0) -> list[int]:
+        data = Loader(DataConfig(files=(path,), media_front=share), tiny.encoder(), seed=seed)
+        return [data.samples(record).ids.index(IMAGE_ID) for record in data.records]
+
+    (in_place,), (front,) = set(first_slots(0.0)), set(first_slots(1.0))
+    assert front < in_place
+
+    def in_front(share: float, seed: int = 0) -> list[bool]:
+        return [slot == front for slot in first_slots(share, seed)]
+
+    drawn = in_front(0.5)
+    assert 15 < sum(drawn) < 45
+    assert drawn == in_front(0.5) != in_front(0.5, seed=1)

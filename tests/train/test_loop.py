@@ -254,6 +254,19 @@ def test_a_record_beyond_the_models_context_stops_the_run_before_its_first_step(
     assert losses(run) == []
 
 
+def test_compat_weights_learn_what_the_release_learned(tmp_path):
+    """`qwen_1_5` as released learns role headers too, so a step of it counts more tokens."""
+    learned = {}
+    for rule in ("ours", "compat"):
+        folder = tmp_path / rule
+        folder.mkdir()
+        changes = ["model.template=qwen_1_5", f"data.weights={rule}", "optim.steps=1"]
+        run = settings.override(tiny_run(folder), changes)
+        train(run)
+        learned[rule] = read_metrics(run.out / "metrics.jsonl")[0]["learned"]
+    assert learned["compat"] > learned["ours"] > 0
+
+
 def test_a_start_of_half_precision_is_trained_in_full(tmp_path):
     """A step of 2e-5 is smaller than bf16's distance between neighbours: weights kept in it would not move."""
     half = tiny.checkpoint()
