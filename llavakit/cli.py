@@ -36,6 +36,17 @@ Template = Annotated[
     ),
 ]
 
+# What `inspect` and `data check` encode records with.
+Encoding = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="Checkpoint whose tokenizer, template and plan are used."),
+]
+Vocabulary = Annotated[
+    str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
+]
+OtherTemplate = Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of relative image paths.")]
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -169,15 +180,10 @@ def inspect(
     record: Annotated[
         str, typer.Argument(help="A data file, with the record's line: data.json:12 (default: first).")
     ],
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Checkpoint whose tokenizer, template and plan are used."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of relative image paths.")] = None,
+    model: Encoding = None,
+    tokenizer: Vocabulary = None,
+    template: OtherTemplate = None,
+    images: Images = None,
     turns: Annotated[
         str, typer.Option(help="chained or independent (questions do not see each other).")
     ] = "chained",
@@ -191,15 +197,10 @@ def inspect(
 @data.command()
 def check(
     files: Annotated[list[Path], typer.Argument(help="Data files of any kind, or mixture lists (.yaml).")],
-    model: Annotated[
-        Path | None,
-        typer.Option("--model", "-m", help="Checkpoint whose tokenizer, template and plan are used."),
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
-    ] = None,
-    template: Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of relative image paths.")] = None,
+    model: Encoding = None,
+    tokenizer: Vocabulary = None,
+    template: OtherTemplate = None,
+    images: Images = None,
     out: Annotated[Path, typer.Option(help="Where the list of bad records and the histogram go.")] = Path(
         "data_check"
     ),
