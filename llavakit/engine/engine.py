@@ -21,7 +21,7 @@ from llavakit.data.media import Media
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.features import FeatureCache
-from llavakit.engine.grammar import Grammars
+from llavakit.engine.grammar import Grammar, Grammars
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
@@ -88,7 +88,10 @@ class Engine:
         return bool(self._scheduler.running or self._scheduler.waiting)
 
     def prepare(self, sample: Sample, sampling: Sampling) -> Request:
-        """Check a prompt, name its pictures and decode those that are not known. For any thread."""
+        """Check a prompt and what is asked, name its pictures and decode those that are not known. For any thread.
+
+        Raises DataError for a prompt that does not fit, an unreadable picture, a schema that cannot be kept.
+        """
         if len(sample.segments) != 1:
             raise ValueError("a prompt is one segment")
         if sample.num_tokens >= self.context:
@@ -96,6 +99,7 @@ class Engine:
             if self.context < self.model.context:
                 what = "the memory given to keys and values (kv_bytes) holds"
             raise DataError(f"the prompt has {sample.num_tokens} tokens; {what} {self.context}")
+        self._grammar(sampling)
         keys = tuple(map(media_key, sample.media))
         tiles = {
             key: media.tiles()
@@ -112,13 +116,8 @@ class Engine:
         number, sampling = next(self._numbers), request.sampling
         room = min(sampling.max_tokens, self.context - request.sample.num_tokens)
         for choice in range(sampling.n):
-            grammar = None
-            if sampling.json_schema is not None:
-                if self._grammars is None:
-                    raise ConfigError("json_schema: this engine was made without a tokenizer")
-                grammar = self._grammars.start(sampling.json_schema)
             ids, names = list(request.sample.ids), list(request.names)
-            draw = Draw(sampling, choice, grammar)
+            draw = Draw(sampling, choice, self._grammar(sampling))
             self._scheduler.add(Sequence(number, choice, request, draw, listen, ends, room, ids, names))
         return number
 
@@ -212,6 +211,7 @@ class Engine:
             scores.append(logprobs_LV.gather(1, batch.labels_L[:, None]).flatten().tolist())
         return scores
 
+    @torch.inference_mode()
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         """Copy new weights (names of the model's state dict) into place.
 
@@ -240,6 +240,13 @@ class Engine:
             preemptions=scheduler.preemptions,
             tower_tiles=self._features.tiles,
         )
+
+    def _grammar(self, sampling: Sampling) -> Grammar | None:
+        if sampling.json_schema is None:
+            return None
+        if self._grammars is None:
+            raise ConfigError("json_schema: this engine was made without a tokenizer")
+        return self._grammars.start(sampling.json_schema)
 
     def _see(self, admitted: list[Sequence]) -> None:
         """The rows of all pictures that admitted sequences still need, in one run of the tower."""
@@ -303,6 +310,7 @@ class Engine:
         else:
             sequence.listen(Event(*who, choice.token, choice.logprob, choice.top, finish))
 
+    @torch.inference_mode()  # the memory that moves was made in it
     def _end_all(self, sequences: list[Sequence], finish: Finish) -> None:
         for sequence in sequences:
             self._end(sequence, finish)

@@ -11,6 +11,10 @@ from torch import Tensor
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.text.tokenizer import Tokenizer
 
+# Blanks between the parts of an answer: one space, or a new line with its indentation. Without a bound, a model
+# that is not sure goes on with blanks for ever.
+LAYOUT: Any = {"whitespace_pattern": r"( |\n[ \t]{0,40})?"}
+
 
 class Grammar:
     """Where one answer stands in its grammar."""
@@ -63,7 +67,7 @@ class Grammars:
             hf: Any = self._tokenizer.hf
             self._vocabulary = from_tokenizer(hf, eos_token=sorted(self._stop_ids))
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
+            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=LAYOUT)
         except ValueError as error:
             raise DataError(f"json_schema: {error}") from None
         matcher = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0)

@@ -2,24 +2,23 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import SimpleQueue
 from threading import Event as Flag
-from threading import Thread
+from typing import TypeVar
 
-from llavakit.core.errors import UserError
 from llavakit.engine.engine import Engine
-from llavakit.engine.request import Ends, Event, Listen, Request, never
+from llavakit.engine.request import Ends, Listen, Request, never
 
 log = logging.getLogger(__name__)
-Errand = Callable[[], None]
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Ticket:
     """A request that was handed to a worker."""
 
-    cancel: Callable[[], None]  # from any thread, at any time; one that has ended stays as it is
+    cancel: Callable[[], object]  # from any thread, at any time; one that has ended stays as it is
 
 
 class Worker:
@@ -30,63 +29,52 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._errands: SimpleQueue[Errand | None] = SimpleQueue()
-        self._ended, self._hurry = Flag(), False
-        self._thread = Thread(target=self._run, name="llavakit-engine", daemon=True)
-        self._thread.start()
+        # Steps and errands take turns in the queue of the one thread: a step puts the next one behind what came.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="llavakit-engine")
+        self._turning = False
+        self._idle = Flag()
+        self._idle.set()
 
     def submit(self, request: Request, listen: Listen, ends: Ends = never) -> Ticket:
         """Hand a prepared request over. Every choice's last event has a `finish`."""
-        numbers: list[int] = []
+        number = self._thread.submit(self._start, request, listen, ends)
+        return Ticket(lambda: self._thread.submit(self._cancel, number))
 
-        def start() -> None:
-            try:
-                numbers.append(self.engine.submit(request, listen, ends))
-            except UserError as error:
-                log.warning("a request was refused: %s", error)
-                for choice in range(request.sampling.n):
-                    listen(Event(-1, choice, None, finish="failed"))
-
-        self._errands.put(start)
-        return Ticket(lambda: self._errands.put(lambda: [self.engine.cancel(n) for n in numbers] and None))
-
-    def run(self, errand: Errand) -> None:
-        """Do something with the engine between two steps (new weights, say); returns when it is done."""
-        done, failed = Flag(), list[BaseException]()
-
-        def do() -> None:
-            try:
-                errand()
-            except BaseException as error:  # noqa: BLE001 - raised again in the thread that asked
-                failed.append(error)
-            done.set()
-
-        self._errands.put(do)
-        done.wait()
-        if failed:
-            raise failed[0]
+    def run(self, errand: Callable[[], R]) -> R:
+        """Do something with the engine between two steps (new weights, say), and wait for what it gives."""
+        return self._thread.submit(errand).result()
 
     def close(self, *, finish: bool = True) -> None:
-        """Stop. With `finish`, what runs and waits ends first; without, it is cancelled."""
-        self._hurry = not finish
-        self._errands.put(None)
-        self._thread.join()
+        """Stop; nothing may be submitted any more. With `finish`, what runs and waits ends first."""
+        if not finish:
+            self._thread.submit(self._abandon)
+        self._thread.submit(self._turn_soon).result()
+        self._idle.wait()
+        self._thread.shutdown()
 
-    def _run(self) -> None:
-        while True:
-            while self.engine.busy and self._errands.empty():
-                self._step()
-            errand = self._errands.get()
-            if errand is None:
-                break
-            errand()
-        while self.engine.busy and not self._hurry:
-            self._step()
+    def _start(self, request: Request, listen: Listen, ends: Ends) -> int:
+        number = self.engine.submit(request, listen, ends)
+        self._turn_soon()
+        return number
+
+    def _cancel(self, number: "Future[int]") -> None:
+        self.engine.cancel(number.result())
+
+    def _abandon(self) -> None:
         self.engine.abort("cancelled")
 
-    def _step(self) -> None:
-        try:
-            self.engine.step()
-        except Exception:
-            log.exception("a step of the engine failed; its requests are ended")
+    def _turn_soon(self) -> None:
+        if not self.engine.busy:
+            self._idle.set()
+        elif not self._turning:
+            self._turning = True
+            self._idle.clear()
+            self._thread.submit(self.engine.step).add_done_callback(self._turned)
+
+    def _turned(self, step: "Future[None]") -> None:
+        self._turning = False
+        error = step.exception()
+        if error is not None:
+            log.error("a step of the engine failed; its requests are ended", exc_info=error)
             self.engine.abort("failed")
+        self._turn_soon()
