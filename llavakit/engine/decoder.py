@@ -256,9 +256,23 @@ def fuse(model: Llava, weights: Weights = "as_is") -> Decoder:
     if weights == "bf16":
         language: torch.nn.Module = model.language
         language.to(torch.bfloat16)
-    if type(model.language) in LAYERS and model.language.config.hidden_act == "silu":
-        return FusedDecoder(model)
-    return ModuleDecoder(model)
+    return FusedDecoder(model) if _can_fuse(model) else ModuleDecoder(model)
+
+
+def _can_fuse(model: Llava) -> bool:
+    """Whether the layers are of a known shape and plain: without adapters, not quantized, on one device."""
+    if type(model.language) not in LAYERS or model.language.config.hidden_act != "silu":
+        return False
+    body: Any = model.language.get_decoder()
+    products = [
+        module
+        for layer in body.layers
+        for part in (layer.self_attn, layer.mlp)
+        for name, module in part.named_children()
+        if name.endswith("_proj")
+    ]
+    devices = {parameter.device for parameter in model.language.parameters()}
+    return len(devices) == 1 and all(type(product) is torch.nn.Linear for product in products)
 
 
 def sliding_window(language: Any) -> int | None:

@@ -21,6 +21,7 @@ from llavakit.engine.decoder import FusedDecoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.slots import KvShape
+from llavakit.model.adapters import LoraSettings, add_adapters
 from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava
 from tests import tiny
@@ -257,3 +258,17 @@ def test_a_sequence_longer_than_the_sliding_window_is_refused(config):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_keep_their_module(name):
     assert isinstance(fuse(random_model(OTHERS[name]())), ModuleDecoder)
+
+
+def test_adapters_are_not_left_out():
+    model = random_model(FAMILIES["llama"]())
+    sample = Sample((5, 6, 7), (0.0,) * 3, (Segment(0, 3),))
+    without = Engine(model, frozenset()).generate([sample], Sampling(max_tokens=12))
+    add_adapters(model, LoraSettings(r=4))
+    with torch.no_grad():
+        for name, parameter in model.language.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    said = Engine(model, frozenset()).generate([sample], Sampling(max_tokens=12))
+    assert isinstance(fuse(model), ModuleDecoder)
+    assert said == [recompute(model, sample, 12)] != without
