@@ -14,7 +14,7 @@ from pathlib import Path
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- tables: written by python -m benchmarks.memory_table -->", "<!-- end of tables -->"
 GPUS = (1, 8, 64, 512)
-CHUNK = 2048  # rows of logits alive at once (llavakit/train/losses.py)
+WHOLE = 2048  # rows of logits alive at once (llavakit/train/losses.py)
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def estimate(
     if all_trained:
         per_row = assumed.tiles * tower.activations()
         activations += per_row / tower.layers * 2 if recompute else per_row
-    rows = min(CHUNK, assumed.learned * assumed.tokens)
+    rows = min(WHOLE, assumed.learned * assumed.tokens)
     logits = rows * decoder.V * (2 + 4 + 4 + 4)  # bf16, float32, its softmax, its gradient
 
     seconds = row_flops(decoder, assumed, all_trained=all_trained) / (_rate(assumed, gpus) * 1e12)

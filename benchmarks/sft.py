@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer as Backend
-from tokenizers import models
+from tokenizers import models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -46,29 +46,30 @@ VOCAB, IMAGE_TOKEN = 49152, 49151
 IMAGE = ImageConfig(kind="square", size=224, grid=8)
 
 
-def build_model() -> checkpoint.Checkpoint:
-    """SmolLM2-135M's shape behind a CLIP tower of 6 layers, width 384; random weights."""
+def build_model(layers: int = 30, image: ImageConfig = IMAGE) -> checkpoint.Checkpoint:
+    """SmolLM2-135M's shape behind a CLIP tower of 6 layers, width 384; random weights. Words are `w0`, `w1`, ..."""
     torch.manual_seed(0)
     vision = CLIPVisionConfig(
         hidden_size=384,
         intermediate_size=1536,
         num_hidden_layers=6,
         num_attention_heads=6,
-        image_size=224,
-        patch_size=28,
+        image_size=image.size,
+        patch_size=image.size // image.grid,
     )
     text = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=layers, num_attention_heads=9,
         num_key_value_heads=3, tie_word_embeddings=True, pad_token_id=None, max_position_embeddings=8192,
     )  # fmt: skip
-    words = {f"w{i}": i for i in range(VOCAB - 1)} | {"<image>": IMAGE_TOKEN}
-    hf = PreTrainedTokenizerFast(
-        tokenizer_object=Backend(models.WordLevel(words, unk_token="w0")), eos_token="w2"
-    )
+    special = {"<s>": 1, "<|im_end|>": 2, "<image>": IMAGE_TOKEN}
+    words = {f"w{i}": i for i in range(VOCAB) if i not in special.values()} | special
+    backend = Backend(models.WordLevel(words, unk_token="w0"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<|im_end|>")
     hf.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="small"), IMAGE)
+    tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="small"), image)
     model = Llava(tower, build_connector(ConnectorConfig(), 384, 576), LlamaForCausalLM(text))
-    card = Card(tower=TowerConfig(path="small"), image=IMAGE, template="chatml")
+    card = Card(tower=TowerConfig(path="small"), image=image, template="brief")
     return checkpoint.Checkpoint(model, Tokenizer(hf), card)
 
 
@@ -76,7 +77,14 @@ def draw_samples(count: int, seed: int) -> tuple[list[Sample], torch.Tensor]:
     """Samples of one image and lognormal text (median 100 tokens, sigma 1), the second half of it learned."""
     dice = torch.Generator().manual_seed(seed)
     lengths = (100 * torch.randn(count, generator=dice).exp()).clamp(16, 1500).int().tolist()
-    plan = plan_image(IMAGE, (224, 224))
+    return make_samples(lengths, dice, IMAGE)
+
+
+def make_samples(
+    lengths: list[int], dice: torch.Generator, image: ImageConfig
+) -> tuple[list[Sample], torch.Tensor]:
+    """A sample of one image and random text for each of the lengths, and the images' bytes."""
+    plan = plan_image(image, (image.size, image.size))
     samples = []
     for length in lengths:
         text = torch.randint(3, VOCAB - 2, (length,), generator=dice).tolist()
@@ -84,8 +92,8 @@ def draw_samples(count: int, seed: int) -> tuple[list[Sample], torch.Tensor]:
         learned = length // 2
         weights = (0.0,) * (len(ids) - learned) + (1.0,) * learned
         samples.append(Sample(ids, weights, (Segment(0, len(ids)),), (Media(b"", plan),)))
-    pixels = torch.randint(0, 256, (count, 224, 224, 3), generator=dice, dtype=torch.uint8)
-    return samples, pixels
+    shape = (len(lengths), image.size, image.size, 3)
+    return samples, torch.randint(0, 256, shape, generator=dice, dtype=torch.uint8)
 
 
 def pad_batch(samples: list[Sample], pixels_NHWC: torch.Tensor) -> dict[str, torch.Tensor]:

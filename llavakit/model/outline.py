@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoConfig
 
 from llavakit.core.errors import ConfigError
@@ -14,29 +15,36 @@ from llavakit.model.card import load_card, resolve
 from llavakit.model.checkpoint import empty_model
 from llavakit.model.convert.assemble import read_tokenizer
 from llavakit.model.convert.original import is_original, text_settings, vision_settings
+from llavakit.model.families import DECODERS, TOWERS
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 Settings = dict[str, Any]
+FROM_TABLE = "dimensions from llavakit's table, as the hub cannot be reached; the run needs its files"
 
 
-def outline(config: ModelConfig) -> Llava:
+def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
     """The model of `build(config)` on the meta device, adapters included (four bits are not: shapes stay plain).
 
-    Reads settings and a tokenizer only. Raises ConfigError or CheckpointError for what is not on this machine.
+    Reads settings and a tokenizer only. A published part whose hub cannot be reached has the dimensions of our
+    table, without rows that a start may add to its vocabulary; each such part is a line in `notes`. Raises
+    ConfigError or CheckpointError for what else is not on this machine.
     """
+    notes = [] if notes is None else notes
     card = config.card()
-    dtype = torch.float32
+    dtype, vision, tokenizer = torch.float32, None, None
     if config.start is None:
-        text, tokenizer = _language(config.language)
-        vision = _vision(card.tower.path) if card.tower.kind == "transformers" else None
+        text, tokenizer = _language(config.language, notes)
+        if card.tower.kind == "transformers":
+            vision = _vision(card.tower.path, notes)
     else:
         check_parts(card, load_card(config.start, card.template), config.start)
         text, vision, tokenizer, dtype = _started(resolve(config.start))
     with torch.device("meta"):
         model = empty_model(card, text, vision, rope_factor=config.rope_factor, device="meta").to(dtype)
-        add_tokens(model.language, tokenizer, [IMAGE_TOKEN, *card.special_tokens])
+        if tokenizer is not None:
+            add_tokens(model.language, tokenizer, [IMAGE_TOKEN, *card.special_tokens])
         if config.lora is not None:
             add_adapters(model, config.lora)
     return model
@@ -53,12 +61,16 @@ def _started(folder: Path) -> tuple[Settings, Settings | None, Tokenizer, torch.
     return *part_settings(settings, folder), Tokenizer.load(folder, ours="llavakit" in settings), dtype
 
 
-def _language(language: LanguageConfig) -> tuple[Settings, Tokenizer]:
+def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tokenizer | None]:
+    """Settings of the decoder and its tokenizer; from our table there is none."""
     where = language.path if language.gguf is None else str(language.gguf.parent)
     extra = {} if language.gguf is None else {"gguf_file": language.gguf.name}
     try:
         settings = AutoConfig.from_pretrained(where, **extra)
     except (OSError, ValueError) as error:
+        if language.gguf is None and where in DECODERS and _unreachable(error):
+            notes.append(f"model.language.path={where}: {FROM_TABLE}")
+            return AutoConfig.for_model(**DECODERS[where].config()).to_dict(), None
         setting = "path" if language.gguf is None else "gguf"
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.language.{setting}={language.gguf or where}: {reason}") from None
@@ -67,11 +79,19 @@ def _language(language: LanguageConfig) -> tuple[Settings, Tokenizer]:
     return settings.to_dict(), Tokenizer.load(language.gguf.parent, gguf_file=language.gguf.name)
 
 
-def _vision(path: str) -> Settings:
+def _vision(path: str, notes: list[str]) -> Settings:
     try:
         settings = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
+        if path in TOWERS and _unreachable(error):
+            notes.append(f"model.tower.path={path}: {FROM_TABLE}")
+            return TOWERS[path].fresh_config()
         raise ConfigError(f"model.tower.path={path}: {str(error).splitlines()[0]}") from None
     settings = settings.vision_config if "vision_config" in settings.sub_configs else settings
     found: Settings = settings.to_dict()
     return found
+
+
+def _unreachable(error: Exception) -> bool:
+    """The hub did not answer and nothing is in its cache. A hub that says no is another matter."""
+    return isinstance(error.__cause__, LocalEntryNotFoundError)

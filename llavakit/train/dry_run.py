@@ -39,17 +39,20 @@ def show_plan(run: Run) -> list[str]:
 
 def _outline(run: Run, problems: list[str]) -> Llava | None:
     """The model without numbers. Where its start does not exist yet, that of the parts it will be made of."""
-    try:
-        return outline(run.model)
-    except UserError as error:
-        problems.append(str(error))
-        if run.model.start is None:
-            return None
-    try:
-        return outline(run.model.model_copy(update={"start": None}))
-    except UserError as error:
-        problems.append(str(error))
-        return None
+    starts = (
+        [run.model] if run.model.start is None else [run.model, run.model.model_copy(update={"start": None})]
+    )
+    for config in starts:
+        notes: list[str] = []
+        try:
+            model = outline(config, notes)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        for note in notes:
+            say(note)
+        return model
+    return None
 
 
 def _data(run: Run) -> Iterator[tuple[str, Path, Path | None]]:

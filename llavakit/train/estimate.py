@@ -12,7 +12,7 @@ from torch import nn
 
 from llavakit.model.llava import Llava
 from llavakit.model.tower import ViTTower
-from llavakit.train.losses import CHUNK
+from llavakit.train.losses import WHOLE
 from llavakit.train.run import Run
 
 NF4 = 0.52  # bytes a weight in four bits, with its share of the quantized scales
@@ -69,7 +69,7 @@ def estimate_memory(run: Run, model: Llava) -> Memory:
         moments=8 * trained,
         average=4 * trained if run.optim.ema is not None else 0,
         activations=activations,
-        logits=min(tokens, CHUNK) * config["vocab_size"] * (size + 8),
+        logits=min(tokens, WHOLE) * config["vocab_size"] * (size + 8),
     )
 
 

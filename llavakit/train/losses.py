@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK = 2048  # rows of logits alive at once: 2048 x 152k x 4 bytes is 1.2 GB
+WHOLE = 2048  # rows up to which all logits are alive at once: 2048 x 152k x 4 bytes is 1.2 GB
+CHUNK = 512  # and beyond it, where they are computed twice
 
 
 def weighted_cross_entropy(
@@ -15,14 +16,16 @@ def weighted_cross_entropy(
     labels_L: Tensor,
     weights_L: Tensor,
     logits: Callable[[Tensor], Tensor],
+    *,
+    whole: int = WHOLE,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
     """(sum of weight x negative log-likelihood, sum of weight x hit), both float32 scalars.
 
-    `logits` maps hidden rows to [rows, V]. Beyond one chunk, logits are recomputed in the backward pass, so
-    never more than `chunk` rows of them exist.
+    `logits` maps hidden rows to [rows, V]. With more than `whole` rows they are recomputed in the backward pass,
+    and never more than `chunk` rows of them exist.
     """
-    if len(hidden_LD) <= chunk:
+    if len(hidden_LD) <= whole:
         return _chunk_sums(hidden_LD, labels_L, weights_L, logits)
     losses, hits = [], []
     for rows in torch.arange(len(hidden_LD), device=hidden_LD.device).split(chunk):

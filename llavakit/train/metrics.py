@@ -50,6 +50,7 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     # Imported here: it costs half a second, and only ends of runs draw.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
@@ -61,10 +62,13 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
         _draw_stage(axes, f"C{number}", name, rows, start)
         start += rows[-1]["step"]
     axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
     axes.set_ylabel("loss per learned token (nats)")
     axes.set_yscale("log")
     axes.grid(alpha=0.25, which="both")
-    axes.legend(frameon=False)
+    axes.legend(
+        frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4
+    )  # inside it would hide curves
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path)
@@ -79,8 +83,8 @@ def _draw_stage(axes: Any, colour: str, name: str, rows: list[Row], start: int) 
     axes.plot(steps, smooth, color=colour, linewidth=2, label=name)
     held_out = [(start + row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row]
     if held_out:
-        style = {"color": "black", "linestyle": "--", "linewidth": 1.2, "marker": "o", "markersize": 4}
-        axes.plot(*zip(*held_out, strict=True), **style, label=f"{name}, held out")
+        style = {"linestyle": "--", "linewidth": 1.2, "marker": "o", "markersize": 4}
+        axes.plot(*zip(*held_out, strict=True), color=colour, **style, label=f"{name}, held out")
     spikes = [(start + row["step"], row["loss"]) for row in rows if "spike" in row]
     if spikes:
         axes.scatter(*zip(*spikes, strict=True), color="red", marker="x", zorder=3, label=f"{name}, spikes")

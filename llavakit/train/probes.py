@@ -29,9 +29,11 @@ FRAMES = 4  # of a video
 
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222}"
-    "section{border-top:1px solid #ccc;padding:1em 0}img{margin:0 6px 6px 0;vertical-align:top}"
+    "section{border-top:1px solid #ccc;padding:1em 0}img{margin:0 6px 6px 0;max-width:100%;"
+    "vertical-align:top}"
     "h2{font-size:1.05em;white-space:pre-wrap}td{padding:.15em .8em .15em 0;vertical-align:top}"
-    "td:first-child{color:#777;white-space:nowrap}td:last-child{white-space:pre-wrap}"
+    "td:first-child{color:#777;white-space:nowrap}td:last-child{white-space:pre-wrap;"
+    "overflow-wrap:anywhere}"
     ".reference td{color:#176117}"
 )
 HEAD = (

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import torch
+from PIL import Image
+from skimage import data
 from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from llavakit.model.card import Card
@@ -94,8 +96,9 @@ def write_data(stage: Stage, folder: Path) -> Path:
     if path.exists():
         return path
     train = EasyVqa("train")
-    pictures = sorted(train.questions)[:12]
-    rows = []
+    pictures = sorted(train.questions)[:8]
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = photo_records(folder)
     for number, picture in enumerate(pictures):
         questions = train.questions[picture][:1]
         image = str(questions[0].image)
@@ -112,6 +115,21 @@ def write_data(stage: Stage, folder: Path) -> Path:
         rows += [
             {**talk, "id": str(200 + number), "video": talk["image"], "image": None} for number in range(2)
         ]
-    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(rows))
     return path
+
+
+def photo_records(folder: Path) -> list[dict]:
+    """Photos that are not square, so that AnyRes lays out tiles and cuts a border off, and what they show."""
+    photos = {
+        "a cup of coffee": data.coffee,
+        "a cat": data.chelsea,
+        "a rocket": data.rocket,
+        "text": data.page,
+    }
+    rows = []
+    for number, (shown, load) in enumerate(photos.items()):
+        path = folder / f"photo{number}.png"
+        Image.fromarray(load()).save(path)
+        rows.append(tiny.record(300 + number, path.name, [("What is this?", shown)]))
+    return rows

@@ -26,10 +26,25 @@ def test_chunks_change_neither_loss_nor_gradient(chunk):
     head = nn.Linear(6, 11)
     labels, weights = torch.randint(0, 11, (10,)), torch.rand(10)
 
-    def run(size: int):
+    def run(**sizes: int):
         hidden = torch.linspace(-1, 1, 60).view(10, 6).requires_grad_()
-        loss, hits = weighted_cross_entropy(hidden, labels, weights, head, chunk=size)
+        loss, hits = weighted_cross_entropy(hidden, labels, weights, head, **sizes)
         return loss, hits, *torch.autograd.grad(loss, (hidden, *head.parameters()))
 
-    for mine, plain in zip(run(chunk), run(1000), strict=True):
+    for mine, plain in zip(run(whole=0, chunk=chunk), run(), strict=True):
         torch.testing.assert_close(mine, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_no_more_rows_of_logits_exist_than_a_chunk():
+    """Beyond what is computed whole, and up to it there is one call and nothing is computed twice."""
+    seen: list[int] = []
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        seen.append(len(hidden))
+        return hidden
+
+    hidden, labels = torch.randn(10, 5, requires_grad=True), torch.zeros(10, dtype=torch.long)
+    weighted_cross_entropy(hidden, labels, torch.ones(10), head, whole=10, chunk=4)[0].backward()
+    assert seen == [10]
+    weighted_cross_entropy(hidden, labels, torch.ones(10), head, whole=9, chunk=4)[0].backward()
+    assert sorted(seen[1:]) == [2, 2, 4, 4, 4, 4]

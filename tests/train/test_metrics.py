@@ -1,13 +1,13 @@
 """What a run tells: the fields of every step, curves, and TensorBoard where it is installed."""
 
-import sys
-from types import ModuleType
+from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llavakit.train import events
 from llavakit.train.loop import train
-from llavakit.train.metrics import draw_curves, read_metrics
+from llavakit.train.metrics import Metrics, draw_curves, read_metrics
 from tests.train.test_loop import tiny_run
 
 
@@ -40,29 +40,25 @@ def test_without_tensorboard_a_run_that_wants_it_says_so_once_and_goes_on(tmp_pa
     assert out.count("tensorboard is not installed: pip install 'llavakit[watch]'") == 1
 
 
-def test_with_tensorboard_every_number_becomes_a_curve(tmp_path, monkeypatch):
-    """The package stands in for itself: what its writer is told is what counts."""
-    told: list[tuple] = []
-
-    class SummaryWriter:
-        def __init__(self, folder, purge_step):
-            told.append((folder, purge_step))
-
-        def add_scalar(self, name, value, step):
-            told.append((name, value, step))
-
-        def flush(self):
-            pass
-
-    module = ModuleType("torch.utils.tensorboard")
-    vars(module)["SummaryWriter"] = SummaryWriter
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
-    monkeypatch.setattr(events, "find_spec", lambda name: module)
-    run = tiny_run(tmp_path, **{"optim.steps": 2, "watch.tensorboard": True})
+def test_with_tensorboard_every_number_becomes_a_curve(tmp_path):
+    """Read back by TensorBoard itself. A run that goes on hides what a killed one wrote behind its checkpoint."""
+    run = tiny_run(tmp_path, **{"optim.steps": 3, "watch.tensorboard": True})
     train(run)
-    assert told[0] == (str(run.out / "tensorboard"), 1)
     rows = read_metrics(run.out / "metrics.jsonl")
-    assert [entry for entry in told[1:] if entry[0] == "loss"] == [
-        ("loss", row["loss"], row["step"]) for row in rows
-    ]
-    assert {entry[0] for entry in told[1:]} == set(rows[0]) - {"step"}
+    curves = read_curves(run.out / "tensorboard")
+    assert set(curves) == set(rows[0]) - {"step"}
+    for name, points in curves.items():
+        assert points == [(row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows]
+    resumed = Metrics(run.out, done=1, tensorboard=True)
+    resumed.add(rows[1] | {"loss": 7.0, "spike": {"loss": 7.0}})
+    assert read_curves(run.out / "tensorboard")["loss"] == [(1, pytest.approx(rows[0]["loss"])), (2, 7.0)]
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every curve in a folder of event files."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {
+        name: [(point.step, point.value) for point in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }

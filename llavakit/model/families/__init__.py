@@ -8,6 +8,8 @@ from llavakit.model.families import first, next_models, onevision
 from llavakit.model.families.row import Family
 
 FAMILIES = {row.name: row for row in (*first.ROWS, *next_models.ROWS, *onevision.ROWS)}
+DECODERS = {row.decoder.path: row.decoder for row in FAMILIES.values()}  # by hub id
+TOWERS = {row.vision.path: row.vision for row in FAMILIES.values()}
 
 
 def family(name: str) -> Family:

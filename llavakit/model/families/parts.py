@@ -36,6 +36,12 @@ class Vision:
         }
         return values if self.head is None else {**values, "vision_use_head": self.head}
 
+    def fresh_config(self) -> dict[str, Any]:
+        """The same for the tower at `path`, before a release cut off its last layer and head (SigLIP)."""
+        if self.head is None:
+            return self.config()
+        return {**self.config(), "num_hidden_layers": self.num_hidden_layers + 1, "vision_use_head": True}
+
 
 @dataclass(frozen=True)
 class Decoder:

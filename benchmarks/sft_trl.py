@@ -1,0 +1,188 @@
+"""A whole training run, files to weights: `train()` against the SFTTrainer of TRL, same model, same records.
+
+TRL refuses to pack and to leave padding out where a data set has pictures, so its batches are padded. Both sides
+read the same PNG files and the same text, each in the form it wants, eight records a step in the same order, and
+learn the same tokens (TRL: the completion of a prompt). They must agree on the count of learned tokens and on the
+loss of every step. Timed is the loop with its waiting for data; the first step warms up. Building the model and
+saving it are left out. Each run is a process of its own.
+
+The peer is run as a user gets it and, as `ratio_tuned`, with what a user could set: activations kept (TRL
+recomputes them by default) and the memory setting that our command line makes.
+
+TRL must live in an environment of its own:
+
+    python -m venv trl-venv
+    trl-venv/bin/pip install torch==2.13.0 transformers==5.23.0 'trl==1.16.*' datasets accelerate pillow
+    python -m benchmarks.sft_trl --peer-python trl-venv/bin/python [--runs 3] [--steps 6]
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from skimage import data as photos
+
+from benchmarks.machine import median, report
+from benchmarks.sft import build_model
+from llavakit.core.memory import keep_freed_memory
+from llavakit.data.loader import DataConfig
+from llavakit.model import checkpoint
+from llavakit.model.build import ModelConfig
+from llavakit.train.loop import train
+from llavakit.train.optim import LearningRates, OptimConfig
+from llavakit.train.run import Run
+from llavakit.vision.plan import ImageConfig
+
+PEER = Path(__file__).parent / "sft_trl_peer.py"
+IMAGE = ImageConfig(kind="square", size=224, grid=14)  # 196 tokens
+LAYERS, BATCH = 12, 8
+# What keep_freed_memory() sets, as glibc reads it from the environment.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(2**28),
+}
+TOLERANCE = 0.02  # of a loss near 10.8: bf16 sums in another order
+
+
+def write_records(folder: Path, count: int) -> None:
+    """Pictures cut from photos, lognormal text (median 100 words, sigma 1), the second half of it learned."""
+    dice = torch.Generator().manual_seed(0)
+    sources = [
+        Image.fromarray(load()) for load in (photos.astronaut, photos.coffee, photos.chelsea, photos.rocket)
+    ]
+    lengths = (100 * torch.randn(count, generator=dice).exp()).clamp(16, 1500).int().tolist()
+    ours, theirs = [], []
+    for number, length in enumerate(lengths):
+        photo = sources[number % len(sources)]
+        left, top = (int(torch.randint(0, side - 250, (1,), generator=dice)) for side in photo.size)
+        name = f"{number}.png"
+        photo.crop((left, top, left + 250, top + 250)).resize((400, 300)).save(folder / name)
+        words = [f"w{word}" for word in torch.randint(3, 49000, (length,), generator=dice).tolist()]
+        asked, said = " ".join(words[: length // 2]), " ".join(words[length // 2 :])
+        talk = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": said}]
+        ours.append({"id": str(number), "image": name, "conversations": talk})
+        prompt, completion = f"<s><image>\n{asked}\n", f"{said}<|im_end|>"
+        theirs.append({"prompt": prompt, "completion": completion, "image": name})
+    (folder / "ours.json").write_text(json.dumps(ours))
+    (folder / "trl.json").write_text(json.dumps(theirs))
+
+
+def our_run(folder: Path, steps: int) -> Run:
+    """Windows of one batch: each step learns from the records that TRL's batch holds."""
+    return Run(
+        name="ours",
+        out=folder / "ours",
+        train=("connector", "language"),
+        precision="bf16",
+        model=ModelConfig(start=folder / "model"),
+        data=DataConfig(files=(folder / "ours.json",), shuffle=False, window=BATCH, tokens=16384),
+        optim=OptimConfig(
+            lr=LearningRates(connector=2e-5, language=2e-5), steps=steps, warmup=0.0, clip=1.0, rows=1
+        ),
+    )
+
+
+def run_ours(folder: Path, steps: int) -> dict:
+    """Seconds (waiting for data included), losses and learned tokens of our steps."""
+    command = [sys.executable, "-m", "benchmarks.sft_trl", "--ours-in", str(folder), "--steps", str(steps)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "seconds": [row["seconds"] for row in rows],
+        "losses": [row["loss"] for row in rows],
+        "learned": [row["learned"] for row in rows],
+        "mfu": median([row["mfu"] for row in rows]),
+    }
+
+
+def run_peer(python: Path, folder: Path, arguments: argparse.Namespace, *, tuned: bool) -> dict:
+    """The same of TRL's."""
+    command = [str(python), str(PEER), str(folder), f"--steps={arguments.steps + 1}", f"--batch={BATCH}"]
+    command += [f"--workers={arguments.peer_workers}"] + ["--tuned"] * tuned
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, env=environment | (KEEP_MEMORY if tuned else {})
+    )
+    if done.returncode:
+        raise SystemExit(f"{PEER.name} failed with exit code {done.returncode}; see its lines above")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def check_same(ours: dict, peer: dict) -> None:
+    """Both learned the same tokens with the same loss, step by step; else the comparison means nothing."""
+    if ours["learned"] != peer["learned"]:
+        raise SystemExit(f"learned tokens differ: ours {ours['learned']}, peer {peer['learned']}")
+    apart = max(abs(a - b) for a, b in zip(ours["losses"], peer["losses"], strict=True))
+    first = f"{ours['losses'][0]:.4f} and {peer['losses'][0]:.4f}"
+    print(f"losses of {len(ours['losses'])} steps: {first} in the first, at most {apart:.4f} apart")
+    if apart > TOLERANCE:
+        raise SystemExit(f"losses differ: ours {ours['losses']}, peer {peer['losses']}")
+
+
+def rate(result: dict) -> float:
+    """Learned tokens a second, without the first step."""
+    return sum(result["learned"][1:]) / sum(result["seconds"][1:])
+
+
+def compare(python: Path, folder: Path, arguments: argparse.Namespace) -> None:
+    """Alternating runs of the three, and the report."""
+    ours, peers, tuned = [], [], []
+    sides = [
+        (ours, lambda: run_ours(folder, arguments.steps + 1)),
+        (peers, lambda: run_peer(python, folder, arguments, tuned=False)),
+        (tuned, lambda: run_peer(python, folder, arguments, tuned=True)),
+    ]
+    for number in range(arguments.runs):
+        for results, work in sides if number % 2 == 0 else reversed(sides):
+            results.append(work())
+        check_same(ours[-1], peers[-1])
+        check_same(ours[-1], tuned[-1])
+        print(" / ".join(f"{rate(each[-1]):.1f}" for each, _ in sides), "learned tokens/s", flush=True)
+    rates = [median([rate(result) for result in results]) for results, _ in sides]
+    report(
+        "training run with pictures",
+        round(rates[0], 1),
+        {"name": "TRL SFTTrainer", "version": peers[0]["version"], "value": round(rates[1], 1)},
+        "learned tokens/s",
+        better="higher",
+        runs=arguments.runs,
+        ratio_tuned=round(rates[0] / rates[2], 3),
+        mfu=round(median([result["mfu"] for result in ours]), 3),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer-python", type=Path, help="the python of TRL's environment")
+    parser.add_argument("--peer-workers", type=int, default=0, help="TRL's processes that read data")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6, help="steps that count, of eight records each")
+    parser.add_argument("--ours-in", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.ours_in is not None:
+        keep_freed_memory()
+        train(our_run(arguments.ours_in, arguments.steps), overwrite=True)
+        return
+    python = arguments.peer_python
+    if python is None or not python.is_file():
+        raise SystemExit(
+            f"--peer-python={python}: no python of TRL's environment there; --help tells how to make it"
+        )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkpoint.save(build_model(LAYERS, IMAGE), folder / "model")
+        write_records(folder, BATCH * (arguments.steps + 1))
+        compare(python, folder, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""`llavakit train NAME --dry-run` for every recipe as it stands: published names, data and starts made here."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
+
+from llavakit import cli
+from llavakit.core.errors import ConfigError
+from llavakit.model import checkpoint
+from llavakit.model.build import LanguageConfig, ModelConfig
+from llavakit.model.connector import build_connector
+from llavakit.model.counts import count_parameters
+from llavakit.model.families import FAMILIES
+from llavakit.model.llava import Llava, Newline
+from llavakit.model.outline import outline
+from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.recipes import RECIPES
+from llavakit.recipes.stage import DATA, RUNS, Stage
+from tests import tiny
+from tests.recipes.shrink import TOKENIZERS
+
+STAGES = {name: recipe for name, recipe in RECIPES.items() if isinstance(recipe, Stage)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A working directory with every data file and every start that any recipe names."""
+    folder = tmp_path_factory.mktemp("place")
+    for file in {file for stage in STAGES.values() for file in stage.data}:
+        write_stand_in(folder / DATA / file)
+    starts = {stage.start: stage for stage in STAGES.values() if stage.start is not None}
+    for start, stage in starts.items():
+        checkpoint.save(stand_in(STAGES[start.name] if start.parent == RUNS else stage), folder / start)
+    checkpoint.save(stand_in(STAGES["next-stage2-7b"]), folder / RUNS / "demo")
+    return folder
+
+
+def write_stand_in(path: Path) -> None:
+    """A file (or each of `{first..last}`) of that name and kind; what is in it a dry run does not read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".yaml":
+        path.write_text(f"datasets:\n  - json_path: {tiny.data_file(path.parent, count=1)}\n")
+    elif not path.suffix:
+        path.mkdir()
+    elif "{" in path.name:
+        first, last = path.name.partition("{")[2].partition("}")[0].split("..")
+        for number in range(int(first), int(last) + 1):
+            name = path.name.replace(f"{{{first}..{last}}}", f"{number:0{len(first)}d}")
+            path.with_name(name).write_bytes(b"")
+    else:
+        path.write_text("[]")
+
+
+def stand_in(stage: Stage) -> checkpoint.Checkpoint:
+    """What the stage leaves behind, with few and narrow layers: its card, its tile size, its marks."""
+    vision, tokenizer = stage.family.vision, TOKENIZERS[stage.family.card.template]()
+    card = stage.family.card.model_copy(update=dict(stage.card))
+    tokenizer.add_special(["<image>", *card.special_tokens])
+    sizes = {"image_size": vision.image_size, "patch_size": vision.patch_size}
+    if vision.model_type == "clip_vision_model":
+        config = tiny.vision_config()
+        config.update(sizes)
+        tower = CLIPVisionModel(config)
+    else:
+        small = tiny.vision_config().to_dict()
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        narrow = {name: small[name] for name in names}
+        tower = SiglipVisionModel(SiglipVisionConfig(**narrow, **sizes, vision_use_head=False))
+    language = LlamaForCausalLM(tiny.text_config(len(tokenizer) + 8))
+    model = Llava(
+        ViTTower(tower, card.tower, card.image),
+        build_connector(card.connector, tower.config.hidden_size, language.config.hidden_size),
+        language,
+        Newline(card.marks, language.config.hidden_size),
+    )
+    return checkpoint.Checkpoint(model, tokenizer, card)
+
+
+def dry_run(name: str, monkeypatch, capsys, *settings: str) -> tuple[int, str, str]:
+    """Exit code, stdout in one line, stderr of the command."""
+    monkeypatch.setattr(sys, "argv", ["llavakit", "train", name, *settings, "--dry-run"])
+    try:
+        cli.main()
+        code = 0
+    except SystemExit as end:
+        code = end.code or 0
+    out, err = capsys.readouterr()
+    return code, " ".join(out.split()), err
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_dry_run_passes(name, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    settings = ["data.files=data/single.json", "optim.steps=1"] * (name == "finetune")
+    write_stand_in(place / DATA / "single.json")
+    code, out, err = dry_run(name, monkeypatch, capsys, *settings)
+    assert (code, err) == (0, "")
+    run = RECIPES[name]()
+    assert out.count("dimensions from llavakit's table") == (2 if run.model.start is None else 0)
+    for part in run.train:
+        assert f" {part} " in out
+    assert "tokens per step" in out and "memory per GPU" in out
+    assert not run.out.is_dir() or run.out in {stage.start for stage in STAGES.values()}
+
+
+@pytest.mark.parametrize("name", ["llava15-stage1", "onevision-ov-7b", "llava-critic-7b"])
+def test_missing_data_and_starts_stop_it(name, tmp_path, monkeypatch, capsys):
+    """Where nothing is: every file by its name; parts and memory of the published model are told all the same."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = dry_run(name, monkeypatch, capsys)
+    assert code == 2
+    assert all(f"data/{file.partition('{')[0]}" in err for file in STAGES[name].data)
+    start = STAGES[name].start
+    assert start is None or f"{start} does not exist" in err
+    assert "dimensions from llavakit's table" in out and "memory per GPU" in out
+
+
+@pytest.mark.parametrize("name", ["llava15-7b", "llava16-34b", "llava-onevision-7b-ov"])
+def test_the_table_counts_what_the_family_counts(name):
+    row, notes = FAMILIES[name], []
+    model = outline(row.model(), notes)
+    counts = count_parameters(row)
+    sizes = {
+        part: sum(p.numel() for p in model.part(part).parameters())
+        for part in ("language", "connector", "newline")
+    }
+    assert sizes["language"] + sizes["newline"] == counts.language
+    assert sizes["connector"] == counts.connector
+    assert [note.partition(":")[0] for note in notes] == [
+        f"model.language.path={row.decoder.path}", f"model.tower.path={row.vision.path}",
+    ]  # fmt: skip
+
+
+def test_a_fresh_siglip_has_the_layer_and_the_head_that_releases_cut():
+    model = outline(FAMILIES["llava-onevision-7b-ov"].model())
+    assert sum(p.numel() for p in model.tower.parameters()) == 428_225_600  # as published
+    assert model.tower.num_layers == 26  # what is computed is the whole of a released tower
+
+
+def test_only_published_parts_have_dimensions_in_the_table(tmp_path):
+    """Another id, a directory that is not there, and one that is broken are errors as ever."""
+    (tmp_path / "broken").mkdir()
+    for path in ("someone/else", str(tmp_path / "gone"), str(tmp_path / "broken")):
+        for setting in ("language", "tower"):
+            part = LanguageConfig(path=path) if setting == "language" else TowerConfig(path=path)
+            with pytest.raises(ConfigError, match=f"model.{setting}.path="):
+                outline(ModelConfig(**{setting: part}))
