@@ -1,0 +1,26 @@
+"""On PYTHONPATH of a vLLM process: lets a torchvision whose C++ library does not load beside the CPU torch be imported.
+
+torchvision registers shapes for two of its operators while it is imported, which fails where the library that declares
+them is missing. Declared here, just before that import, they exist without any code behind them; vLLM calls neither.
+"""
+
+import sys
+from importlib.abc import MetaPathFinder
+
+
+class _Declare(MetaPathFinder):
+    """Finds nothing; declares the operators when torchvision is first looked for."""
+
+    def find_spec(self, name, path, target=None):
+        if name == "torchvision":
+            sys.meta_path.remove(self)
+            import torch
+
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            sys.modules[__name__].kept = library  # its schemas live as long as it does
+        return None
+
+
+sys.meta_path.insert(0, _Declare())

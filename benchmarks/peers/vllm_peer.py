@@ -1,0 +1,46 @@
+"""Run by vLLM's interpreter: loads a model directory, then answers one JSON line for every JSON line it is given.
+
+It imports nothing of llavakit. The request names prompts and picture files; timed is `LLM.generate` from opened
+pictures to all tokens, without loading.
+"""
+
+import json
+import os
+import sys
+import time
+
+os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what vLLM prints is not an answer
+    import PIL.Image
+    import vllm
+
+    llm = vllm.LLM(
+        model=sys.argv[1], dtype=sys.argv[2], enforce_eager=True, gpu_memory_utilization=0.3, max_model_len=2048,
+        max_num_seqs=64, limit_mm_per_prompt={"image": 1},
+    )  # fmt: skip
+    print(json.dumps({"version": vllm.__version__}), file=answers)
+    for line in sys.stdin:
+        work = json.loads(line)
+        sampling = vllm.SamplingParams(temperature=0, max_tokens=work["new_tokens"], ignore_eos=True)
+        pictures = [PIL.Image.open(path).convert("RGB") for path in work["pictures"]]
+        prompts = [
+            {"prompt": prompt, "multi_modal_data": {"image": picture}}
+            for prompt, picture in zip(work["prompts"], pictures, strict=True)
+        ]
+        began = time.perf_counter()
+        done = llm.generate(prompts, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - began
+        print(
+            json.dumps({"seconds": seconds, "ids": [list(row.outputs[0].token_ids) for row in done]}),
+            file=answers,
+        )
+
+
+if __name__ == "__main__":
+    main()
