@@ -5,7 +5,6 @@ text of a request is read by a real model, and every side is given the same dire
 """
 
 import io
-from pathlib import Path
 
 import numpy as np
 import PIL.Image

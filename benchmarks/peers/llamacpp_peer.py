@@ -1,7 +1,8 @@
 """Run by an interpreter with llama-cpp-python: one stream of text through llama.cpp, a JSON line for a JSON line.
 
 It imports nothing of llavakit. Timed is the greedy loop over C calls alone, after the prompt: llama_decode and the
-largest logit, token by token, as llama.cpp's own command does it.
+largest logit, token by token. Words: a GGUF file, the number of the type that all its matrices are made (llama.h:
+2 is Q4_0, 3 is Q4_1, 7 is Q8_0), threads, a folder for that file and the log.
 """
 
 import json
@@ -16,24 +17,26 @@ def main() -> None:
     import llama_cpp
     import numpy as np
 
-    model_path, file_type = sys.argv[1], int(sys.argv[2])
-    if file_type >= 0:  # anew from the file's own weights: the speed of a type does not depend on the numbers
-        made = f"{sys.argv[3]}/type{file_type}.gguf"
-        how = llama_cpp.llama_model_quantize_default_params()
-        how.ftype, how.allow_requantize, how.nthread, how.pure = file_type, True, 2, True
-        if llama_cpp.llama_model_quantize(model_path.encode(), made.encode(), how):
-            raise SystemExit(f"{model_path}: llama.cpp could not make type {file_type} of it")
-        model_path = made
-    llm = llama_cpp.Llama(model_path, n_ctx=1024, n_threads=2, n_threads_batch=2, verbose=False)
-    facts = {"version": llama_cpp.__version__, "bytes": os.path.getsize(model_path)}
-    print(json.dumps(facts), file=answers)
+    source, file_type, threads, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    path = f"{folder}/type{file_type}.gguf"
+    how = llama_cpp.llama_model_quantize_default_params()
+    how.ftype, how.allow_requantize, how.nthread, how.pure = file_type, True, threads, True
+    if llama_cpp.llama_model_quantize(source.encode(), path.encode(), how):
+        raise SystemExit(f"{source}: llama.cpp could not make type {file_type} of it")
+    llm = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
+    print(json.dumps({"version": llama_cpp.__version__, "bytes": os.path.getsize(path)}), file=answers)
+    context, vocabulary = llm.ctx, llm.n_vocab()
+
+    def best() -> int:
+        logits = llama_cpp.llama_get_logits_ith(context, -1)
+        return int(np.ctypeslib.as_array(logits, shape=(vocabulary,)).argmax())
+
+    one = llama_cpp.llama_batch_init(1, 0, 1)
     for line in sys.stdin:
         work = json.loads(line)
         llm.reset()
         llm.eval(work["ids"])
-        context, one = llm.ctx, llama_cpp.llama_batch_init(1, 0, 1)
-        place, vocabulary = len(work["ids"]), llm.n_vocab()
-        ids = [_best(llama_cpp, np, context, vocabulary)]
+        place, ids = len(work["ids"]), [best()]
         began = time.perf_counter()
         while len(ids) < work["new_tokens"]:
             one.n_tokens, one.token[0], one.pos[0], one.n_seq_id[0], one.seq_id[0][0] = (
@@ -46,16 +49,9 @@ def main() -> None:
             one.logits[0] = 1
             if llama_cpp.llama_decode(context, one):
                 raise SystemExit("llama_decode failed")
-            ids.append(_best(llama_cpp, np, context, vocabulary))
+            ids.append(best())
             place += 1
-        seconds = time.perf_counter() - began
-        llama_cpp.llama_batch_free(one)
-        print(json.dumps({"seconds": seconds, "ids": ids}), file=answers)
-
-
-def _best(llama_cpp, np, context, vocabulary: int) -> int:
-    logits = llama_cpp.llama_get_logits_ith(context, -1)
-    return int(np.ctypeslib.as_array(logits, shape=(vocabulary,)).argmax())
+        print(json.dumps({"after_first": time.perf_counter() - began, "ids": ids}), file=answers)
 
 
 if __name__ == "__main__":

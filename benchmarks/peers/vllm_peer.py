@@ -1,7 +1,7 @@
 """Run by vLLM's interpreter: loads a model directory, then answers one JSON line for every JSON line it is given.
 
-It imports nothing of llavakit. The request names prompts and picture files; timed is `LLM.generate` from opened
-pictures to all tokens, without loading.
+It imports nothing of llavakit. A piece of work names prompts and picture files; timed is everything from opening the
+pictures to the last token, without loading. Words: the model's directory, dtype, a folder for the log.
 """
 
 import json
@@ -11,7 +11,6 @@ import time
 
 os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def main() -> None:
@@ -22,24 +21,27 @@ def main() -> None:
 
     llm = vllm.LLM(
         model=sys.argv[1], dtype=sys.argv[2], enforce_eager=True, gpu_memory_utilization=0.3, max_model_len=2048,
-        max_num_seqs=64, limit_mm_per_prompt={"image": 1},
+        max_num_seqs=64, limit_mm_per_prompt={"image": 1}, disable_log_stats=False,
     )  # fmt: skip
     print(json.dumps({"version": vllm.__version__}), file=answers)
     for line in sys.stdin:
         work = json.loads(line)
         sampling = vllm.SamplingParams(temperature=0, max_tokens=work["new_tokens"], ignore_eos=True)
-        pictures = [PIL.Image.open(path).convert("RGB") for path in work["pictures"]]
-        prompts = [
-            {"prompt": prompt, "multi_modal_data": {"image": picture}}
-            for prompt, picture in zip(work["prompts"], pictures, strict=True)
-        ]
         began = time.perf_counter()
+        prompts = [
+            {"prompt": prompt, "multi_modal_data": {"image": PIL.Image.open(path).convert("RGB")}}
+            for prompt, path in zip(work["prompts"], work["pictures"], strict=True)
+        ]
         done = llm.generate(prompts, sampling, use_tqdm=False)
         seconds = time.perf_counter() - began
-        print(
-            json.dumps({"seconds": seconds, "ids": [list(row.outputs[0].token_ids) for row in done]}),
-            file=answers,
-        )
+        times = [row.metrics for row in done]
+        after_prefill = max(each.last_token_ts for each in times) - max(each.first_token_ts for each in times)
+        answer = {
+            "seconds": seconds,
+            "after_first": after_prefill,
+            "ids": [list(row.outputs[0].token_ids) for row in done],
+        }
+        print(json.dumps(answer), file=answers)
 
 
 if __name__ == "__main__":

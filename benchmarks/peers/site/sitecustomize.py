@@ -20,7 +20,7 @@ class _Declare(MetaPathFinder):
             library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             sys.modules[__name__].kept = library  # its schemas live as long as it does
-        return None
+        return
 
 
 sys.meta_path.insert(0, _Declare())
