@@ -2,13 +2,13 @@
 
 1. One stream after its prompt (with a picture), bf16: our engine, `generate`, vLLM's CPU engine.
 2. Sixteen streams after their prompts: our engine, `generate`.
-3. One stream of text with int8 and int4 weights: our engine, llama.cpp with all matrices in Q8_0, and in Q4_1 and Q4_0.
+3. One stream of text with int8 and int4 weights: our engine, llama.cpp with all matrices in Q8_0, in Q4_1, in Q4_0.
 4. A second question about the same picture: time to its first token, with what our engine remembers, against
    `generate`, which begins anew.
 
-Beside a stream's rate stands the memory roof: what the rate would be if reading the weights once a token were all.
+Beside a stream's rate stands the memory roof: the rate if reading the weights once a token were all there is.
 
-    python -m benchmarks.decode [--runs 5] [--only streams|bits|turn] [--vllm-python PYTHON] [--llamacpp-python PYTHON]
+    python -m benchmarks.decode [--runs 5] [--only streams|bits|turn] [--vllm-python P] [--llamacpp-python P]
 """
 
 import tempfile

@@ -1,8 +1,8 @@
-"""64 queued requests, one picture and 64 new tokens each: our engine, `generate` in one batch, vLLM's CPU engine.
+"""64 queued requests, a picture and 64 new tokens each: our engine, `generate` in one batch, vLLM's CPU engine.
 
-All sides read one exported directory in bf16, on the same threads, and are timed from the pictures' files to the last
-token, after a whole run that nobody counts. No two requests share a picture, so no cache helps; all say equally many
-tokens, whatever they say. vLLM runs eager in its own process; while one side works the others wait.
+All sides read one exported directory in bf16, on the same threads, and are timed from the pictures' files to the
+last token, after a whole run that nobody counts. No two requests share a picture, so no cache helps; all say as
+many tokens, whatever they say. vLLM runs eager in its own process; while one side works the others wait.
 
     python -m benchmarks.serve [--runs 3] [--requests 64] [--vllm-python VENV/bin/python]
 """

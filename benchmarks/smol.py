@@ -1,7 +1,7 @@
-"""The model of the serving benchmarks: SmolLM2-135M behind a small CLIP tower, 196 rows an image; and its requests.
+"""The model of the serving benchmarks: SmolLM2-135M behind a small CLIP tower, 196 rows an image; its requests.
 
-The language model's weights are the real ones (the demo's); tower and connector are random. So answers mean nothing, but the
-text of a request is read by a real model, and every side is given the same directory.
+The language model's weights are the real ones (the demo's); tower and connector are random. So answers mean
+nothing, but every side is given the same directory.
 """
 
 import io

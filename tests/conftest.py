@@ -10,7 +10,9 @@ import torch
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
-NEEDS = {"vllm": "LLAVAKIT_VLLM_PYTHON"}  # marker: the variable without which its tests are not part of the suite
+NEEDS = {
+    "vllm": "LLAVAKIT_VLLM_PYTHON"
+}  # marker: the variable without which its tests are not part of the suite
 
 
 def pytest_collection_modifyitems(config, items):

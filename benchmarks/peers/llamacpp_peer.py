@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     if llama_cpp.llama_model_quantize(source.encode(), path.encode(), how):
         raise SystemExit(f"{source}: llama.cpp could not make type {file_type} of it")
     llm = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
-    print(json.dumps({"version": llama_cpp.__version__, "bytes": os.path.getsize(path)}), file=answers)
+    print(json.dumps({"version": llama_cpp.__version__, "bytes": Path(path).stat().st_size}), file=answers)
     context, vocabulary = llm.ctx, llm.n_vocab()
 
     def best() -> int:

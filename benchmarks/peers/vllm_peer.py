@@ -1,7 +1,7 @@
-"""Run by vLLM's interpreter: loads a model directory, then answers one JSON line for every JSON line it is given.
+"""Run by vLLM's interpreter: loads a model directory, then gives a JSON line for every JSON line it is given.
 
-It imports nothing of llavakit. A piece of work names prompts and picture files; timed is everything from opening the
-pictures to the last token, without loading. Words: the model's directory, dtype, a folder for the log.
+It imports nothing of llavakit. A piece of work names prompts and picture files; timed is everything from opening
+the pictures to the last token, without loading. Words: the model's directory, dtype, a folder for the log.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Which models serving engines can express: rules read from vLLM 0.32 and SGLang 0.5.23, with the reasons.
 
 vLLM reads the four classes of `transformers` through classes of its own, which count image tokens themselves and
-leave out what hardly anybody uses. SGLang's class for that layout is made for Pixtral (it knows neither CLIP's class
-row nor newlines); LLaVA it reads in the layout of the original repositories, see docs/serving.md.
+leave out what hardly anybody uses. SGLang's class for that layout is made for Pixtral (it knows neither CLIP's
+class row nor newlines); LLaVA it reads in the layout of the original repositories, see docs/serving.md.
 """
 
 from llavakit.model.card import Card
@@ -48,6 +48,11 @@ def vllm_fit(card: Card) -> Fit:
     return Fit(fit.model_type, (*shared_differences(card), *(what for holds, what in notes if holds)))
 
 
+def without_videos(card: Card) -> Card:
+    """The card of the same model for pictures alone."""
+    return card.model_copy(update={"video": None})
+
+
 def sglang_fit(card: Card, decoder: str) -> Fit:
     """The same for SGLang and the original layout, by its source: not one of these models was run in it.
 
@@ -71,7 +76,7 @@ def sglang_fit(card: Card, decoder: str) -> Fit:
     notes = [
         (
             card.video is not None,
-            "video: it puts a newline behind every frame, and counts pooled frames only where there are more than 16",
+            "video: it puts a newline behind every frame, and counts pooled frames only if there are more than 16",
         ),
         (
             image.several == "same",

@@ -1,4 +1,4 @@
-"""What serving engines can express, and the directory that is written for one (without running it: test_vllm.py does)."""
+"""What serving engines can express, and the directory that is written for one (test_vllm.py runs it)."""
 
 import json
 
@@ -104,12 +104,16 @@ def test_keys_are_spelled_as_vllm_reads_them(tmp_path, kind):
     hf_tiny.directory(kind, tmp_path / "saved")
     if kind == "llava_onevision":
         config = json.loads((tmp_path / "saved/config.json").read_text())
-        (tmp_path / "saved/config.json").write_text(json.dumps(config | {"vision_aspect_ratio": "anyres_max_9"}))
+        (tmp_path / "saved/config.json").write_text(
+            json.dumps(config | {"vision_aspect_ratio": "anyres_max_9"})
+        )
     export(tmp_path / "saved", tmp_path / "out", "vllm", Options(template="chatml", dtype="float16"))
     found = keys(tmp_path / "out")
     parts = ("vision_tower.vision_model.", "multi_modal_projector.", "language_model.")
     assert all(any(key.startswith(part) for key in found) for part in parts)
-    assert {key for key in found if not key.startswith(parts)} == ({"image_newline"} if kind != "llava" else set())
+    assert {key for key in found if not key.startswith(parts)} == (
+        {"image_newline"} if kind != "llava" else set()
+    )
     assert "language_model.model.embed_tokens.weight" in found
     assert set(found.values()) == {"F16"}
 
@@ -146,6 +150,27 @@ def test_what_cannot_be_served_is_refused_and_nothing_is_written(tmp_path, conne
     with pytest.raises(UserError, match=r"vLLM cannot express this model \(connector.kind=linear"):
         export(tmp_path / "ours", tmp_path / "out", "vllm")
     assert not (tmp_path / "out").exists()
+
+
+def test_without_videos_more_can_be_served(tmp_path):
+    hf_tiny.directory("llava_next_video", tmp_path / "saved")
+    export(tmp_path / "saved", tmp_path / "out", "vllm", Options(template="chatml"), images_only=True)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["model_type"] == "llava_next"
+    before, after = (checkpoints.load(tmp_path / name, template_name="chatml") for name in ("saved", "out"))
+    sample = hf_tiny.question(after, "What color?", images=1)
+    ours = [hf_tiny.our_logits(loaded, [sample]) for loaded in (before, after)]
+    assert hf_tiny.difference(*ours) == 0
+
+
+def test_a_model_whose_videos_cannot_be_served_says_what_to_do(tmp_path):
+    whole = tiny.checkpoint("chatml")
+    whole.tokenizer.add_special(["<video>"])
+    whole.card = whole.card.model_copy(update={"video": VideoConfig(stride=1)})
+    checkpoints.save(whole, tmp_path / "ours")
+    with pytest.raises(UserError, match="give up videos with --images-only"):
+        export(tmp_path / "ours", tmp_path / "out", "vllm")
+    export(tmp_path / "ours", tmp_path / "out", "vllm", images_only=True)
 
 
 def test_an_unknown_engine_is_refused(tmp_path):

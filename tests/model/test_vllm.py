@@ -65,7 +65,9 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        self.child = subprocess.Popen(command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment)
+        self.child = subprocess.Popen(
+            command, stdout=log.open("w"), stderr=subprocess.STDOUT, env=environment
+        )
         ends = time.monotonic() + SECONDS
         while not self._healthy():
             if self.child.poll() is not None or time.monotonic() > ends:
@@ -113,7 +115,9 @@ def talks(folder: Path, tile: int, *, several: bool) -> list[tuple[Conversation,
         )
     out.append(
         (
-            Conversation((system("Answer."), user(QUESTIONS[0], [one]), assistant("It is red."), user(QUESTIONS[1]))),
+            Conversation(
+                (system("Answer."), user(QUESTIONS[0], [one]), assistant("It is red."), user(QUESTIONS[1]))
+            ),
             [
                 {"role": "system", "content": "Answer."},
                 {"role": "user", "content": [image_part(one), text_part(QUESTIONS[0])]},
@@ -131,7 +135,12 @@ def talks(folder: Path, tile: int, *, several: bool) -> list[tuple[Conversation,
                 [
                     {
                         "role": "user",
-                        "content": [image_part(one), text_part("and "), image_part(wide), text_part(QUESTIONS[1])],
+                        "content": [
+                            image_part(one),
+                            text_part("and "),
+                            image_part(wide),
+                            text_part(QUESTIONS[1]),
+                        ],
                     }
                 ],
             )
@@ -144,7 +153,9 @@ def test_greedy_answers_are_the_same_token_for_token(tmp_path, kind):
     hf_tiny.directory(kind, tmp_path / "model", width=128)
     if kind == "llava_onevision":  # its class counts for nine tiles, and others are refused
         config = json.loads((tmp_path / "model/config.json").read_text())
-        (tmp_path / "model/config.json").write_text(json.dumps(config | {"vision_aspect_ratio": "anyres_max_9"}))
+        (tmp_path / "model/config.json").write_text(
+            json.dumps(config | {"vision_aspect_ratio": "anyres_max_9"})
+        )
     export(tmp_path / "model", tmp_path / "served", "vllm", Options(template="chatml", dtype="float32"))
     bot = llavakit.load(tmp_path / "served")
     tile = bot.encoder.image.size

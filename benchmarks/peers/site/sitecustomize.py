@@ -1,7 +1,8 @@
-"""On PYTHONPATH of a vLLM process: lets a torchvision whose C++ library does not load beside the CPU torch be imported.
+"""On PYTHONPATH of a vLLM process: a torchvision whose C++ library does not load beside the CPU torch is imported.
 
-torchvision registers shapes for two of its operators while it is imported, which fails where the library that declares
-them is missing. Declared here, just before that import, they exist without any code behind them; vLLM calls neither.
+torchvision registers shapes for two of its operators while it is imported, which fails where the library that
+declares them is missing. Declared here, just before that import, they exist without code behind them; vLLM calls
+neither.
 """
 
 import sys

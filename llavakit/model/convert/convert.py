@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from llavakit.model.convert.weights import Stored, Weights, open_weights
 from llavakit.model.hf_card import part_settings
 from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
-from llavakit.model.serving import vllm_fit
+from llavakit.model.serving import vllm_fit, without_videos
 from llavakit.text.chat_template import chat_template
 from llavakit.text.tokenizer import Tokenizer
 
@@ -69,11 +69,14 @@ def convert(source: Path, target: Path, to: str, options: Options = PLAIN) -> No
     say(f"saved in {target}")
 
 
-def export(source: Path, target: Path, program: str, options: Options = PLAIN) -> None:
+def export(
+    source: Path, target: Path, program: str, options: Options = PLAIN, *, images_only: bool = False
+) -> None:
     """Write `source` anew at `target` as a directory that a serving engine takes. All or nothing.
 
-    It is the `hf` layout with the prompt template as a chat template. What the engine does otherwise is told; a model
-    it cannot express is refused before anything is written.
+    It is the `hf` layout with the prompt template as a chat template. What the engine does otherwise is told; a
+    model it cannot express is refused before anything is written. `images_only` gives up videos, which are often
+    what it cannot express.
     """
     name = pick(PROGRAMS, program, "engine")
     folder = resolve(source)
@@ -81,11 +84,17 @@ def export(source: Path, target: Path, program: str, options: Options = PLAIN) -
     opened = _open(folder, "hf", options)
     if options.dtype is not None:
         opened = opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
+    if images_only:
+        opened = _without_videos(opened)
     fit = vllm_fit(opened.card)
     if fit.model_type is None:
-        raise CheckpointError(
-            f"{name} cannot express this model ({'; '.join(fit.lost)}); serve it with llavakit"
+        only = opened.card.video is not None and vllm_fit(without_videos(opened.card)).model_type is not None
+        rather = (
+            "give up videos with --images-only, or serve it with llavakit"
+            if only
+            else "serve it with llavakit"
         )
+        raise CheckpointError(f"{name} cannot express this model ({'; '.join(fit.lost)}); {rather}")
     prompt = opened.card.prompt()
     notes = [f"{name} differs in {difference}" for difference in fit.lost]
     stops = opened.tokenizer.stop_strings(prompt)
@@ -94,6 +103,14 @@ def export(source: Path, target: Path, program: str, options: Options = PLAIN) -
     opened.tokenizer.hf.chat_template = chat_template(prompt, bos=bool(opened.tokenizer.bos))
     _write_ours(opened, target, options, notes)
     say(f"saved in {target}")
+
+
+def _without_videos(opened: Opened) -> Opened:
+    """The same model for pictures alone; a learned row that only videos use is left behind."""
+    card = without_videos(opened.card)
+    gone = {f"newline.{mark}" for mark in set(opened.card.marks) - set(card.marks)}
+    kept = {key: stored for key, stored in opened.weights.items() if key not in gone}
+    return replace(opened, card=card).with_weights(kept)
 
 
 def _check_place(source: Path, target: Path) -> None:
