@@ -41,6 +41,10 @@ class StepLayout:
             part.write(key_1HTD, value_1HTD, layer)
         return key_1HTD, value_1HTD
 
+    def get_seq_length(self) -> int:
+        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
+        return 0
+
     def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
         """The attended values of the layer that was updated last, shaped as the queries."""
         outs = [part.attend(query_1HTD, key_1HTD, value_1HTD, self._layer, scaling) for part in self._parts]
