@@ -2,7 +2,8 @@
 
 1. One stream after its prompt (with a picture), bf16: our engine, `generate`, vLLM's CPU engine.
 2. Sixteen streams after their prompts: our engine, `generate`.
-3. One stream of text with int8 and int4 weights: our engine, llama.cpp with all matrices in Q8_0, in Q4_1, in Q4_0.
+3. One stream of text with int8 and int4 weights (the head in int8): our engine, llama.cpp with its layers in Q8_0,
+   in Q4_1, in Q4_0 (the head in Q8_0).
 4. A second question about the same picture: time to its first token, with what our engine remembers, against
    `generate`, which begins anew.
 
@@ -34,10 +35,14 @@ from benchmarks.sides import (
     vllm_side,
 )
 from llavakit.core.memory import keep_freed_memory
+from llavakit.engine.decoder import Weights
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.text.conversation import Conversation, assistant, user
 
-BITS = {"int8": ((Q8_0, "Q8_0"),), "int4": ((Q4_1, "Q4_1"), (Q4_0, "Q4_0"))}
+BITS: dict[Weights, tuple[tuple[int, str], ...]] = {
+    "int8": ((Q8_0, "Q8_0"),),
+    "int4": ((Q4_1, "Q4_1"), (Q4_0, "Q4_0")),
+}
 ANSWER = "There is a lot of noise in many colors, and nothing else that I could name. "
 MORE = "And which of the colors is there most of?"
 
@@ -60,7 +65,7 @@ def compare(name: str, sides: dict[str, Side], streams: int, runs: int, **more: 
 
 
 def streams(loaded: Checkpoint, exported: Path, files: Path, vllm: Path | None, runs: int) -> None:
-    ours, generate = Ours(loaded), Generate(exported, loaded)
+    ours, generate = Ours(exported, loaded), Generate(exported, loaded)
     with ExitStack() as stack:
         sides: dict[str, Side] = {"ours": ours, "generate": generate}
         sides |= vllm_side(vllm, exported, loaded, files, stack)
@@ -68,14 +73,14 @@ def streams(loaded: Checkpoint, exported: Path, files: Path, vllm: Path | None, 
     compare("16 streams", {"ours": ours, "generate": generate}, 16, runs)
 
 
-def bits(loaded: Checkpoint, files: Path, python: Path | None, runs: int) -> None:
+def bits(loaded: Checkpoint, exported: Path, files: Path, python: Path | None, runs: int) -> None:
     if python is None:
         print("llama.cpp: not measured (name its interpreter: --llamacpp-python)")
         return
     question = Conversation((user(smol.QUESTION.format(0)),))
     sample = smol.encoder(loaded).encode(question, open_turn=True)
     for weights, types in BITS.items():
-        ours = Ours(loaded, weights=weights)
+        ours = Ours(exported, loaded, weights)
         for file_type, name in types:
             side = LlamaCpp(python, file_type, files)
             with side.peer:
@@ -100,7 +105,7 @@ def compare_bits(name: str, ours: Ours, side: LlamaCpp, sample, runs: int) -> No
 
 def second_turn(loaded: Checkpoint, exported: Path, runs: int) -> None:
     """Seconds to the first token of the second question; the first was asked and answered before, in the engine."""
-    ours, generate = Ours(loaded), Generate(exported, loaded)
+    ours, generate = Ours(exported, loaded), Generate(exported, loaded)
     row = loaded.card.prompt()
 
     def ask_ours(run: int) -> float:
@@ -141,7 +146,7 @@ def main() -> None:
         if arguments.only in (None, "turn"):
             second_turn(loaded, exported, arguments.runs)
         if arguments.only in (None, "bits"):
-            bits(loaded, files, arguments.llamacpp_python, arguments.runs)
+            bits(loaded, exported, files, arguments.llamacpp_python, arguments.runs)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         files = Path(folder)
         loaded, exported = export_model(files)
-        sides: dict[str, Side] = {"ours": Ours(loaded), "generate": Generate(exported, loaded)}
+        sides: dict[str, Side] = {"ours": Ours(exported, loaded), "generate": Generate(exported, loaded)}
         sides |= vllm_side(arguments.vllm_python, exported, loaded, files, stack)
 
         def tokens_per_second(side: Side, run: int) -> float:

@@ -18,7 +18,8 @@ from transformers import __version__ as transformers_version
 from benchmarks import smol
 from benchmarks.machine import memory_bandwidth
 from benchmarks.peers.process import Peer
-from llavakit.engine.engine import Engine
+from llavakit.chat import load
+from llavakit.engine.decoder import Weights
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.convert.convert import export
@@ -28,10 +29,10 @@ Q4_0, Q4_1, Q8_0 = 2, 3, 7  # llama.h's numbers of file types
 
 
 class Ours:
-    """Our engine. Nothing ends an answer, so every side says equally many tokens."""
+    """Our engine, as `llavakit.load` makes it. Nothing ends an answer: every side says equally many tokens."""
 
-    def __init__(self, loaded: checkpoint.Checkpoint, **options: Any) -> None:
-        self.loaded, self.engine = loaded, Engine(loaded.model, frozenset(), **options)
+    def __init__(self, folder: Path, loaded: checkpoint.Checkpoint, weights: Weights = "as_is") -> None:
+        self.loaded, self.engine = loaded, load(folder, weights=weights).engine
 
     def run(self, numbers: list[int], new_tokens: int) -> tuple[float, float, int]:
         """Seconds of all; seconds after every request had its first token, and the tokens said in them."""
@@ -41,7 +42,7 @@ class Ours:
 
     def stream(self, samples: list, new_tokens: int, began: float) -> tuple[float, float, int]:
         started, after, first = set(), 0, began
-        for index, _ in self.engine.stream(samples, Sampling(max_tokens=new_tokens)):
+        for index, _ in self.engine.stream(samples, Sampling(max_tokens=new_tokens, ignore_end=True)):
             if len(started) == len(samples):
                 after += 1
             else:
@@ -117,7 +118,7 @@ class VLLM:
 
 
 class LlamaCpp:
-    """One stream of text in llama.cpp, all matrices in one type."""
+    """One stream of text in llama.cpp, its layers in one type; its head, as ours, no coarser than eight bits."""
 
     def __init__(self, python: Path, file_type: int, files: Path) -> None:
         words = str(smollm2_file()), str(file_type), str(torch.get_num_threads()), str(files)

@@ -1,8 +1,8 @@
 """Run by an interpreter with llama-cpp-python: one stream of text through llama.cpp, a JSON line for a JSON line.
 
 It imports nothing of llavakit. Timed is the greedy loop over C calls alone, after the prompt: llama_decode and the
-largest logit, token by token. Words: a GGUF file, the number of the type that all its matrices are made (llama.h:
-2 is Q4_0, 3 is Q4_1, 7 is Q8_0), threads, a folder for that file and the log.
+largest logit, token by token. Words: a GGUF file, the number of the type that its layers are made (llama.h: 2 is
+Q4_0, 3 is Q4_1, 7 is Q8_0; llama.cpp itself keeps a tied head finer), threads, a folder for that file and the log.
 """
 
 import json
@@ -21,7 +21,7 @@ def main() -> None:
     source, file_type, threads, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
     path = f"{folder}/type{file_type}.gguf"
     how = llama_cpp.llama_model_quantize_default_params()
-    how.ftype, how.allow_requantize, how.nthread, how.pure = file_type, True, threads, True
+    how.ftype, how.allow_requantize, how.nthread = file_type, True, threads
     if llama_cpp.llama_model_quantize(source.encode(), path.encode(), how):
         raise SystemExit(f"{source}: llama.cpp could not make type {file_type} of it")
     llm = llama_cpp.Llama(path, n_ctx=1024, n_threads=threads, n_threads_batch=threads, verbose=False)
