@@ -22,11 +22,16 @@ def vllm_fit(card: Card) -> Fit:
     if fit.model_type is None:
         return fit
     onevision, video_only = fit.model_type == "llava_onevision", fit.model_type == "llava_next_video"
+    patch = card.image.size // card.image.grid
     refusals = [
         (card.connector.kind == "linear", LINEAR),
         (
             onevision and anyres is not None and not _counts_alike(anyres, card.image.size),
             f"image.anyres.max_tiles: it counts image tokens for {VLLM_TILES} tiles, whatever the model says",
+        ),
+        (
+            video_only and card.image.size < patch**2,
+            f"image.size={card.image.size}: its pooling of frames divides by size // patch**2, here by zero",
         ),
     ]
     reasons = tuple(reason for wrong, reason in refusals if wrong)

@@ -17,13 +17,17 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from transformers import CLIPVisionConfig
 
 import llavakit
 from benchmarks.peers.process import HERE
+from llavakit.chat import Chat
+from llavakit.data.encode import Encoder
 from llavakit.engine.sampler import Sampling
 from llavakit.model.convert.convert import Options, export
 from llavakit.text.conversation import Conversation, Message, Text, assistant, system, user
 from tests import hf_tiny
+from tests.vision.clips import write_clip
 
 pytestmark = pytest.mark.vllm
 SECONDS = 300  # until a server must answer
@@ -35,6 +39,11 @@ def flat(path: Path, size: tuple[int, int], seed: int) -> Path:
     colours = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     PIL.Image.fromarray(colours).resize(size, PIL.Image.Resampling.NEAREST).save(path)
     return path
+
+
+def video_part(path: Path) -> dict:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
 
 
 def image_part(path: Path) -> dict:
@@ -49,7 +58,7 @@ def text_part(text: str) -> dict:
 class Server:
     """vLLM's OpenAI server for one directory."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, *more: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -57,7 +66,7 @@ class Server:
         command = [
             os.environ["LLAVAKIT_VLLM_PYTHON"], "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder),
             "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager",
-            "--gpu-memory-utilization", "0.3", "--max-model-len", "1024", "--max-num-seqs", "4",
+            "--gpu-memory-utilization", "0.3", "--max-model-len", "1024", "--max-num-seqs", "4", *more,
         ]  # fmt: skip
         environment = os.environ | {
             "PYTHONPATH": str(HERE / "site"),
@@ -90,8 +99,13 @@ class Server:
             data=json.dumps(body).encode(),
             headers={"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=SECONDS) as reply:
-            choice = json.load(reply)["choices"][0]
+        try:
+            with urllib.request.urlopen(request, timeout=SECONDS) as reply:
+                choice = json.load(reply)["choices"][0]
+        except urllib.error.HTTPError as error:
+            pytest.fail(
+                f"vLLM answered {error.code}: {error.read().decode()}\n{self.log.read_text()[-20000:]}"
+            )
         ids = choice["token_ids"]
         return ids[:-1] if choice["finish_reason"] == "stop" else ids
 
@@ -148,16 +162,21 @@ def talks(folder: Path, tile: int, *, several: bool) -> list[tuple[Conversation,
     return out
 
 
-@pytest.mark.parametrize("kind", ["llava", "llava_next", "llava_onevision"])
-def test_greedy_answers_are_the_same_token_for_token(tmp_path, kind):
-    hf_tiny.directory(kind, tmp_path / "model", width=128)
+def served(kind: str, folder: Path) -> Chat:
+    """A tiny model of a class, exported to `folder`/served, in our engine."""
+    hf_tiny.directory(kind, folder / "model", width=128)
     if kind == "llava_onevision":  # its class counts for nine tiles, and others are refused
-        config = json.loads((tmp_path / "model/config.json").read_text())
-        (tmp_path / "model/config.json").write_text(
+        config = json.loads((folder / "model/config.json").read_text())
+        (folder / "model/config.json").write_text(
             json.dumps(config | {"vision_aspect_ratio": "anyres_max_9"})
         )
-    export(tmp_path / "model", tmp_path / "served", "vllm", Options(template="chatml", dtype="float32"))
-    bot = llavakit.load(tmp_path / "served")
+    export(folder / "model", folder / "served", "vllm", Options(template="chatml", dtype="float32"))
+    return llavakit.load(folder / "served")
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_next", "llava_onevision"])
+def test_greedy_answers_are_the_same_token_for_token(tmp_path, kind):
+    bot = served(kind, tmp_path)
     tile = bot.encoder.image.size
     cases = talks(tmp_path, tile, several=kind == "llava")
     samples = [bot.encoder.encode(talk, open_turn=True) for talk, _ in cases]
@@ -169,3 +188,23 @@ def test_greedy_answers_are_the_same_token_for_token(tmp_path, kind):
         server.stop()
     assert theirs == ours
     assert any(len(set(answer)) > 3 for answer in ours), "the answers say too little to tell a mistake"
+
+
+@pytest.mark.parametrize("kind", hf_tiny.VIDEOS)
+def test_an_answer_about_a_video_is_the_same(tmp_path, kind, monkeypatch):
+    if kind == "llava_next_video":  # its class divides by size // patch**2
+        small = CLIPVisionConfig(**hf_tiny.tower_config(kind).to_diff_dict() | {"patch_size": 7})
+        monkeypatch.setattr(hf_tiny, "tower_config", lambda kind: small)
+    bot = served(kind, tmp_path)
+    clip = write_clip(tmp_path / "clip.mp4", 4)
+    video = bot.encoder.video.model_copy(update={"max_frames": 4, "uniform": True})
+    encoder = Encoder(bot.encoder.tokenizer, bot.encoder.template, bot.encoder.image, video)
+    sample = encoder.encode(Conversation((user(QUESTIONS[1], [], [clip]),)), open_turn=True)
+    ours = bot.engine.generate([sample], Sampling(max_tokens=16))
+    frames = json.dumps({"video": {"num_frames": 4}})
+    server = Server(tmp_path / "served", tmp_path / "log", "--media-io-kwargs", frames)
+    try:
+        theirs = server.ask([{"role": "user", "content": [video_part(clip), text_part(QUESTIONS[1])]}])
+    finally:
+        server.stop()
+    assert [theirs] == ours
