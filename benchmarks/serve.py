@@ -4,20 +4,25 @@ All sides read one exported directory in bf16, on the same threads, and are time
 last token, after a whole run that nobody counts. No two requests share a picture, so no cache helps; all say as
 many tokens, whatever they say. vLLM runs eager in its own process; while one side works the others wait.
 
+Once more the same requests go through `llavakit serve`, 64 clients at once, against our engine without it.
+
     python -m benchmarks.serve [--runs 3] [--requests 64] [--vllm-python VENV/bin/python]
 """
 
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from benchmarks import smol
+from benchmarks.http_side import Http
 from benchmarks.machine import in_turn, matmul_peak, median, report
 from benchmarks.sides import Generate, Ours, Side, export_model, options, vllm_side
 from llavakit.core.memory import keep_freed_memory
 from llavakit.model.checkpoint import Checkpoint
+from llavakit.version import __version__
 
 
 def request_flops(loaded: Checkpoint, prompt: int, new_tokens: int) -> float:
@@ -51,11 +56,17 @@ def main() -> None:
             numbers = list(range((run + 1) * count, (run + 2) * count))
             return count * smol.NEW_TOKENS / side.run(numbers, smol.NEW_TOKENS)[0]
 
-        for side in sides.values():
-            tokens_per_second(side, -1)
-        contenders = {
+        http = stack.enter_context(Http(exported))
+
+        def over_http(run: int) -> float:
+            return http.rate(list(range((run + 1) * count, (run + 2) * count)), smol.NEW_TOKENS)
+
+        contenders: dict[str, Callable[[int], float]] = {
             name: lambda run, side=side: tokens_per_second(side, run) for name, side in sides.items()
         }
+        contenders["http"] = over_http
+        for contender in contenders.values():
+            contender(-1)
         rates = {name: median(found) for name, found in in_turn(contenders, arguments.runs).items()}
 
     sample = smol.request(loaded, 0)
@@ -73,6 +84,15 @@ def main() -> None:
             arithmetic_roof=round(peak * smol.NEW_TOKENS / needed, 1),
             peak_gflops=round(peak / 1e9),
         )
+
+    report(
+        f"{count} picture requests over HTTP",
+        round(rates["http"], 1),
+        {"name": "our engine without HTTP", "version": __version__, "value": round(rates["ours"], 1)},
+        "new tokens/s",
+        better="higher",
+        runs=arguments.runs,
+    )
 
 
 if __name__ == "__main__":
