@@ -36,8 +36,8 @@ format: $(VENV)/installed  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed  ## side-by-side benchmarks; rewrites the table in docs/performance.md
-	$(OFFLINE) $(BIN)/python -m benchmarks.run
+bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-python ..."); rewrites docs/performance.md
+	$(OFFLINE) $(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
