@@ -24,6 +24,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 PORTS = {"https": 443, "http": 80}
 REDIRECTS = (301, 302, 303, 307, 308)
 CHUNK = 64 * 1024
+UNICAST = ipaddress.ip_network("2000::/3")  # the only part of IPv6 that is given out
 # Public by the registry, yet the way into another network: 6to4 (and its relays) and Teredo wrap an IPv4 address.
 TUNNELS = tuple(map(ipaddress.ip_network, ("192.88.99.0/24", "2002::/16", "2001::/32")))
 
@@ -32,6 +33,8 @@ def is_public(address: Address) -> bool:
     """Whether anyone on the internet could reach it: no private, shared, local, multicast or reserved address."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address) and address not in UNICAST:
+        return False
     if any(address in network for network in TUNNELS if network.version == address.version):
         return False
     special = (
@@ -127,7 +130,12 @@ class Fetcher:
             "Connection": "close",
         }
         connection.request("GET", target, headers=headers)
-        response = connection.getresponse()
+        with closing(connection.getresponse()) as response:
+            return self._read(response, connection, max_bytes)
+
+    def _read(
+        self, response: http.client.HTTPResponse, connection: "_Pinned", max_bytes: int
+    ) -> Fetched | str:
         place = response.getheader("Location")
         if response.status in REDIRECTS and place:
             return place
@@ -158,6 +166,7 @@ class _Pinned(http.client.HTTPConnection):
         self.default_port = PORTS["https" if tls else "http"]
         self._addresses, self._tls, self._deadline = addresses, tls, deadline
         self.is_cut = False
+        self._wire: socket.socket | None = None  # the base class lets go of its own before the body is read
 
     def connect(self) -> None:
         """The first address that answers."""
@@ -165,24 +174,27 @@ class _Pinned(http.client.HTTPConnection):
         for address in self._addresses:
             left = max(self._deadline - time.monotonic(), 0.001)
             try:
-                self.sock = socket.create_connection((str(address), self.port), timeout=left)
+                self._wire = self.sock = socket.create_connection((str(address), self.port), timeout=left)
             except OSError as error:
                 failure = error
                 continue
-            if self._tls is not None:  # first the name for it, so that `cut` finds it while it shakes hands
-                self.sock = self._tls.wrap_socket(
+            if self._tls is not None:
+                secure = self._tls.wrap_socket(
                     self.sock, server_hostname=self.host, do_handshake_on_connect=False
                 )
-                self.sock.do_handshake()
+                self._wire = self.sock = secure  # now, so that `cut` can end the handshake
+                secure.do_handshake()
             return
         raise failure or OSError("no address")
 
     def cut(self) -> None:
         """End all waiting on it, from another thread."""
         self.is_cut = True
-        if self.sock is not None:
+        if self._wire is not None:
             with suppress(OSError):  # it may have ended meanwhile
-                socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # TLS's own would wait for the other side
+                socket.socket.shutdown(
+                    self._wire, socket.SHUT_RDWR
+                )  # TLS's own would wait for the other side
 
 
 def _reason(error: Exception) -> str:
