@@ -45,7 +45,7 @@ class Chat:
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
-        replies = [self._reply() for _ in samples]
+        replies = [self.reply(sampling) for _ in samples]
         for _ in self.engine.stream(samples, sampling, lambda index, token: _ends(replies[index], token)):
             pass
         for reply in replies:
@@ -55,7 +55,7 @@ class Chat:
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
         sample = self.encoder.encode(conversation, open_turn=True)
-        reply, shown = self._reply(), 0
+        reply, shown = self.reply(sampling), 0
         for _ in self.engine.stream([sample], sampling, lambda index, token: _ends(reply, token)):
             if len(reply.text) > shown:
                 yield reply.text[shown:]
@@ -64,8 +64,10 @@ class Chat:
         if rest:
             yield rest
 
-    def _reply(self) -> Reply:
-        return Reply(self.encoder.tokenizer, self.encoder.tokenizer.stop_strings(self.encoder.template))
+    def reply(self, sampling: Sampling) -> Reply:
+        """An empty answer that ends at the template's stops, and at those of `sampling`."""
+        stops = self.encoder.tokenizer.stop_strings(self.encoder.template)
+        return Reply(self.encoder.tokenizer, (*stops, *sampling.stop))
 
 
 def _ends(reply: Reply, token: int) -> bool:
@@ -112,7 +114,8 @@ def answer(
 
 def _chat(loaded: checkpoint.Checkpoint) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
-    return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
+    engine = Engine(loaded.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
+    return Chat(engine, encoder)
 
 
 def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:
