@@ -20,11 +20,11 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 ENGINE = (
     ("waiting", "Requests that wait for the engine.", False),
     ("running", "Sequences that the engine runs.", False),
-    ("cached_tokens", "Tokens whose keys and values are in memory.", False),
-    ("budget_tokens", "Tokens whose keys and values fit the memory.", False),
-    ("prompt_tokens", "Prompt tokens, cached ones included.", True),
-    ("cached_prompt_tokens", "Prompt tokens that were in the cache.", True),
-    ("generated_tokens", "Tokens said.", True),
+    ("kv_tokens", "Tokens that keys and values have memory for.", False),
+    ("kv_budget", "Tokens that keys and values may take.", False),
+    ("prompt_tokens", "Prompt tokens, known ones included.", True),
+    ("copied_tokens", "Prompt tokens that were known already.", True),
+    ("answer_tokens", "Tokens said.", True),
     ("preemptions", "Sequences that had to give their memory back.", True),
     ("tower_tiles", "Tiles that the vision tower ran on.", True),
 )

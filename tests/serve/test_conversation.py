@@ -206,7 +206,7 @@ def test_another_model_is_not_served():
 
 
 def test_numbers_that_json_cannot_write_are_refused():
-    body = b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", "function":'
-    body += b'{"name": "f", "parameters": {"maximum": Infinity}}}]}'
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", '
+    body += b'"function": {"name": "f", "parameters": {"maximum": Infinity}}}]}'
     with pytest.raises(ApiError, match="number"):
         check_bounds(parse(body), SETTINGS)

@@ -12,8 +12,8 @@ ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 # Fields of OpenAI's that would change the answer, and that this server does not have.
 REFUSED = {
-    "audio", "function_call", "functions", "moderation", "prediction", "prompt_cache_options", "prompt_cache_retention",
-    "reasoning_effort", "verbosity", "web_search_options",
+    "audio", "function_call", "functions", "moderation", "prediction", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "verbosity", "web_search_options",
 }  # fmt: skip
 
 
@@ -90,7 +90,8 @@ def test_what_does_not_fit_together_is_said(fields, said):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 5000, b'{"model": "\\ud800", "messages": []}',
+    [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 5000,
+     b'{"model": "\\ud800", "messages": []}',
      b'{"model": "m", "temperature": NaN, "messages": [{"role": "user", "content": ""}]}'],
 )  # fmt: skip
 def test_bodies_that_are_no_requests(body):
@@ -109,7 +110,8 @@ def test_neutral_values_are_taken():
 
 def test_an_answer_can_be_sent_back_as_it_came():
     answered = {
-        "role": "assistant", "content": None, "refusal": None, "annotations": [], "audio": None, "function_call": None,
+        "role": "assistant", "content": None, "refusal": None, "annotations": [], "audio": None,
+        "function_call": None,
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "index": 0}],
     }  # fmt: skip
     messages = [*ASKED["messages"], answered, {"role": "tool", "tool_call_id": "1", "content": "ok"}]

@@ -1,0 +1,98 @@
+"""Servers for tests: one in this process with answers as written, one on a port with a tiny model."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event as Flag
+from threading import Thread
+
+from fastapi.testclient import TestClient
+
+from llavakit.engine.engine import Engine
+from llavakit.engine.request import Event
+from llavakit.engine.worker import Ticket
+from llavakit.serve.app import create_app
+from llavakit.serve.service import Service
+from llavakit.serve.settings import ServeConfig
+from tests import tiny
+
+CONTEXT = 2048  # what is told about tools is long for a tokenizer of 500 words
+CHAT = "/v1/chat/completions"
+
+
+class ScriptedWorker:
+    """Says the given texts to one request after the other, in a thread each. `gate` holds everything back."""
+
+    def __init__(self, *texts: str, finish: str = "stop") -> None:
+        self.texts, self.finish = list(texts), finish
+        self.tokenizer = tiny.byte_level_tokenizer()
+        self.gate = Flag()
+        self.gate.set()
+        self.requests, self.cancelled, self.closed = [], [], []
+
+    def submit(self, request, listen, ends) -> Ticket:
+        number, stopped = len(self.requests), Flag()
+        self.requests.append(request)
+        text = self.texts[number % len(self.texts)]
+        Thread(target=self._say, args=(request, text, listen, ends, stopped), daemon=True).start()
+
+        def cancel() -> None:
+            self.cancelled.append(number)
+            stopped.set()
+            self.gate.set()
+
+        return Ticket(cancel)
+
+    def close(self, *, finish: bool = True) -> None:
+        self.closed.append(finish)
+
+    def _say(self, request, text, listen, ends, stopped) -> None:
+        ids = self.tokenizer.hf(text)["input_ids"]
+        top = tuple((token, -float(token)) for token in range(request.sampling.logprobs or 0))
+        logprob = None if request.sampling.logprobs is None else -1.5
+        for choice in range(request.sampling.n):
+            ended = False
+            for token in ids:
+                self.gate.wait()
+                if stopped.is_set():
+                    listen(Event(0, choice, None, finish="cancelled"))
+                    return
+                ended = ends(choice, token)
+                listen(Event(0, choice, token, logprob, top, "stop" if ended else None))
+                if ended:
+                    break
+            if not ended:
+                listen(Event(0, choice, None, finish=self.finish))
+
+
+def service(worker=None, **settings) -> Service:
+    """A service with the tiny model, or with a worker in its place."""
+    ck, encoder = tiny.checkpoint(), tiny.encoder()
+    ck.model.language.config.max_position_embeddings = CONTEXT
+    engine = Engine(ck.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
+    return Service(engine, encoder, ServeConfig(**({"model_name": "tiny"} | settings)), worker=worker)
+
+
+@contextmanager
+def client(worker=None, **settings) -> Iterator[TestClient]:
+    with TestClient(create_app(service(worker, **settings)), raise_server_exceptions=False) as found:
+        yield found
+
+
+def asked(content="hi", **fields) -> dict:
+    """A request, with a text or parts of content."""
+    return {"model": "tiny", "messages": [{"role": "user", "content": content}], "temperature": 0} | fields
+
+
+def image_part(path: Path) -> dict:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+
+
+def chunks(body: str) -> list[dict]:
+    """The events of a stream, which has to end with [DONE]."""
+    events = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event) for event in events]
