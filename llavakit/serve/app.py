@@ -37,6 +37,8 @@ ERRORS = {
 class Application(FastAPI):
     """FastAPI that describes the chat request, whose body the route reads by itself."""
 
+    model_name: str
+
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
         if self.openapi_schema is None:
@@ -44,7 +46,8 @@ class Application(FastAPI):
             _, schemas = models_json_schema(
                 [(ChatRequest, "validation")], ref_template="#/components/schemas/{model}"
             )
-            document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+            schemas["$defs"][ChatRequest.__name__]["properties"]["model"]["enum"] = [self.model_name]
+            document["components"]["schemas"] |= schemas["$defs"]
             self.openapi_schema = document
         return self.openapi_schema
 
@@ -61,6 +64,7 @@ def create_app(service: Service) -> FastAPI:
 
     # Without FastAPI's own pages: they load scripts from elsewhere.
     app = Application(title="llavakit", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.model_name = service.settings.model_name
     app.add_middleware(Gate, settings=service.settings, metrics=metrics)
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)

@@ -33,7 +33,7 @@ def log_to_stderr() -> None:
     """Our lines and uvicorn's, all of them JSON. For the process that serves; a library leaves logging alone."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name in (NAME, "uvicorn.error"):
+    for name, level in ((NAME, logging.INFO), ("llavakit", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
+        logger.setLevel(level)

@@ -51,13 +51,17 @@ class Service:
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
         self.began = int(time.time())
+        self._closed = False
         self._spelling = Spelling(encoder.tokenizer)
         self._stops = encoder.tokenizer.stop_strings(encoder.template)
         self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
         self._preparing = ThreadPoolExecutor(settings.prepare_threads, "llavakit-prepare")
 
     def close(self, *, finish: bool = True) -> None:
-        """Stop the threads; with `finish`, when they have done what they are at."""
+        """Stop the threads; with `finish`, when they have done what they are at. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self.worker.close(finish=finish)
         for pool in (self._fetching, self._preparing):
             pool.shutdown(wait=finish, cancel_futures=True)

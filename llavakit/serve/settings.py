@@ -1,8 +1,9 @@
 """What a server allows: the one typed place for its limits. Sizes are bytes, times seconds."""
 
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 
 from llavakit.core.config import Config
 
@@ -13,7 +14,9 @@ class ServeConfig(Config):
     """Every bound is per request unless it says otherwise. API keys never show in a dump, a log or an error."""
 
     model_name: str = "llavakit"
-    api_keys: tuple[SecretStr, ...] = ()  # none: whoever reaches the port may ask
+    api_keys: tuple[
+        Annotated[SecretStr, Field(min_length=1)], ...
+    ] = ()  # none: whoever reaches the port may ask
     media_root: Path | None = None  # file:// is refused without it
     allow_http: bool = False  # fetch pictures over http:// too
 
@@ -44,3 +47,10 @@ class ServeConfig(Config):
     fetch_threads: int = Field(default=16, ge=1)
     prepare_threads: int = Field(default=4, ge=1)
     log_content: bool = False  # prompts and answers in the log
+
+    @field_validator("media_root")
+    @classmethod
+    def _is_folder(cls, root: Path | None) -> Path | None:
+        if root is not None and not root.is_dir():
+            raise ValueError("not a folder")
+        return root

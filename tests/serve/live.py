@@ -2,12 +2,18 @@
 
 import base64
 import json
-from collections.abc import Iterator
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
 
+import uvicorn
 from fastapi.testclient import TestClient
 
 from llavakit.engine.engine import Engine
@@ -79,6 +85,45 @@ def service(worker=None, **settings) -> Service:
 def client(worker=None, **settings) -> Iterator[TestClient]:
     with TestClient(create_app(service(worker, **settings)), raise_server_exceptions=False) as found:
         yield found
+
+
+@contextmanager
+def served(worker=None, **settings) -> Iterator[tuple[str, Service]]:
+    """A real server in a thread: its address, and the service behind it."""
+    made = service(worker, **settings)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(create_app(made), log_config=None))
+        thread = Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", made
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def process(model: Path, *options: str, **environ: str) -> Iterator[tuple[str, subprocess.Popen]]:
+    """`llavakit serve` as a person starts it: its address, and the process."""
+    command = [sys.executable, "-m", "llavakit", "serve", "--model", str(model), "--port", "0", *options]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environ
+    ) as running:
+        try:
+            line = next((line for line in running.stdout if line.startswith("serving")), "")
+            assert line, running.stderr.read()
+            yield line.split()[-1].removesuffix("/v1"), running
+        finally:
+            if running.poll() is None:
+                running.kill()
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 5) -> None:
+    """Until it is so; an error when it takes too long."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.01)
 
 
 def asked(content="hi", **fields) -> dict:
