@@ -13,6 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import DataError
 from llavakit.data.encode import Encoder
+from llavakit.engine.decoder import Decoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
@@ -102,20 +103,21 @@ def load(
     )
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
-    return _chat(loaded)
+    return _chat(loaded, fuse(loaded.model))
 
 
 def answer(
     loaded: checkpoint.Checkpoint, conversations: Sequence[Conversation], max_tokens: int
 ) -> list[str]:
-    """Greedy answers of a model that is in memory already: what a run asks its probes with."""
-    return _chat(loaded).batch(conversations, sampling=Sampling(max_tokens=max_tokens))
+    """Greedy answers of a model in training, run by its own modules: what a run asks its probes with."""
+    chat = _chat(loaded, ModuleDecoder(loaded.model))
+    return chat.batch(conversations, sampling=Sampling(max_tokens=max_tokens))
 
 
-def _chat(loaded: checkpoint.Checkpoint) -> Chat:
+def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
-    engine = Engine(loaded.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
-    return Chat(engine, encoder)
+    stop_ids = encoder.tokenizer.stop_ids(encoder.template)
+    return Chat(Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder), encoder)
 
 
 def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:

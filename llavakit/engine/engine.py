@@ -20,13 +20,14 @@ from llavakit.data.encode import Sample
 from llavakit.data.media import Media
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
+from llavakit.engine.decoder import Decoder, fuse
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.grammar import Grammar, Grammars
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
 from llavakit.engine.slots import KvShape
-from llavakit.model.attention import TreeLayout
+from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
@@ -57,11 +58,12 @@ class Engine:
         stop_ids: frozenset[int],
         *,
         tokenizer: Tokenizer | None = None,
+        decoder: Decoder | None = None,
         max_sequences: int = 64,
         step_tokens: int = 1024,
         kv_bytes: int | None = None,
     ) -> None:
-        """`tokenizer` is needed for `json_schema` only.
+        """`tokenizer` is needed for `json_schema` only. `decoder` runs the model's layers (default: `fuse(model)`).
 
         `max_sequences` run together, the rest wait; a step computes at most `step_tokens` tokens, those of running
         answers first. `kv_bytes` bounds keys and values (default: an eighth of the memory; on CUDA three quarters
@@ -69,7 +71,8 @@ class Engine:
         """
         self.model, self.stop_ids = model.eval(), stop_ids
         self._grammars = None if tokenizer is None else Grammars(tokenizer, stop_ids)
-        shape = _kv_shape(model)
+        self._decoder = fuse(model) if decoder is None else decoder
+        shape = _kv_shape(model, self._decoder)
         budget = (_free_bytes(model.device) if kv_bytes is None else kv_bytes) // shape.token_bytes
         if budget < SMALLEST:
             raise ConfigError(
@@ -138,18 +141,14 @@ class Engine:
             return
         self._see(step.admitted)
         layout = self._cache.step([(sequence.slot, size) for sequence, size in step.filling if sequence.slot])
-        hidden_TD = self.model.decode(self._embed(step), self._positions(step), layout, layout)
+        speaking, rows = _speaking(step)
+        last_S = torch.tensor(rows, dtype=torch.long, device=self.model.device)
+        hidden_SD = self._decoder(self._embed(step), self._positions(step), layout, layout, last_S)
         layout.finish()
-        speaking, rows = list(step.decoding), list(range(len(step.decoding)))
-        row = len(rows)
-        for sequence, size in step.filling:
-            row += size
+        for sequence, _ in step.filling:
             self._scheduler.filled(sequence)
-            if sequence.done == len(sequence.ids):
-                speaking.append(sequence)
-                rows.append(row - 1)
         if speaking:
-            logits_SV = self.model.logits(hidden_TD[rows])
+            logits_SV = self._decoder.logits(hidden_SD)
             self._hear(speaking, choose(logits_SV, [s.draw for s in speaking], [s.ids for s in speaking]))
 
     def generate(self, samples: Many[Sample], sampling: Sampling) -> list[list[int]]:
@@ -206,8 +205,10 @@ class Engine:
         ) in samples:  # a row each; answers about one prompt share it as one sample (data/encode.py: join)
             tiles = [media.tiles() for media in sample.media]
             batch = collate([sample], tiles).to(self.model.device)
-            hidden_TD = self.model.hidden(batch)
-            logprobs_LV = self.model.logits(hidden_TD[batch.predict_L]).float().log_softmax(dim=-1)
+            layout = packed_layout(batch.segments, batch.ids_T.device)
+            x_TD = self.model.embed(batch)
+            hidden_LD = self._decoder(x_TD, batch.positions_T, layout, last_L=batch.predict_L)
+            logprobs_LV = self._decoder.logits(hidden_LD).float().log_softmax(dim=-1)
             scores.append(logprobs_LV.gather(1, batch.labels_L[:, None]).flatten().tolist())
         return scores
 
@@ -222,7 +223,11 @@ class Engine:
             raise ConfigError(f"refresh: the model has no weights called {', '.join(unknown[:3])}")
         for sequence in reversed(self._scheduler.running.copy()):
             self._scheduler.preempt(sequence)
-        self.model.load_state_dict(dict(tensors), strict=False)
+        language = {name: tensors[name] for name in tensors if name.startswith("language.")}
+        self.model.load_state_dict(
+            {name: tensors[name] for name in tensors.keys() - language.keys()}, strict=False
+        )
+        self._decoder.refresh({name.removeprefix("language."): language[name] for name in language})
         self._cache.clear()
         self._features.clear()
 
@@ -316,6 +321,18 @@ class Engine:
             self._end(sequence, finish)
 
 
+def _speaking(step: Step) -> tuple[list[Sequence], list[int]]:
+    """The sequences that will have said all they know after this step, and each one's last row."""
+    speaking, rows = list(step.decoding), list(range(len(step.decoding)))
+    row = len(rows)
+    for sequence, size in step.filling:
+        row += size
+        if sequence.done + size == len(sequence.ids):
+            speaking.append(sequence)
+            rows.append(row - 1)
+    return speaking, rows
+
+
 def _unseen(sequence: Sequence) -> list[tuple[bytes, Media]]:
     """The media of a sequence that have slots behind what is done, with their keys."""
     left = sequence.ids[sequence.done :].count(IMAGE_ID)
@@ -345,14 +362,17 @@ class _Probe:
         self.seen[layer] = (key_1HTD.shape, value_1HTD.shape, key_1HTD.dtype)
         return key_1HTD, value_1HTD
 
+    def get_seq_length(self) -> int:
+        return 0
+
 
 @torch.inference_mode()
-def _kv_shape(model: Llava) -> KvShape:
+def _kv_shape(model: Llava, decoder: Decoder) -> KvShape:
     """Found by running one token, which says it for every decoder alike."""
     probe, device = _Probe(), model.device
     x_TD = model.language.get_input_embeddings()(torch.zeros(1, dtype=torch.long, device=device))
-    layout = TreeLayout((Segment(0, 1),), device)
-    model.decode(x_TD, torch.zeros(1, dtype=torch.long, device=device), layout, probe)
+    layout = packed_layout((Segment(0, 1),), device)
+    decoder(x_TD, torch.zeros(1, dtype=torch.long, device=device), layout, probe)
     (key, value, dtype), *others = set(probe.seen.values())
     if others or key != value:
         raise ConfigError(
