@@ -140,7 +140,7 @@ def merge(
 
 @app.command()
 def chat(
-    model: Model,
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory.")] = None,
     question: Annotated[
         str | None, typer.Argument(help="Ask once and exit; without it, a conversation.")
     ] = None,
@@ -160,15 +160,36 @@ def chat(
         float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
     ] = None,
     template: Template = None,
+    remote: Annotated[
+        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
+    ] = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
-    from llavakit.chat import load
     from llavakit.engine.sampler import Sampling
-    from llavakit.terminal import Terminal
+    from llavakit.terminal import Responder, Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    loaded = load(model, template_name=template, rope_factor=rope_factor)
-    terminal = Terminal(loaded, sampling, images=image or [], videos=video or [], system_text=system)
+    answering: Responder
+    if remote is not None and model is None and template is None and rope_factor is None:
+        from llavakit.remote import Remote
+
+        answering = Remote(remote, model_name=model_name, api_key=api_key)
+    elif remote is None and model is not None and model_name is None:
+        from llavakit.chat import load
+
+        answering = load(model, template_name=template, rope_factor=rope_factor)
+    else:
+        raise ConfigError(
+            "give --model with a directory, or --remote with a URL (and --model-name); "
+            "--template and --rope-factor are for --model"
+        )
+    terminal = Terminal(answering, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
         terminal.ask(question)
     else:
@@ -209,10 +230,14 @@ def serve(
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
     from llavakit.chat import load
-    from llavakit.serve.server import listen
-    from llavakit.serve.server import serve as serve_model
-    from llavakit.serve.service import Service
-    from llavakit.serve.settings import ServeConfig
+
+    try:
+        from llavakit.serve.server import listen
+        from llavakit.serve.server import serve as serve_model
+        from llavakit.serve.service import Service
+        from llavakit.serve.settings import ServeConfig
+    except ImportError as error:
+        raise ConfigError(f"llavakit serve needs {error.name}: pip install 'llavakit[serve]'") from None
 
     chosen = {
         "model_name": model_name or model.resolve().name,

@@ -13,7 +13,6 @@ from typing import Any
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.errors import ApiError
 from llavakit.serve.hermes import Call, calls_text, forced_schema, response_text, tools_text
-from llavakit.serve.media import Sort
 from llavakit.serve.schema import (
     AssistantMessage,
     ChatRequest,
@@ -29,6 +28,7 @@ from llavakit.serve.schema import (
 )
 from llavakit.serve.settings import ServeConfig
 from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text, Video, system
+from llavakit.vision.kinds import Sort
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visit = scope["state"]["visit"] = Visit()
+        visit = scope.setdefault("state", {})["visit"] = Visit()
 
         async def noting(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -14,31 +14,14 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Literal
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from llavakit.core.errors import DataError
 from llavakit.serve.fetch import Fetched, Fetcher
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.image import image_size
+from llavakit.vision.kinds import KINDS, Sort, kind_of
 
-Sort = Literal["image", "video"]
-
-# First bytes (offset, letters) of each kind; all of a row must be there.
-MAGIC: dict[str, tuple[tuple[int, bytes], ...]] = {
-    "image/png": ((0, b"\x89PNG\r\n\x1a\n"),),
-    "image/jpeg": ((0, b"\xff\xd8\xff"),),
-    "image/webp": ((0, b"RIFF"), (8, b"WEBP")),
-    "image/gif": ((0, b"GIF8"),),
-    "image/bmp": ((0, b"BM"),),
-    "video/mp4": ((4, b"ftyp"),),
-    "video/webm": ((0, b"\x1a\x45\xdf\xa3"),),
-    "video/x-msvideo": ((0, b"RIFF"), (8, b"AVI ")),
-}
-KINDS: dict[Sort, tuple[str, ...]] = {
-    "image": tuple(kind for kind in MAGIC if kind.startswith("image/")),
-    "video": (*(kind for kind in MAGIC if kind.startswith("video/")), "image/gif"),
-}
 # Other names that are used for them; the containers of one family are told apart by FFmpeg, not by us.
 ALIASES = {
     "image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-ms-bmp": "image/bmp", "video/gif": "image/gif",
@@ -154,11 +137,3 @@ def _check_kind(found: Fetched, sort: Sort) -> None:
         raise DataError(f"not {'an image' if sort == 'image' else 'a video'} in a known format ({known})")
     if claim in KINDS[sort] and claim != kind:
         raise DataError(f"it is said to be {claim}, but its bytes are {kind}")
-
-
-def kind_of(data: bytes, sort: Sort) -> str | None:
-    """The media type that the first bytes say, among those of pictures or videos."""
-    for kind in KINDS[sort]:
-        if all(data[at : at + len(letters)] == letters for at, letters in MAGIC[kind]):
-            return kind
-    return None

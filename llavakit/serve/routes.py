@@ -120,4 +120,5 @@ class Routes:
 
 
 def _event(value: dict[str, object]) -> bytes:
-    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    # In ASCII: some clients end a line at letters such as U+2028, where server-sent events do not.
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

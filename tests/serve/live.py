@@ -16,15 +16,18 @@ from threading import Thread
 import uvicorn
 from fastapi.testclient import TestClient
 
+from llavakit.data.encode import Encoder
 from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event
 from llavakit.engine.worker import Ticket
 from llavakit.serve.app import create_app
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
+from llavakit.vision.frames import VideoConfig
 from tests import tiny
 
 CONTEXT = 2048  # what is told about tools is long for a tokenizer of 500 words
+VIDEO = VideoConfig(max_frames=3, pool_first=True)
 CHAT = "/v1/chat/completions"
 
 
@@ -74,8 +77,9 @@ class ScriptedWorker:
 
 
 def service(worker=None, **settings) -> Service:
-    """A service with the tiny model, or with a worker in its place."""
-    ck, encoder = tiny.checkpoint(), tiny.encoder()
+    """A service with the tiny model, which also takes videos, or with a worker in its place."""
+    ck, plain = tiny.checkpoint(), tiny.encoder()
+    encoder = Encoder(plain.tokenizer, plain.template, plain.image, VIDEO)
     ck.model.language.config.max_position_embeddings = CONTEXT
     engine = Engine(ck.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
     return Service(engine, encoder, ServeConfig(**({"model_name": "tiny"} | settings)), worker=worker)

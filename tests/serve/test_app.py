@@ -10,6 +10,8 @@ from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, assistant, system, user
 from tests import tiny
 from tests.serve.live import CHAT, CONTEXT, ScriptedWorker, asked, chunks, client, image_part, service
+from tests.serve.test_media import data_url
+from tests.vision.clips import write_clip
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "look", "arguments": {"x": 1}}\n</tool_call>'
@@ -59,6 +61,16 @@ def test_several_pictures_and_turns(real, bot, tmp_path):
     talk = Conversation((system("Short."), user("Both?", [a, b]), assistant("yes"), user("Sure?")))
     expected = bot.batch([talk], sampling=Sampling(max_tokens=9))[0]
     assert text_of(post(real, messages=messages, max_tokens=9)) == expected
+
+
+def test_a_video_is_answered_as_anywhere_else(real, bot, tmp_path):
+    clip = write_clip(tmp_path / "clip.mp4")
+    content = [
+        {"type": "video_url", "video_url": {"url": data_url(clip.read_bytes(), "video/mp4")}},
+        {"type": "text", "text": "What happens?"},
+    ]
+    expected = bot.ask("What happens?", videos=[clip], sampling=Sampling(max_tokens=9))
+    assert text_of(post(real, content=content, max_tokens=9)) == expected
 
 
 def test_the_shape_of_an_answer(real, tmp_path):
@@ -228,7 +240,7 @@ def test_a_bug_is_a_500_that_tells_nothing(monkeypatch):
          "messages", "the last message must be the user's"),
         ({"content": "long " * 2000}, "messages", "context"),
         ({"content": [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAAAGZ0eXA="}}]},
-         "messages", "not trained on videos"),
+         "messages", "video"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
          "messages", "json_schema"),
         ({"content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]},

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from llavakit.core.errors import DataError
 from llavakit.serve.fetch import Fetcher
-from llavakit.serve.media import KINDS, MAGIC, Budget, MediaReader
+from llavakit.serve.media import Budget, MediaReader
 from llavakit.serve.service import default_fetcher
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.image import load_image
+from llavakit.vision.kinds import KINDS, MAGIC
 from tests.serve.test_fetch import HOME
 from tests.serve.web import page, web
 from tests.vision.clips import write_clip

@@ -4,6 +4,8 @@ import base64
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -317,6 +319,19 @@ def test_a_wrong_start_is_one_clear_line(model, options, said, monkeypatch, caps
         main()
     errors = capsys.readouterr().err
     assert stop.value.code == 2 and said in errors and errors.count("\n") == 1
+
+
+def test_without_the_extra_the_command_says_what_to_install(model):
+    code = f"""
+import sys
+sys.modules["fastapi"] = None
+sys.argv = ["llavakit", "serve", "--model", {str(model)!r}]
+from llavakit.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "error: llavakit serve needs fastapi: pip install 'llavakit[serve]'\n"
+    assert (done.returncode, done.stderr) == (2, said)
 
 
 def _refuses(url: str) -> bool:

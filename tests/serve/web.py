@@ -34,6 +34,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.pages[self.path.partition("?")[0]](self)
         self.close_connection = True
 
+    def do_POST(self) -> None:
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
     def log_message(self, *_) -> None:
         pass
 
@@ -58,7 +62,7 @@ def page(body: bytes, kind: str | None = "image/png", status: int = 200, **heade
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(status)
-        said = {"Content-Type": kind, "Content-Length": str(len(body))}
+        said = {"Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close"}
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
         for name, value in said.items():
             if value:
