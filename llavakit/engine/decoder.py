@@ -3,28 +3,40 @@
 Own layers compute what the module computes, with fewer and larger operations: queries, keys and values are one
 product, gate and up another; cosines are computed once; weights lie as the processor wants them. The module stays
 the twin that tests compare with. Only for inference: nothing here has a gradient.
-Shape letters: T tokens, L chosen rows, D decoder width, H query heads, G key heads, W head width, V vocabulary.
+Shape letters: T tokens, L chosen rows, D decoder width, W head width, V vocabulary.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from torch import Tensor, nn
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from llavakit.core.errors import ConfigError
-from llavakit.engine.linear import linear
+from llavakit.engine.layer import Layer, Norm, NormedLayer
+from llavakit.engine.linear import Format
+from llavakit.engine.weights import Product, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
 
-FEW = 16  # rows up to which a norm through layer_norm is faster than one written out
-Weights = Literal["as_is", "bf16"]
+Weights = Literal["as_is", "bf16", "int8", "int4"]
+LAYERS: dict[type, type[Layer]] = {
+    LlamaForCausalLM: Layer,
+    MistralForCausalLM: Layer,
+    Qwen2ForCausalLM: Layer,
+    Qwen3ForCausalLM: NormedLayer,
+}
 
 
 class Decoder(Protocol):
-    """What the engine asks of a decoder."""
+    """What the engine asks of a decoder. It never changes `x_TD`."""
 
     def __call__(
         self,
@@ -44,11 +56,51 @@ class Decoder(Protocol):
         ...
 
 
-class ModuleDecoder:
-    """The language model of `transformers`, unchanged."""
+def fuse(
+    model: Llava, weights: Weights = "as_is", *, head: Weights | None = None, release: bool = False
+) -> Decoder:
+    """The fastest decoder for this model: own layers where its family has them, else the module itself.
 
-    def __init__(self, model: Llava) -> None:
+    `weights` is the decoder's number format; tower and connector keep theirs, and token embeddings too. `head` is
+    the format of the vocabulary product, None: int8 when the decoder is quantised, also for int4, as GGUF files
+    keep it finer. It is a copy of its own where the tables are tied.
+    `release` frees the module's weights that own layers have copied, so that they are not held twice; after it
+    `model.language` itself cannot run. Quantised modules of other families are always replaced in place.
+    """
+    if weights == "bf16":
+        language: nn.Module = model.language
+        language.to(torch.bfloat16)
+    body: Format = "as_is" if weights == "bf16" else weights
+    head = head or ("as_is" if body == "as_is" else "int8")
+    top: Format = "as_is" if head == "bf16" else head
+    if _can_fuse(model.language):
+        return FusedDecoder(model, body, top, release=release)
+    return ModuleDecoder(model, body, top)
+
+
+def _can_fuse(language: PreTrainedModel) -> bool:
+    """Whether the layers are of a known shape and plain: without adapters, not quantized, on one device."""
+    if type(language) not in LAYERS or language.config.hidden_act != "silu":
+        return False
+    body: Any = language.get_decoder()
+    products = [
+        module
+        for layer in body.layers
+        for part in (layer.self_attn, layer.mlp)
+        for name, module in part.named_children()
+        if name.endswith("_proj")
+    ]
+    devices = {parameter.device for parameter in language.parameters()}
+    return len(devices) == 1 and all(type(product) is nn.Linear for product in products)
+
+
+class ModuleDecoder:
+    """The language model of `transformers`; for other formats its linear modules are replaced in place."""
+
+    def __init__(self, model: Llava, format: Format = "as_is", head: Format = "as_is") -> None:
         self.model = model
+        with torch.no_grad():
+            self.products = replace_modules(model.language, format, head)
 
     def __call__(
         self,
@@ -65,141 +117,31 @@ class ModuleDecoder:
         return self.model.logits(hidden_LD)
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        copy_into(self.model, tensors)
-
-
-class Layer:
-    """One decoder layer with its products fused."""
-
-    def __init__(self, source: Any) -> None:
-        attention = source.self_attn
-        self.source, self.scaling, self.width = source, attention.scaling, attention.head_dim
-        self.heads = attention.q_proj.weight.shape[0] // self.width
-        self.key_heads = attention.k_proj.weight.shape[0] // self.width
-        self.qkv, self.out = linear(*self._qkv()), linear(*_weights(attention.o_proj))
-        self.gate_up, self.down = linear(*self._gate_up()), linear(*_weights(source.mlp.down_proj))
-        self.norm, self.mlp_norm = Norm(source.input_layernorm), Norm(source.post_attention_layernorm)
-
-    def load(self) -> None:
-        """Take the source's weights again."""
-        self.qkv.load(*self._qkv())
-        self.out.load(*_weights(self.source.self_attn.o_proj))
-        self.gate_up.load(*self._gate_up())
-        self.down.load(*_weights(self.source.mlp.down_proj))
-        self.norm.load()
-        self.mlp_norm.load()
-
-    def _qkv(self) -> tuple[Tensor, Tensor | None]:
-        attention = self.source.self_attn
-        return _stack(attention.q_proj, attention.k_proj, attention.v_proj)
-
-    def _gate_up(self) -> tuple[Tensor, Tensor | None]:
-        return _stack(self.source.mlp.gate_proj, self.source.mlp.up_proj)
-
-    def attend(
-        self,
-        x_TD: Tensor,
-        cos_T1W: Tensor,
-        sin_T1W: Tensor,
-        layout: Layout,
-        cache: KeyValueCache | None,
-        number: int,
-    ) -> Tensor:
-        """What every row's heads gathered, [T, H * W], before the output product."""
-        qkv_TXW = self.qkv(self.norm(x_TD)).view(len(x_TD), -1, self.width)
-        turned = self.heads + self.key_heads
-        both_TXW = rotate(self.head_norms(qkv_TXW[:, :turned]), cos_T1W, sin_T1W)
-        query_1HTW, key_1GTW, value_1GTW = (
-            part.transpose(0, 1)[None]
-            for part in (both_TXW[:, : self.heads], both_TXW[:, self.heads :], qkv_TXW[:, turned:])
-        )
-        keys, values = (key_1GTW, value_1GTW)
-        if cache is not None:
-            keys, values = cache.update(key_1GTW, value_1GTW, number)
-        out_1HTW = layout.attend(query_1HTW, keys, values, self.scaling)
-        return out_1HTW[0].transpose(0, 1).reshape(len(x_TD), -1)
-
-    def head_norms(self, both_TXW: Tensor) -> Tensor:
-        """Norms of single heads before the rotation, where a family has them."""
-        return both_TXW
-
-    def finish(self, x_TD: Tensor, attended_TX: Tensor) -> Tensor:
-        """Output product and feed-forward, each added to the residual stream."""
-        x_TD = self.out.add(attended_TX, x_TD)
-        gate_TI, up_TI = self.gate_up(self.mlp_norm(x_TD)).chunk(2, dim=-1)
-        return self.down.add(F.silu(gate_TI, inplace=True).mul_(up_TI), x_TD)
-
-
-class NormedLayer(Layer):
-    """Qwen3: every query and key head is normed before the rotation."""
-
-    def __init__(self, source: Any) -> None:
-        super().__init__(source)
-        self.query_norm, self.key_norm = Norm(source.self_attn.q_norm), Norm(source.self_attn.k_norm)
-
-    def load(self) -> None:
-        super().load()
-        self.query_norm.load()
-        self.key_norm.load()
-
-    def head_norms(self, both_TXW: Tensor) -> Tensor:
-        query_THW, key_TGW = both_TXW.split((self.heads, self.key_heads), dim=1)
-        return torch.cat((self.query_norm(query_THW), self.key_norm(key_TGW)), dim=1)
-
-
-class Norm:
-    """RMSNorm: written out for many rows; few go through layer_norm, which is one operation.
-
-    A row next to its negative has mean zero, so its variance is the mean square.
-    """
-
-    def __init__(self, source: Any) -> None:
-        self.source, self.epsilon = source, source.variance_epsilon
-        self.load()
-
-    def load(self) -> None:
-        """Take the source's weights again."""
-        self.weight_D = self.source.weight.detach()
-        self.twice = torch.cat((self.weight_D, self.weight_D))
-
-    def __call__(self, x_TD: Tensor) -> Tensor:
-        width = x_TD.shape[-1]
-        if len(x_TD) <= FEW:
-            both = torch.cat((x_TD, -x_TD), dim=-1)
-            return F.layer_norm(both, (2 * width,), self.twice, None, self.epsilon)[..., :width]
-        wide = x_TD.to(torch.float32, copy=True)
-        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        scale = length.square_().div_(width).add_(self.epsilon).rsqrt_()
-        return wide.mul_(scale).to(x_TD.dtype).mul_(self.weight_D)
-
-
-LAYERS: dict[type, type[Layer]] = {
-    LlamaForCausalLM: Layer,
-    MistralForCausalLM: Layer,
-    Qwen2ForCausalLM: Layer,
-    Qwen3ForCausalLM: NormedLayer,
-}
+        refresh(self.model.language, self.products, tensors)
 
 
 class FusedDecoder:
     """Own layers over the weights of a Llama-shaped language model.
 
-    The weights of its products are copies; norms and token tables are shared with the module.
+    The weights of its products are copies; norms and the token table are the module's.
     """
 
-    def __init__(self, model: Llava) -> None:
-        self.model = model
+    def __init__(
+        self, model: Llava, format: Format = "as_is", head: Format = "as_is", *, release: bool = False
+    ) -> None:
+        self.language = model.language
         body: Any = model.language.get_decoder()
-        self.rotary = body.rotary_emb
-        layer_type = LAYERS[type(model.language)]
+        self.rotary, self.layers = body.rotary_emb, []
+        self.window = _window(model.language)
         with torch.no_grad():
-            self.layers = [layer_type(source) for source in body.layers]
+            for number in range(len(body.layers)):
+                layer = LAYERS[type(model.language)](model.language, f"model.layers.{number}", format)
+                self.layers.append(layer)
+                if release:  # now, so that no more than one layer is held twice
+                    for product in layer.products:
+                        product.release()
             self.norm = Norm(body.norm)
-            self.head = linear(*self._head())
-        self.window = sliding_window(model.language)
-
-    def _head(self) -> tuple[Tensor, Tensor | None]:
-        return _weights(self.model.language.get_output_embeddings())
+            self.head = Product(model.language, ["lm_head"], head)
 
     def __call__(
         self,
@@ -219,16 +161,16 @@ class FusedDecoder:
         return self.norm(x_TD)
 
     def logits(self, hidden_LD: Tensor) -> Tensor:
-        logits_LV: Tensor = self.head(hidden_LD)
-        return logits_LV
+        return self.head.linear(hidden_LD)
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        copy_into(self.model, tensors)
-        with torch.no_grad():
-            for layer in self.layers:
-                layer.load()
-            self.norm.load()
-            self.head.load(*self._head())
+        products = [product for layer in self.layers for product in layer.products]
+        # Tied tables have two names and one tensor; whichever is given, the head's copy must follow.
+        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+            tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        refresh(self.language, [*products, self.head], tensors)
+        for norm in [norm for layer in self.layers for norm in layer.norms] + [self.norm]:
+            norm.load()
 
     def _angles(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines whose first half is negative, as `rotate` wants them; the module's own numbers."""
@@ -245,66 +187,12 @@ class FusedDecoder:
             )
 
 
-def rotate(x_TXW: Tensor, cos_T1W: Tensor, sin_T1W: Tensor) -> Tensor:
-    """Rotary positions for all heads at once. `sin` has its first half negated, so no half of x needs to be."""
-    low, high = x_TXW.chunk(2, dim=-1)
-    return torch.addcmul(x_TXW * cos_T1W, torch.cat((high, low), dim=-1), sin_T1W)
-
-
-def fuse(model: Llava, weights: Weights = "as_is") -> Decoder:
-    """The fastest decoder for this model: own layers where its family has them, else the module itself."""
-    if weights == "bf16":
-        language: torch.nn.Module = model.language
-        language.to(torch.bfloat16)
-    return FusedDecoder(model) if _can_fuse(model) else ModuleDecoder(model)
-
-
-def _can_fuse(model: Llava) -> bool:
-    """Whether the layers are of a known shape and plain: without adapters, not quantized, on one device."""
-    if type(model.language) not in LAYERS or model.language.config.hidden_act != "silu":
-        return False
-    body: Any = model.language.get_decoder()
-    products = [
-        module
-        for layer in body.layers
-        for part in (layer.self_attn, layer.mlp)
-        for name, module in part.named_children()
-        if name.endswith("_proj")
-    ]
-    devices = {parameter.device for parameter in model.language.parameters()}
-    return len(devices) == 1 and all(type(product) is torch.nn.Linear for product in products)
-
-
-def sliding_window(language: Any) -> int | None:
-    """Tokens that every layer sees, None if no layer is limited."""
+def _window(language: Any) -> int | None:
+    """The fewest tokens that a layer sees, None if no layer is limited."""
     if isinstance(language, LlamaForCausalLM):
         return None
     if isinstance(language, MistralForCausalLM):
-        return language.config.sliding_window
+        window: int | None = language.config.sliding_window
+        return window
     windows = [layer.self_attn.sliding_window for layer in language.get_decoder().layers]
     return min((window for window in windows if window is not None), default=None)
-
-
-@torch.no_grad()
-def copy_into(model: Llava, tensors: Mapping[str, Tensor]) -> None:
-    """Copy into the language model's tensors, by name; an unknown name or another shape is an error."""
-    own = model.language.state_dict()
-    for name, tensor in tensors.items():
-        if name not in own:
-            raise ConfigError(f"new weights: the language model has no tensor {name}")
-        if own[name].shape != tensor.shape:
-            raise ConfigError(
-                f"new weights: {name} is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
-            )
-        own[name].copy_(tensor)
-
-
-def _weights(module: Any) -> tuple[Tensor, Tensor | None]:
-    return module.weight, module.bias
-
-
-def _stack(*modules: Any) -> tuple[Tensor, Tensor | None]:
-    """Weights of several products as one: their outputs stand side by side."""
-    biases = [module.bias for module in modules]
-    weight_OI = torch.cat([module.weight for module in modules])
-    return weight_OI, None if biases[0] is None else torch.cat(biases)

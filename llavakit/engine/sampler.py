@@ -67,7 +67,8 @@ class Draw:
 
 def choose(logits_SV: Tensor, draws: Sequence[Draw], said: Sequence[Sequence[int]]) -> list[Choice]:
     """The next token of each sequence; `said` are its prompt and answer so far."""
-    tokens: list[int] = logits_SV.argmax(dim=-1).tolist()
+    # The first of the likeliest, as argmax gives it, which takes nine times as long for bfloat16 on the CPU.
+    tokens: list[int] = logits_SV.max(dim=-1).indices.tolist()
     for row, draw in enumerate(draws):
         if not draw.plain:
             tokens[row] = _draw(logits_SV[row], draw, said[row])

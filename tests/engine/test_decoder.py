@@ -1,10 +1,13 @@
 """The fused decoder against its twin, the module of transformers."""
 
+import copy
+
 import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
     GemmaConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
     OPTConfig,
@@ -12,6 +15,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.pytorch_utils import Conv1D
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
@@ -19,6 +23,7 @@ from llavakit.data.encode import Sample
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.slots import KvShape
 from llavakit.model.adapters import LoraSettings, add_adapters
@@ -29,7 +34,7 @@ from tests import tiny
 SHAPE = {
     "vocab_size": 120,
     "hidden_size": 32,
-    "intermediate_size": 80,
+    "intermediate_size": 96,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -73,6 +78,7 @@ OTHERS = {
         vocab_size=120, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=128, word_embed_proj_dim=32,
     ),
+    "gpt2": lambda: GPT2Config(vocab_size=120, n_embd=32, n_layer=2, n_head=4, n_positions=128),
     "llama gelu": lambda: LlamaConfig(**SHAPE, hidden_act="gelu"),
 }  # fmt: skip
 TREES = (
@@ -272,3 +278,118 @@ def test_adapters_are_not_left_out():
     said = Engine(model, frozenset()).generate([sample], Sampling(max_tokens=12))
     assert isinstance(fuse(model), ModuleDecoder)
     assert said == [recompute(model, sample, 12)] != without
+
+
+def dequantized(model: Llava, format: str, head: str) -> Llava:
+    """The slow twin: float32 weights that are exactly what the codes stand for, in the unchanged module."""
+    twin = copy.deepcopy(model)
+    body, top = twin.language.get_decoder(), twin.language.get_output_embeddings()
+    top.weight = torch.nn.Parameter(
+        top.weight.detach().clone()
+    )  # no longer tied: only the product is quantised
+    for module in body.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = restored(module.weight.data, format)
+        elif isinstance(module, Conv1D):
+            module.weight.data = restored(module.weight.data.t(), format).t()
+    top.weight.data = restored(top.weight.data, head)
+    return twin
+
+
+def restored(weight: torch.Tensor, format: str) -> torch.Tensor:
+    if format == "int8":
+        codes, scale = quantize_int8(weight)
+        return codes.float() * scale.float()[:, None]
+    return dequantize_int4(*quantize_int4(weight))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5, 38])
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("name", [*FAMILIES, *OTHERS])
+def test_quantised_equals_the_module_with_the_same_numbers(name, format, num_tokens):
+    model = random_model((FAMILIES | OTHERS)[name]())
+    twin = ModuleDecoder(dequantized(model, format, "int8"))
+    x, positions = row(model, num_tokens), torch.arange(num_tokens)
+    with torch.no_grad():
+        layout = packed_layout((Segment(0, num_tokens),), x.device)
+        expected = twin(x, positions, layout)
+        decoder = fuse(model, format)
+        torch.testing.assert_close(decoder(x, positions, layout), expected, atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(decoder.logits(expected), twin.logits(expected), atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize(("quantize", "limit"), [("int8", 0.012), ("int4", 0.12)])
+def test_the_error_of_a_quantised_product_is_bounded(quantize, limit):
+    torch.manual_seed(0)
+    weight, x = torch.randn(70, 256), torch.randn(40, 256)
+    exact = x @ weight.T
+    error = linear(weight, None, quantize)(x) - exact
+    assert error.norm() / exact.norm() < limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 3, 8, 40])
+@pytest.mark.parametrize("format", ["as_is", "int8", "int4"])
+@pytest.mark.parametrize("outputs", [7, 16, 70])
+def test_products_with_biases_and_odd_outputs(format, outputs, rows, dtype):
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(outputs, 64), torch.randn(outputs), torch.randn(rows, 64)
+    weight, bias, x = weight.to(dtype), bias.to(dtype), x.to(dtype)
+    residual = torch.randn(rows, outputs).to(dtype)
+    before = residual.clone()
+    exact = x.float() @ (weight.float() if format == "as_is" else restored(weight, format)).T + bias.float()
+    product = linear(weight, bias, format)
+    limits = {"atol": 1e-4, "rtol": 1e-4} if dtype == torch.float32 else {"atol": 0.1, "rtol": 0.02}
+    torch.testing.assert_close(product(x).float(), exact, **limits)
+    torch.testing.assert_close(product.add(x, residual).float(), exact + before.float(), **limits)
+    assert torch.equal(residual, before)
+
+
+def test_int4_says_which_width_it_cannot_pack():
+    with pytest.raises(ConfigError, match="multiple of 32, and this decoder has one with 48; use int8"):
+        fuse(tiny.checkpoint().model, "int4")
+
+
+@pytest.mark.parametrize("format", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["llama biases", "llama tied", "gemma", "opt", "gpt2"])
+def test_refreshed_quantised_weights_are_those_of_a_fresh_decoder(name, format):
+    model, new = (random_model((FAMILIES | OTHERS)[name]()) for _ in range(2))
+    with torch.no_grad():
+        for parameter in new.language.parameters():
+            parameter.add_(torch.randn_like(parameter) / 8)
+        tensors = {name: tensor.clone() for name, tensor in new.language.state_dict().items()}
+        x, layout = row(model, 38), packed_layout(TREES, torch.device("cpu"))
+        decoder, fresh = fuse(model, format), fuse(new, format)
+        decoder.refresh(tensors)
+        hidden = decoder(x, POSITIONS, layout)
+        assert torch.equal(hidden, fresh(x, POSITIONS, layout))
+        assert torch.equal(decoder.logits(hidden), fresh.logits(hidden))
+
+
+def test_released_weights_are_gone_and_can_be_refreshed_together():
+    model, twin = random_model(FAMILIES["qwen2"]()), random_model(FAMILIES["qwen2"]())
+    decoder = fuse(model, release=True)
+    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
+    assert all(model.language.state_dict()[name].is_meta for name in names)
+    assert not model.language.get_input_embeddings().weight.is_meta
+    new = {name: twin.language.state_dict()[name] * 2 for name in names}
+    with pytest.raises(ConfigError, match=r"v_proj\.weight is missing; its old value was released"):
+        decoder.refresh({name: new[name] for name in names[:2]})
+    decoder.refresh(new)
+    ModuleDecoder(twin).refresh(new)
+    x, layout = row(model, 38), packed_layout(TREES, torch.device("cpu"))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            decoder(x, POSITIONS, layout), ModuleDecoder(twin)(x, POSITIONS, layout), **TIGHT
+        )
+
+
+def test_a_tied_table_that_is_refreshed_under_either_name_changes_the_head():
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        model = random_model(FAMILIES["llama tied"](), torch.bfloat16)
+        decoder = fuse(model)
+        new = model.language.state_dict()[name] * 2
+        decoder.refresh({name: new})
+        hidden = torch.randn(3, 32, dtype=torch.bfloat16)
+        torch.testing.assert_close(decoder.logits(hidden), hidden @ new.T)
+        torch.testing.assert_close(model.language.get_input_embeddings().weight.detach(), new)

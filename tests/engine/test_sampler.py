@@ -87,3 +87,10 @@ def test_logprobs_are_those_of_the_model():
         for token in expected_V.argsort(descending=True)[:4]
     )
     assert without == Choice(int(logits_SV[1].argmax()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equally_likely_tokens_the_first_is_taken(dtype):
+    logits_SV = torch.randint(0, 4, (50, 3000), generator=torch.Generator().manual_seed(3)).to(dtype)
+    greedy = [choice.token for choice in choose(logits_SV, [Draw(Sampling())] * 50, [[]] * 50)]
+    assert greedy == logits_SV.argmax(-1).tolist()
