@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -223,6 +223,13 @@ def serve(
     log_content: Annotated[
         bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
     ] = False,
+    weights: Annotated[
+        Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
+    ] = "as_is",
+    max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
+    kv_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
+    ] = None,
     rope_factor: Annotated[
         float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
     ] = None,
@@ -248,7 +255,10 @@ def serve(
     }
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
-        loaded = load(model, template_name=template, rope_factor=rope_factor)
+        loaded = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights,
+            max_sequences=max_sequences, kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
+        )  # fmt: skip
         serve_model(Service(loaded.engine, loaded.encoder, config), listener)
 
 

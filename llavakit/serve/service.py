@@ -17,6 +17,7 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event, Request
 from llavakit.engine.worker import Ticket, Worker
 from llavakit.serve.answers import PromptDetails, Usage
+from llavakit.serve.bridge import Bridge
 from llavakit.serve.choice import Choice, Delta, Spelling
 from llavakit.serve.conversation import (
     MediaUrl,
@@ -52,6 +53,7 @@ class Service:
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
         self.began = int(time.time())
         self._closed = False
+        self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
         self._spelling = Spelling(encoder.tokenizer)
         self._stops = encoder.tokenizer.stop_strings(encoder.template)
         self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
@@ -78,7 +80,9 @@ class Service:
             reading = [_run(self._fetching, self._read, medium, budget) for medium in media_urls(request)]
             media = await asyncio.gather(*reading)
             prepared = await _run(self._preparing, self._prepare, request, media)
-        return Answer(self, request, prepared, deadline)
+        if self._bridge is None:
+            self._bridge = Bridge(asyncio.get_running_loop())
+        return Answer(self, request, prepared, deadline, self._bridge)
 
     @asynccontextmanager
     async def within(self, deadline: float) -> AsyncIterator[None]:
@@ -120,11 +124,12 @@ class Service:
 class Answer:
     """An answer on the engine: iterate over its deltas, and `close` it, whatever happened."""
 
-    def __init__(self, service: Service, request: ChatRequest, prepared: Request, deadline: float) -> None:
-        self._service, self._deadline = service, deadline
+    def __init__(
+        self, service: Service, request: ChatRequest, prepared: Request, deadline: float, bridge: Bridge
+    ) -> None:
+        self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
         self._open = len(self._choices)
-        self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[list[Delta] | None] = asyncio.Queue()
         self._sample = prepared.sample
         self._ticket: Ticket = service.worker.submit(prepared, self._listen, self._ends)
@@ -171,7 +176,7 @@ class Answer:
         broken = event.finish in ("failed", "cancelled")
         deltas = None if broken else self._choices[event.choice].take(event)
         if deltas != []:
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, deltas)
+            self._bridge.call(self._queue.put_nowait, deltas)
 
 
 def default_fetcher(settings: ServeConfig) -> Fetcher:

@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event
 from llavakit.engine.worker import Ticket
 from llavakit.serve.app import create_app
+from llavakit.serve.server import listen
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.frames import VideoConfig
@@ -95,7 +95,7 @@ def client(worker=None, **settings) -> Iterator[TestClient]:
 def served(worker=None, **settings) -> Iterator[tuple[str, Service]]:
     """A real server in a thread: its address, and the service behind it."""
     made = service(worker, **settings)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(uvicorn.Config(create_app(made), log_config=None))
         thread = Thread(target=server.run, args=([listener],))
         thread.start()

@@ -15,6 +15,7 @@ import pytest
 
 from llavakit.cli import main
 from llavakit.model import checkpoint as checkpoints
+from llavakit.serve.server import listen
 from tests import tiny
 from tests.serve.live import (
     CHAT,
@@ -340,6 +341,11 @@ def _refuses(url: str) -> bool:
     except httpx2.HTTPError:
         return True
     return False
+
+
+def test_small_packets_are_not_held_back():
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_data_urls_of_any_padding_are_what_they_were(address):
