@@ -13,7 +13,7 @@ def test_many_clients_get_the_answers_of_one():
     with served() as (url, _):
         tally = asyncio.run(soak(url, "tiny", clients=40, seconds=4))
     assert tally.wrong == {}
-    assert len(tally.seconds) > 40 and tally.hung_up > 0
+    assert len(tally.seconds) >= 30 and tally.hung_up > 0
 
 
 def test_what_soaking_calls_flat():
