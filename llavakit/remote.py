@@ -42,7 +42,7 @@ EXTRA = ("top_p", "top_k", "min_p", "repetition_penalty")
 
 
 class Remote:
-    """Asks a server (llavakit, vLLM, SGLang, OpenAI's own) as `Chat` asks a local model."""
+    """Asks a server (llavakit, vLLM, SGLang and others) as `Chat` asks a local model."""
 
     def __init__(
         self,

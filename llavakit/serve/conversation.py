@@ -61,7 +61,7 @@ def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
     schemas = len(_json(request.model_dump(include={"tools", "response_format"}), "tools"))
     counts = (
         ("messages", "messages", len(request.messages), settings.max_messages),
-        ("messages", "letters of text", sum(map(len, _texts(request))), settings.max_text_chars),
+        ("messages", "letters of text", sum(map(len, texts(request))), settings.max_text_chars),
         ("messages", "images", sum(medium.sort == "image" for medium in media), settings.max_images),
         ("messages", "videos", sum(medium.sort == "video" for medium in media), settings.max_videos),
         ("max_tokens", "tokens to be answered", tokens, settings.max_tokens),
@@ -90,12 +90,21 @@ def media_urls(request: ChatRequest) -> list[MediaUrl]:
     return found
 
 
+def texts(request: ChatRequest) -> Iterator[str]:
+    """What was written in all messages."""
+    for message in request.messages:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text for part in message.content or () if isinstance(part, TextPart))
+
+
 def conversation(request: ChatRequest, media: Sequence[bytes], default_system: str) -> Conversation:
     """The request's messages, with `media` in the places of `media_urls`. Refuses what no template can say."""
     heads = 0
     while heads < len(request.messages) and isinstance(request.messages[heads], SystemMessage):
         heads += 1
-    texts = [
+    heard = [
         _text(message.content) for message in request.messages[:heads] if isinstance(message, SystemMessage)
     ]
     turns: list[Message] = []
@@ -119,17 +128,17 @@ def conversation(request: ChatRequest, media: Sequence[bytes], default_system: s
         if turns and turns[-1].role == role:
             parts = (*turns.pop().parts, Text("\n"), *parts)
         turns.append(Message(role, parts))
-    head = _head(request, texts, default_system)
+    head = _head(request, heard, default_system)
     return Conversation((*head, *turns))
 
 
-def _head(request: ChatRequest, texts: list[str], default_system: str) -> tuple[Message, ...]:
+def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[Message, ...]:
     """The system message, if there is something to say: with tools, the template's own text is in front of them."""
-    text = "\n\n".join(texts)
+    text = "\n\n".join(heard)
     if request.tools and request.tool_choice != "none":
         tools = [tool.model_dump(exclude_none=True) for tool in request.tools]
-        return (system(tools_text(text if texts else default_system, tools)),)
-    return (system(text),) if texts else ()
+        return (system(tools_text(text if heard else default_system, tools)),)
+    return (system(text),) if heard else ()
 
 
 def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
@@ -222,11 +231,3 @@ def _user_parts(message: UserMessage, media: Iterator[bytes]) -> Iterator[Part]:
 
 def _text(content: str | tuple[TextPart, ...]) -> str:
     return content if isinstance(content, str) else "\n".join(part.text for part in content)
-
-
-def _texts(request: ChatRequest) -> Iterator[str]:
-    for message in request.messages:
-        if isinstance(message.content, str):
-            yield message.content
-        else:
-            yield from (part.text for part in message.content or () if isinstance(part, TextPart))

@@ -25,9 +25,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT = "/v1/chat/completions"
 ROUTES = (CHAT, "/v1/models", "/health", "/metrics")  # by name in the metrics; all other paths are one
-GRACE = (
-    10  # seconds after which a request that missed its own time limit is cut off: its client does not read
-)
+OPEN = ("/health", "/metrics", "/openapi.json")  # all that needs no key
+GRACE = 10  # seconds over its limit after which a request is cut off: its client sends or reads nothing
+GONE = 499  # nginx's number: nobody was there to read an answer
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Gate:
             self._note(scope, visit)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"].startswith("/v1/"):
+        if scope["path"] not in OPEN:
             self._check_key(scope)
         if scope["path"] != CHAT or scope["method"] != "POST":
             await self.app(scope, receive, send)
@@ -94,7 +94,9 @@ class Gate:
             async with asyncio.timeout(self.settings.request_seconds + GRACE):
                 await self.app(scope, receive, send)
         except TimeoutError:
-            if scope["state"]["visit"].status is None:
+            visit: Visit = scope["state"]["visit"]
+            visit.notes["error"] = "timeout"
+            if visit.status is None:
                 raise ApiError("the request did not arrive in time", status=408, code="timeout") from None
         finally:
             self._in_flight -= 1
@@ -117,8 +119,6 @@ class Gate:
     def _note(self, scope: Scope, visit: Visit) -> None:
         route = scope["path"] if scope["path"] in ROUTES else "other"
         status = 500 if visit.status is None else visit.status
-        if visit.notes.get("disconnected"):
-            status = 499  # nginx's number: nobody was there to read an answer
         self.metrics.requests.labels(route, str(status)).inc()
         self.metrics.seconds.labels(route).observe(visit.seconds)
         log(

@@ -47,11 +47,6 @@ class Metrics:
             buckets=SECONDS, registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("llavakit_requests_in_flight", "Chat requests now.", registry=self.registry)
-        self.disconnects = Counter(
-            "llavakit_disconnects",
-            "Clients that left before their answer was complete.",
-            registry=self.registry,
-        )
         self.registry.register(_EngineStats(stats))
 
     def render(self) -> bytes:

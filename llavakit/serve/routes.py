@@ -9,8 +9,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from llavakit.serve.answers import Health, ModelEntry, ModelList, Writer
 from llavakit.serve.body import ClientGone, read_json, unless_gone
 from llavakit.serve.choice import Delta
+from llavakit.serve.conversation import texts
 from llavakit.serve.errors import ApiError
-from llavakit.serve.gate import Visit
+from llavakit.serve.gate import GONE, Visit
 from llavakit.serve.metrics import CONTENT_TYPE, Metrics
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Answer, Service
@@ -39,7 +40,7 @@ class Routes:
                 )
             return await unless_gone(request, self._whole(answer, writer, visit))
         except ClientGone:
-            return Response(status_code=499)
+            return Response(status_code=GONE)
 
     async def models(self) -> ModelList:
         """The model that is served."""
@@ -113,10 +114,9 @@ class Routes:
             "completion_tokens": usage.completion_tokens,
         }
         if self.settings.log_content:
-            visit.notes["messages"] = [message.model_dump(exclude_none=True) for message in asked.messages]
+            visit.notes["question"] = list(texts(asked))
         if answer.close() and "error" not in visit.notes:
-            visit.notes["disconnected"] = True
-            self.metrics.disconnects.inc()
+            visit.status = GONE
 
 
 def _event(value: dict[str, object]) -> bytes:

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.data.encode import Encoder
+from llavakit.data.encode import Encoder, Sample
+from llavakit.data.media import Clip
 from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event, Request
 from llavakit.engine.worker import Ticket, Worker
@@ -34,6 +35,7 @@ from llavakit.serve.schema import ChatRequest, parse
 from llavakit.serve.settings import ServeConfig
 
 T = TypeVar("T")
+AT_ONCE = 4  # pictures of one request that are fetched side by side
 
 
 class Service:
@@ -77,8 +79,7 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         budget = Budget(self.settings.max_media_bytes)
         async with self.within(deadline):
-            reading = [_run(self._fetching, self._read, medium, budget) for medium in media_urls(request)]
-            media = await asyncio.gather(*reading)
+            media = await self._gather(media_urls(request), budget)
             prepared = await _run(self._preparing, self._prepare, request, media)
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
@@ -101,6 +102,23 @@ class Service:
         stops, how = (*self._stops, *request.stops), calling(request)
         return [Choice(index, self._spelling, stops, how) for index in range(request.n or 1)]
 
+    async def _gather(self, media: Sequence[MediaUrl], budget: Budget) -> list[bytes]:
+        """All media, a few at a time; when one cannot be had the others are not waited for."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def read(medium: MediaUrl) -> bytes:
+            # What is not off the web never waits behind somebody's slow web server.
+            pool = self._fetching if medium.url[:4].lower() == "http" else self._preparing
+            async with turns:
+                return await _run(pool, self._read, medium, budget)
+
+        reading = [asyncio.ensure_future(read(medium)) for medium in media]
+        try:
+            return await asyncio.gather(*reading)
+        finally:
+            for each in reading:
+                each.cancel()
+
     def _parse(self, body: bytes) -> ChatRequest:
         request = parse(body)
         check_bounds(request, self.settings)
@@ -116,9 +134,19 @@ class Service:
         talk = conversation(request, media, self.encoder.template.system)
         how = sampling(request, self.settings)
         try:
-            return self.engine.prepare(self.encoder.encode(talk, open_turn=True), how)
+            sample = self.encoder.encode(talk, open_turn=True)
+            self._check_videos(sample)
+            return self.engine.prepare(sample, how)
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
+
+    def _check_videos(self, sample: Sample) -> None:
+        """Refuse a video that would take long to decode; its header and packets have been read by now."""
+        limit = self.settings.max_video_frames
+        for medium in sample.media:
+            if isinstance(medium.source, Clip) and len(medium.source.info.times) > limit:
+                frames = len(medium.source.info.times)
+                raise DataError(f"{medium.name}: {frames} frames; this server takes at most {limit}, cut it")
 
 
 class Answer:

@@ -40,6 +40,7 @@ class ServeConfig(Config):
     max_image_bytes: int = Field(default=20 * MIB, ge=1)
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     max_video_bytes: int = Field(default=200 * MIB, ge=1)
+    max_video_frames: int = Field(default=100_000, ge=1)  # all of a video's: one key frame may stand for many
     max_media_bytes: int = Field(default=256 * MIB, ge=1)  # all pictures and videos together
     fetch_seconds: float = Field(default=15, gt=0)  # one picture or video, redirects included
     max_redirects: int = Field(default=3, ge=0)

@@ -73,6 +73,17 @@ def test_a_video_is_answered_as_anywhere_else(real, bot, tmp_path):
     assert text_of(post(real, content=content, max_tokens=9)) == expected
 
 
+def test_a_video_of_very_many_frames_is_refused_before_it_is_decoded(tmp_path):
+    url = data_url(write_clip(tmp_path / "clip.mp4", 30).read_bytes(), "video/mp4")
+    body = asked([{"type": "video_url", "video_url": {"url": url}}])
+    for limit, status in ((29, 400), (30, 200)):
+        worker = ScriptedWorker("a")
+        with client(worker, max_video_frames=limit) as found:
+            answer = found.post(CHAT, json=body)
+            assert (answer.status_code, len(worker.requests)) == (status, int(status == 200))
+            assert status == 200 or "30 frames" in answer.json()["error"]["message"]
+
+
 def test_the_shape_of_an_answer(real, tmp_path):
     content = [image_part(tiny.picture(tmp_path / "a.png")), {"type": "text", "text": "?"}]
     answer = post(real, content=content, max_tokens=3)
