@@ -36,6 +36,10 @@ Template = Annotated[
     ),
 ]
 
+Weights = Annotated[
+    Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
+]
+
 # What `inspect` and `data check` encode records with.
 Encoding = Annotated[
     Path | None,
@@ -159,6 +163,7 @@ def chat(
     rope_factor: Annotated[
         float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
     ] = None,
+    weights: Weights = "as_is",
     template: Template = None,
     remote: Annotated[
         str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
@@ -176,18 +181,19 @@ def chat(
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     answering: Responder
-    if remote is not None and model is None and template is None and rope_factor is None:
+    ours = template is not None or rope_factor is not None or weights != "as_is"
+    if remote is not None and model is None and not ours:
         from llavakit.remote import Remote
 
         answering = Remote(remote, model_name=model_name, api_key=api_key)
     elif remote is None and model is not None and model_name is None:
         from llavakit.chat import load
 
-        answering = load(model, template_name=template, rope_factor=rope_factor)
+        answering = load(model, template_name=template, rope_factor=rope_factor, weights=weights)
     else:
         raise ConfigError(
             "give --model with a directory, or --remote with a URL (and --model-name); "
-            "--template and --rope-factor are for --model"
+            "--template, --rope-factor and --weights are for --model"
         )
     terminal = Terminal(answering, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
@@ -223,9 +229,7 @@ def serve(
     log_content: Annotated[
         bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
     ] = False,
-    weights: Annotated[
-        Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
-    ] = "as_is",
+    weights: Weights = "as_is",
     max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
     kv_gb: Annotated[
         float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")

@@ -226,6 +226,13 @@ def test_the_terminal_is_the_same_with_a_model_and_with_a_server(run, model, tmp
         assert once[0] == 0 and once[1].strip()
 
 
+def test_weights_are_chosen_on_the_command_line(run, model):
+    code, out, _ = run("chat", "--model", model, "--weights", "int8", "--max-tokens", 6, "Hello?")
+    assert code == 0 and out.strip()
+    code, _, err = run("chat", "--model", model, "--weights", "int3", "Hello?")
+    assert code == 2 and "int3" in err
+
+
 def test_the_speed_is_told_where_a_person_looks(run, model, monkeypatch):
     monkeypatch.setattr("rich.console.Console.is_terminal", property(lambda _: True))
     with served() as (url, _):
@@ -240,6 +247,7 @@ def test_the_speed_is_told_where_a_person_looks(run, model, monkeypatch):
         [],
         ["--model", "x", "--remote", "http://y"],
         ["--remote", "http://y", "--template", "plain"],
+        ["--remote", "http://y", "--weights", "int8"],
         ["--model", "x", "--model-name", "y"],
     ],
 )
