@@ -10,6 +10,7 @@ from llavakit.serve.hermes import Call, CallReader, read_call
 from llavakit.text.reply import Reply
 from llavakit.text.tokenizer import Tokenizer
 
+LEAST = -9999.0  # JSON has no infinity; OpenAI writes this
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
@@ -57,7 +58,7 @@ class Spelling:
     def likely(self, token: int, logprob: float) -> Likely:
         """A special token, which decoding skips, is spelled by its name."""
         text = self.tokenizer.decode([*self._before, token])[self._size :]
-        return Likely(text or self.tokenizer.tokens([token])[0], logprob)
+        return Likely(text or self.tokenizer.tokens([token])[0], max(logprob, LEAST))
 
 
 class Choice:
