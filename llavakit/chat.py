@@ -6,23 +6,23 @@ bot.ask("What color is the shape?", images=["x.png"])
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llavakit.core.errors import ConfigError, DataError
+from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Encoder
+from llavakit.data.media import plan_media
 from llavakit.engine.decoder import Decoder, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.placement import DeviceMap
-from llavakit.text.conversation import Conversation, ImageSource, VideoSource, user
+from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
 from llavakit.text.reply import Reply
 
 GREEDY = Sampling()
-M = TypeVar("M")
 
 
 class Chat:
@@ -64,6 +64,15 @@ class Chat:
         rest = reply.finish()
         if rest:
             yield rest
+
+    def num_tokens(self, answer: str) -> int:
+        """Tokens of an answer."""
+        return len(self.encoder.tokenizer.hf(answer)["input_ids"])
+
+    def describe(self, video: Video) -> str:
+        """One line about a video as the model will see it."""
+        medium = plan_media(video, self.encoder.image, self.encoder.video, alone=True)
+        return f"{len(medium.pictures())} frames, {medium.plan.num_tokens} tokens"
 
     def reply(self, sampling: Sampling) -> Reply:
         """An empty answer that ends at the template's stops, and at those of `sampling`."""
@@ -131,10 +140,3 @@ def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder, **limits: Any) -> Cha
     return Chat(
         Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder, **limits), encoder
     )
-
-
-def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:
-    """Strings become paths; a string in place of a list (taken letter by letter) is an error here."""
-    if isinstance(media, str | bytes | Path):
-        raise DataError(f"{name} must be a list: {name}=['x.png']")
-    return [Path(item) if isinstance(item, str) else item for item in media]
