@@ -14,7 +14,7 @@ from llavakit.model import checkpoint
 from llavakit.remote import Remote
 from llavakit.text.conversation import Conversation, Message, Text, Video, assistant, system, user
 from tests import tiny
-from tests.serve.live import ScriptedWorker, served
+from tests.serve.live import ScriptedWorker, served, service
 from tests.serve.web import page, web
 from tests.vision.clips import write_clip
 
@@ -23,9 +23,11 @@ GREEDY, WARM = Sampling(max_tokens=12), Sampling(max_tokens=12, temperature=1.4,
 
 @pytest.fixture(scope="module")
 def pair():
-    """The same model on both sides of a wire."""
-    with served() as (url, service):
-        yield Remote(url), Chat(service.engine, service.encoder)
+    """The same model on both sides of a wire, with an engine on each: only the server's thread may use its own."""
+    here = service()
+    with served() as (url, _):
+        yield Remote(url), Chat(here.engine, here.encoder)
+    here.close()
 
 
 @pytest.fixture
