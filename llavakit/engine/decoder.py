@@ -7,6 +7,7 @@ Shape letters: T tokens, L chosen rows, D decoder width, W head width, V vocabul
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -14,23 +15,28 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
 
 from llavakit.core.errors import ConfigError
-from llavakit.engine.layer import Layer, Norm, NormedLayer
-from llavakit.engine.linear import Format
+from llavakit.engine.layer import Layer, Norm
+from llavakit.engine.linear import Format, Make, linear
+from llavakit.engine.native import NativeLinear, Workspace, missing
+from llavakit.engine.native_layer import NativeLayer, NativeNorm
 from llavakit.engine.weights import Product, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
 
 Weights = Literal["as_is", "bf16", "int8", "int4"]
-LAYERS: dict[type, type[Layer]] = {
-    LlamaForCausalLM: Layer,
-    MistralForCausalLM: Layer,
-    Qwen2ForCausalLM: Layer,
-    Qwen3ForCausalLM: NormedLayer,
+Kernels = Literal["torch", "native", "auto"]
+HEAD_NORMS = {  # the families with own layers; whether their query and key heads are normed
+    LlamaForCausalLM: False,
+    MistralForCausalLM: False,
+    Qwen2ForCausalLM: False,
+    Qwen3ForCausalLM: True,
 }
 
 
 class Decoder(Protocol):
     """What the engine asks of a decoder. It never changes `x_TD`."""
+
+    kernels: Kernels
 
     def __call__(
         self,
@@ -51,13 +57,20 @@ class Decoder(Protocol):
 
 
 def fuse(
-    model: Llava, weights: Weights = "as_is", *, head: Weights | None = None, release: bool = False
+    model: Llava,
+    weights: Weights = "as_is",
+    *,
+    head: Weights | None = None,
+    kernels: Kernels = "torch",
+    release: bool = False,
 ) -> Decoder:
     """The fastest decoder for this model: own layers where its family has them, else the module itself.
 
     `weights` is the decoder's number format; tower and connector keep theirs, and token embeddings too. `head` is
     the format of the vocabulary product, None: int8 when the decoder is quantised, also for int4, as GGUF files
     keep it finer. It is a copy of its own where the tables are tied.
+    `kernels`: PyTorch's products, or our own in C (native.py; bf16 activations on the CPU only). "auto" takes ours
+    where they can run; `decoder.kernels` says which it was.
     `release` frees the module's weights that own layers have copied, so that they are not held twice; after it
     `model.language` itself cannot run. Quantised modules of other families are always replaced in place.
     """
@@ -67,18 +80,38 @@ def fuse(
     body: Format = "as_is" if weights == "bf16" else weights
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
-    if type(model.language) in LAYERS and model.language.config.hidden_act == "silu":
-        return FusedDecoder(model, body, top, release=release)
-    return ModuleDecoder(model, body, top)
+    fused = type(model.language) in HEAD_NORMS and model.language.config.hidden_act == "silu"
+    lack = _lack(model, fused)
+    if kernels == "native" and lack is not None:
+        raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
+    if not fused:
+        return ModuleDecoder(model, body, top)
+    return FusedDecoder(model, body, top, native=kernels != "torch" and lack is None, release=release)
+
+
+def _lack(model: Llava, fused: bool) -> str | None:
+    """Why native kernels cannot run this model here, None if they can."""
+    language = model.language
+    if not fused:
+        return f"a decoder of the Llama shape, which {type(language).__name__} is not"
+    if language.dtype != torch.bfloat16 or language.device.type != "cpu":
+        return f"bf16 weights on the CPU, and these are {language.dtype} on {language.device.type}"
+    config = language.config
+    if config.hidden_size % 32 or config.intermediate_size % 32:
+        return "widths that are multiples of 32"
+    return missing()
 
 
 class ModuleDecoder:
     """The language model of `transformers`; for other formats its linear modules are replaced in place."""
 
+    kernels: Kernels = "torch"
+
     def __init__(self, model: Llava, format: Format = "as_is", head: Format = "as_is") -> None:
         self.model = model
+        makes = [None if each == "as_is" else partial(linear, format=each) for each in (format, head)]
         with torch.no_grad():
-            self.products = replace_modules(model.language, format, head)
+            self.products = replace_modules(model.language, *makes)
 
     def __call__(
         self,
@@ -104,22 +137,33 @@ class FusedDecoder:
     The weights of its products are copies; norms and the token table are the module's.
     """
 
-    def __init__(
-        self, model: Llava, format: Format = "as_is", head: Format = "as_is", *, release: bool = False
-    ) -> None:
+    def __init__(self, model: Llava, format: Format, head: Format, *, native: bool, release: bool) -> None:
         self.language = model.language
+        self.kernels: Kernels = "native" if native else "torch"
+        self.work = Workspace()
         body: Any = model.language.get_decoder()
         self.rotary, self.layers = body.rotary_emb, []
         self.window = _window(model.language)
         with torch.no_grad():
             for number in range(len(body.layers)):
-                layer = LAYERS[type(model.language)](model.language, f"model.layers.{number}", format)
+                layer = self._layer(f"model.layers.{number}", self._make(format))
                 self.layers.append(layer)
                 if release:  # now, so that no more than one layer is held twice
                     for product in layer.products:
                         product.release()
-            self.norm = Norm(body.norm)
-            self.head = Product(model.language, ["lm_head"], head)
+            self.norm = NativeNorm(body.norm) if native else Norm(body.norm)
+            self.head = Product(model.language, ["lm_head"], self._make(head))
+
+    def _make(self, format: Format) -> Make:
+        if self.kernels == "native":
+            return partial(NativeLinear, format=format, work=self.work)
+        return partial(linear, format=format)
+
+    def _layer(self, prefix: str, make: Make) -> Layer:
+        normed = HEAD_NORMS[type(self.language)]
+        if self.kernels == "native":
+            return NativeLayer(self.language, prefix, make, NativeNorm, head_norms=normed, work=self.work)
+        return Layer(self.language, prefix, make, Norm, head_norms=normed)
 
     def __call__(
         self,
@@ -130,6 +174,7 @@ class FusedDecoder:
         last_L: Tensor | None = None,
     ) -> Tensor:
         self._check_window(positions_T)
+        x_TD = x_TD.contiguous()  # native kernels read rows, not strides
         cos_T1W, sin_T1W = self._angles(x_TD, positions_T)
         for number, layer in enumerate(self.layers):
             attended_TX = layer.attend(x_TD, cos_T1W, sin_T1W, layout, cache, number)

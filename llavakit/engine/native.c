@@ -1,0 +1,416 @@
+/* The products of a decoder layer for processors with AVX-512 bf16, with norms, rotation, SiLU and residuals inside.
+
+   Compiled when a decoder is fused with kernels="native" (native.py), called through ctypes. Activations are bf16,
+   sums float32. Weights lie in panels of 32 outputs, in the order in which they are read:
+     bf16  [panel][input pair][32 outputs][2 inputs]
+     int8  the same order; a float scale per output
+     int4  four such rows of 32 x 2 in one row of 16-bit words, first row in the low bits; per panel and 32 inputs
+           32 bf16 scales and 32 bf16 zeros: a weight is (code - 8) * scale + zero
+   Up to DIRECT rows quantised weights are converted on their way to the product; for more rows a panel is converted
+   once and then used for all. Every function is called by one thread and runs on `threads` of OpenMP's pool. */
+
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { BF16 = 0, INT8 = 1, INT4 = 2 };
+enum { WIDE = 32, ROWS = 12, DIRECT = 4, GROUP = 32 };
+#define INLINE static inline __attribute__((always_inline))
+
+typedef uint16_t bf16;
+
+typedef struct {
+    const void *weight;
+    const void *scale; /* int8: float[outputs]; int4: bf16[panels][inputs / 32][2][32] */
+    const float *bias; /* [outputs] or NULL */
+    int64_t inputs, outputs, format; /* outputs: a multiple of 32, padded */
+} Product;
+
+typedef struct {
+    const Product *qkv, *out, *gate_up, *down;
+    const float *norm, *mlp_norm, *query_norm, *key_norm; /* the last two NULL in most families */
+    float epsilon;
+    int32_t heads, key_heads, width;
+} Layer;
+
+INLINE float widen(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+INLINE __m512 widen16(const bf16 *x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)x)), 16));
+}
+INLINE __m512 widen_some(__mmask16 mask, const bf16 *x) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16));
+}
+INLINE void narrow16(bf16 *y, __m512 x) { _mm256_storeu_si256((void *)y, (__m256i)_mm512_cvtneps_pbh(x)); }
+INLINE bf16 narrow(float x) {
+    bf16 y[16];
+    narrow16(y, _mm512_set1_ps(x));
+    return y[0];
+}
+INLINE __m512bh pair(const bf16 *x) { return (__m512bh)_mm512_set1_epi32(*(const int32_t *)x); }
+
+/* Sums of `rows` rows and one panel; `rows` is a constant wherever these are called. */
+INLINE void tile_bf16(const bf16 *w, const bf16 *x, int64_t inputs, int rows, float *sums) {
+    __m512 low[ROWS], high[ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < inputs; i += 2, w += 64) {
+        __m512bh a = (__m512bh)_mm512_loadu_si512(w), b = (__m512bh)_mm512_loadu_si512(w + 32);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            __m512bh both = pair(x + r * inputs + i);
+            low[r] = _mm512_dpbf16_ps(low[r], a, both);
+            high[r] = _mm512_dpbf16_ps(high[r], b, both);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        _mm512_storeu_ps(sums + r * WIDE, low[r]);
+        _mm512_storeu_ps(sums + r * WIDE + 16, high[r]);
+    }
+}
+
+/* 32 whole numbers as bf16, which holds every int8 exactly. */
+INLINE __m512bh from_int8(const int8_t *w) {
+    __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)w)));
+    __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(w + 16))));
+    return _mm512_cvtne2ps_pbh(high, low);
+}
+
+INLINE void tile_int8(const int8_t *w, const float *scale, const bf16 *x, int64_t inputs, int rows, float *sums) {
+    __m512 low[DIRECT], high[DIRECT];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < inputs; i += 2, w += 64) {
+        __m512bh a = from_int8(w), b = from_int8(w + 32);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512bh both = pair(x + r * inputs + i);
+            low[r] = _mm512_dpbf16_ps(low[r], a, both);
+            high[r] = _mm512_dpbf16_ps(high[r], b, both);
+        }
+    }
+    __m512 first = _mm512_loadu_ps(scale), second = _mm512_loadu_ps(scale + 16);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        _mm512_storeu_ps(sums + r * WIDE, _mm512_mul_ps(low[r], first));
+        _mm512_storeu_ps(sums + r * WIDE + 16, _mm512_mul_ps(high[r], second));
+    }
+}
+
+/* bf16 of code - 8, for every 5-bit index: the fifth bit belongs to the next code and does not count. */
+INLINE __m512i code_table(void) {
+    bf16 table[32];
+    for (int code = 0; code < 32; code++) table[code] = narrow((float)(code % 16 - 8));
+    return _mm512_loadu_si512(table);
+}
+
+/* `totals`: the sum of each row's inputs, per group, for the zeros. */
+INLINE void tile_int4(const uint16_t *w, const bf16 *scale, const bf16 *x, const float *totals, int64_t inputs,
+                      int rows, __m512i table, float *sums) {
+    __m512 low[DIRECT], high[DIRECT];
+    int64_t groups = inputs / GROUP;
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++, scale += 2 * WIDE) {
+        __m512 a[DIRECT], b[DIRECT];
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) a[r] = b[r] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+        for (int i = 0; i < GROUP; i += 4, w += 32) {
+            __m512i words = _mm512_loadu_si512(w);
+            __m512bh w0 = (__m512bh)_mm512_permutexvar_epi16(words, table);
+            __m512bh w1 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
+            __m512bh w2 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
+            __m512bh w3 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                const bf16 *at = x + r * inputs + g * GROUP + i;
+                __m512bh both = pair(at), next = pair(at + 2);
+                a[r] = _mm512_dpbf16_ps(a[r], w0, both);
+                b[r] = _mm512_dpbf16_ps(b[r], w1, both);
+                a[r] = _mm512_dpbf16_ps(a[r], w2, next);
+                b[r] = _mm512_dpbf16_ps(b[r], w3, next);
+            }
+        }
+        __m512 scale0 = widen16(scale), scale1 = widen16(scale + 16);
+        __m512 zero0 = widen16(scale + 32), zero1 = widen16(scale + 48);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512 total = _mm512_set1_ps(totals[r * groups + g]);
+            low[r] = _mm512_fmadd_ps(a[r], scale0, _mm512_fmadd_ps(zero0, total, low[r]));
+            high[r] = _mm512_fmadd_ps(b[r], scale1, _mm512_fmadd_ps(zero1, total, high[r]));
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        _mm512_storeu_ps(sums + r * WIDE, low[r]);
+        _mm512_storeu_ps(sums + r * WIDE + 16, high[r]);
+    }
+}
+
+/* A panel of quantised weights as bf16 in the order of bf16 panels. int8: without the scale. */
+static void convert_panel(const Product *p, int64_t panel, bf16 *into) {
+    int64_t inputs = p->inputs;
+    if (p->format == INT8) {
+        const int8_t *w = (const int8_t *)p->weight + panel * WIDE * inputs;
+        for (int64_t i = 0; i < WIDE * inputs; i += 32) _mm512_storeu_si512(into + i, (__m512i)from_int8(w + i));
+        return;
+    }
+    const uint16_t *w = (const uint16_t *)p->weight + panel * WIDE * inputs / 4;
+    const bf16 *scale = (const bf16 *)p->scale + panel * (inputs / GROUP) * 2 * WIDE;
+    __m512i twice = _mm512_set_epi32(15, 15, 14, 14, 13, 13, 12, 12, 11, 11, 10, 10, 9, 9, 8, 8);
+    __m512i first = _mm512_sub_epi32(twice, _mm512_set1_epi32(8)), mask = _mm512_set1_epi32(15);
+    for (int64_t g = 0; g < inputs / GROUP; g++, scale += 2 * WIDE) {
+        __m512 s[4], z[4]; /* for outputs 0-7, 8-15, 16-23, 24-31, each twice: two inputs stand side by side */
+        for (int half = 0; half < 2; half++) {
+            __m512 both = widen16(scale + 16 * half), zeros = widen16(scale + 32 + 16 * half);
+            s[2 * half] = _mm512_permutexvar_ps(first, both), s[2 * half + 1] = _mm512_permutexvar_ps(twice, both);
+            z[2 * half] = _mm512_permutexvar_ps(first, zeros), z[2 * half + 1] = _mm512_permutexvar_ps(twice, zeros);
+        }
+        for (int i = 0; i < GROUP; i += 4, w += 32, into += 128)
+            for (int row = 0; row < 4; row++) {
+                int half = row % 2;
+                __m512i words = _mm512_srl_epi16(_mm512_loadu_si512(w), _mm_cvtsi32_si128(4 * row));
+                __m512i a = _mm512_and_si512(_mm512_cvtepu16_epi32(_mm512_castsi512_si256(words)), mask);
+                __m512i b = _mm512_and_si512(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(words, 1)), mask);
+                __m512 eight = _mm512_set1_ps(8);
+                __m512 low = _mm512_fmadd_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(a), eight), s[2 * half], z[2 * half]);
+                __m512 high =
+                    _mm512_fmadd_ps(_mm512_sub_ps(_mm512_cvtepi32_ps(b), eight), s[2 * half + 1], z[2 * half + 1]);
+                _mm512_storeu_si512(into + 32 * row, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+            }
+    }
+}
+
+/* Sums of up to ROWS rows and panel number `panel`; `converted` is the panel as bf16, or NULL: as it is stored. */
+static void tile(const Product *p, int64_t panel, const bf16 *converted, const bf16 *x, const float *totals, int rows,
+                 float *sums) {
+    int64_t inputs = p->inputs, size = WIDE * inputs;
+    if (p->format == BF16 || converted) {
+        const bf16 *w = converted ? converted : (const bf16 *)p->weight + panel * size;
+        switch (rows) {
+#define CASE(n) case n: tile_bf16(w, x, inputs, n, sums); break;
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#undef CASE
+        }
+        if (p->format == INT8) {
+            const float *scale = (const float *)p->scale + panel * WIDE;
+            for (int r = 0; r < rows; r++)
+                for (int o = 0; o < WIDE; o++) sums[r * WIDE + o] *= scale[o];
+        }
+    } else if (p->format == INT8) {
+        const int8_t *w = (const int8_t *)p->weight + panel * size;
+        const float *scale = (const float *)p->scale + panel * WIDE;
+        switch (rows) {
+#define CASE(n) case n: tile_int8(w, scale, x, inputs, n, sums); break;
+            CASE(1) CASE(2) CASE(3) CASE(4)
+#undef CASE
+        }
+    } else {
+        const uint16_t *w = (const uint16_t *)p->weight + panel * size / 4;
+        const bf16 *scale = (const bf16 *)p->scale + panel * (inputs / GROUP) * 2 * WIDE;
+        __m512i table = code_table();
+        switch (rows) {
+#define CASE(n) case n: tile_int4(w, scale, x, totals, inputs, n, table, sums); break;
+            CASE(1) CASE(2) CASE(3) CASE(4)
+#undef CASE
+        }
+    }
+    if (p->bias)
+        for (int r = 0; r < rows; r++)
+            for (int o = 0; o < WIDE; o++) sums[r * WIDE + o] += p->bias[panel * WIDE + o];
+}
+
+INLINE __m512 silu16(__m512 x) {
+    /* x / (1 + exp(-x)), exp as 2^n * polynomial; relative error below 1e-6, far under bf16's */
+    __m512 t = _mm512_mul_ps(_mm512_max_ps(_mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), _mm512_set1_ps(87)),
+                                           _mm512_set1_ps(-87)), _mm512_set1_ps(1.44269504f));
+    __m512 n = _mm512_roundscale_ps(t, 0), f = _mm512_mul_ps(_mm512_sub_ps(t, n), _mm512_set1_ps(0.69314718f));
+    __m512 e = _mm512_set1_ps(1.f / 720);
+    const float terms[] = {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f};
+    for (int k = 0; k < 6; k++) e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(terms[k]));
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1), _mm512_scalef_ps(e, n)));
+}
+
+/* What becomes of the sums. FLOATS: stored as they are. RESIDUAL: added to a bf16 row, stored as bf16.
+   GATED: the panels are gates and the panels of the second half are what they are multiplied with; stored as bf16.
+   PLAIN: stored as bf16, `limit` outputs of a row. */
+enum { FLOATS, RESIDUAL, GATED, PLAIN };
+typedef struct {
+    int kind;
+    void *into;
+    const bf16 *residual;
+    int64_t stride, limit;
+} Finish;
+
+INLINE void store(const Finish *f, int64_t row, int64_t panel, const float *sums, const float *gates) {
+    int64_t at = row * f->stride + panel * WIDE;
+    for (int o = 0; o < WIDE; o += 16) {
+        __m512 y = _mm512_loadu_ps(sums + o);
+        if (f->kind == FLOATS) {
+            _mm512_storeu_ps((float *)f->into + at + o, y);
+            continue;
+        }
+        if (f->kind == RESIDUAL) y = _mm512_add_ps(y, widen16(f->residual + at + o));
+        if (f->kind == GATED) y = _mm512_mul_ps(y, silu16(_mm512_loadu_ps(gates + o)));
+        int64_t room = f->limit - panel * WIDE - o;
+        __mmask16 mask = room >= 16 ? 0xffff : room <= 0 ? 0 : (__mmask16)((1u << room) - 1);
+        _mm256_mask_storeu_epi16((bf16 *)f->into + at + o, mask, (__m256i)_mm512_cvtneps_pbh(y));
+    }
+}
+
+/* The whole product, inside a parallel region: every thread does its share of the panels. No barrier at the end. */
+static void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, char *scratch) {
+    int64_t panels = p->outputs / WIDE, inputs = p->inputs, size = WIDE * inputs;
+    int64_t shared = f->kind == GATED ? panels / 2 : panels;
+    int me = omp_get_thread_num(), threads = omp_get_num_threads();
+    int convert = p->format != BF16 && tokens > DIRECT, deep = convert || p->format == BF16 ? ROWS : DIRECT;
+    bf16 *first = (bf16 *)scratch, *second = first + size;
+    float totals[DIRECT * 1024], sums[ROWS * WIDE], gates[ROWS * WIDE];
+    if (p->format == INT4 && !convert)
+        for (int64_t r = 0; r < tokens; r++)
+            for (int64_t g = 0; g < inputs / GROUP; g++) {
+                const bf16 *at = x + r * inputs + g * GROUP;
+                totals[r * (inputs / GROUP) + g] = _mm512_reduce_add_ps(_mm512_add_ps(widen16(at), widen16(at + 16)));
+            }
+    /* A block of rows stays in the second-level cache while the panels pass by. */
+    int64_t block = 262144 / inputs / ROWS * ROWS;
+    if (convert || block < ROWS || block > tokens) block = tokens;
+    for (int64_t start = 0; start < tokens; start += block) {
+        int64_t end = start + block < tokens ? start + block : tokens;
+        for (int64_t panel = shared * me / threads; panel < shared * (me + 1) / threads; panel++) {
+            if (convert) {
+                convert_panel(p, panel, first);
+                if (f->kind == GATED) convert_panel(p, panel + shared, second);
+            }
+            for (int64_t row = start; row < end; row += deep) {
+                int rows = end - row < deep ? (int)(end - row) : deep;
+                const bf16 *at = x + row * inputs;
+                if (f->kind == GATED) {
+                    tile(p, panel, convert ? first : 0, at, totals, rows, gates);
+                    tile(p, panel + shared, convert ? second : 0, at, totals, rows, sums);
+                } else
+                    tile(p, panel, convert ? first : 0, at, totals, rows, sums);
+                for (int r = 0; r < rows; r++) store(f, row + r, panel, sums + r * WIDE, gates + r * WIDE);
+            }
+        }
+    }
+}
+
+/* One row's RMSNorm in float32; `width` is a multiple of 16. */
+INLINE float inverse_length(const bf16 *x, int64_t width, float epsilon) {
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += 16) {
+        __m512 v = widen16(x + i);
+        sum = _mm512_fmadd_ps(v, v, sum);
+    }
+    return 1.f / sqrtf(_mm512_reduce_add_ps(sum) / (float)width + epsilon);
+}
+static void norm_rows(const bf16 *x, const float *weight, float epsilon, int64_t tokens, int64_t width, bf16 *y) {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; t++) {
+        __m512 scale = _mm512_set1_ps(inverse_length(x + t * width, width, epsilon));
+        for (int64_t i = 0; i < width; i += 16)
+            narrow16(y + t * width + i,
+                     _mm512_mul_ps(_mm512_mul_ps(widen16(x + t * width + i), scale), _mm512_loadu_ps(weight + i)));
+    }
+}
+
+/* A head's norm, where the family has one, and its rotation: lane j turns with lane j + width / 2. */
+INLINE void turn_head(float *y, const float *weight, float epsilon, const bf16 *cosines, const bf16 *sines,
+                      int width, bf16 *into) {
+    if (weight) {
+        float sum = 0;
+        for (int j = 0; j < width; j++) sum += y[j] * y[j];
+        float scale = 1.f / sqrtf(sum / (float)width + epsilon);
+        for (int j = 0; j < width; j++) y[j] *= scale * weight[j];
+    }
+    int half = width / 2;
+    for (int j = 0; j < half; j += 16) {
+        int rest = half - j;
+        __mmask16 mask = rest >= 16 ? 0xffff : (__mmask16)((1u << rest) - 1);
+        __m512 a = _mm512_maskz_loadu_ps(mask, y + j), b = _mm512_maskz_loadu_ps(mask, y + half + j);
+        __m512 c0 = widen_some(mask, cosines + j), c1 = widen_some(mask, cosines + half + j);
+        __m512 s0 = widen_some(mask, sines + j), s1 = widen_some(mask, sines + half + j);
+        __m512 low = _mm512_fmadd_ps(b, s0, _mm512_mul_ps(a, c0)), high = _mm512_fmadd_ps(a, s1, _mm512_mul_ps(b, c1));
+        _mm256_mask_storeu_epi16(into + j, mask, (__m256i)_mm512_cvtneps_pbh(low));
+        _mm256_mask_storeu_epi16(into + half + j, mask, (__m256i)_mm512_cvtneps_pbh(high));
+    }
+}
+
+static char *take(char **work, int64_t bytes) {
+    char *here = *work;
+    *work += (bytes + 63) / 64 * 64;
+    return here;
+}
+static int64_t panel_bytes(const Product *p) { return p->format == BF16 ? 0 : 2 * WIDE * p->inputs * 2; }
+
+/* Norm, queries, keys and values, rotation. into: bf16[tokens][heads + 2 * key heads][width].
+   `sines` have their first half negated. */
+void before_attention(const Layer *l, const bf16 *x, const bf16 *cosines, const bf16 *sines, bf16 *into,
+                      int64_t tokens, char *work, int threads) {
+    int64_t inputs = l->qkv->inputs, outputs = l->qkv->outputs, width = l->width;
+    int64_t turned = l->heads + l->key_heads, all = turned + l->key_heads;
+    bf16 *normed = (bf16 *)take(&work, tokens * inputs * 2);
+    float *sums = (float *)take(&work, tokens * outputs * 4);
+    Finish finish = {FLOATS, sums, 0, outputs, outputs};
+#pragma omp parallel num_threads(threads)
+    {
+        norm_rows(x, l->norm, l->epsilon, tokens, inputs, normed);
+        multiply(l->qkv, normed, tokens, &finish, work + omp_get_thread_num() * panel_bytes(l->qkv));
+#pragma omp barrier
+#pragma omp for schedule(static)
+        for (int64_t n = 0; n < tokens * all; n++) {
+            int64_t t = n / all, head = n % all;
+            float *y = sums + t * outputs + head * width;
+            bf16 *place = into + (t * all + head) * width;
+            if (head < turned)
+                turn_head(y, head < l->heads ? l->query_norm : l->key_norm, l->epsilon, cosines + t * width,
+                          sines + t * width, (int)width, place);
+            else
+                for (int64_t j = 0; j < width; j++) place[j] = narrow(y[j]);
+        }
+    }
+}
+
+/* Output product, residual, norm, feed-forward, residual. attended: bf16[tokens][heads * width]. */
+void after_attention(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *into, int64_t tokens, char *work,
+                     int threads) {
+    int64_t width = l->out->outputs, middle = l->down->inputs;
+    bf16 *stream = (bf16 *)take(&work, tokens * width * 2), *normed = (bf16 *)take(&work, tokens * width * 2);
+    bf16 *active = (bf16 *)take(&work, tokens * middle * 2);
+    int64_t most = panel_bytes(l->gate_up) > panel_bytes(l->down) ? panel_bytes(l->gate_up) : panel_bytes(l->down);
+    most = most > panel_bytes(l->out) ? most : panel_bytes(l->out);
+    Finish first = {RESIDUAL, stream, x, width, width}, gated = {GATED, active, 0, middle, middle};
+    Finish last = {RESIDUAL, into, stream, width, width};
+#pragma omp parallel num_threads(threads)
+    {
+        char *mine = work + omp_get_thread_num() * most;
+        multiply(l->out, attended, tokens, &first, mine);
+#pragma omp barrier
+        norm_rows(stream, l->mlp_norm, l->epsilon, tokens, width, normed);
+        multiply(l->gate_up, normed, tokens, &gated, mine);
+#pragma omp barrier
+        multiply(l->down, active, tokens, &last, mine);
+    }
+}
+
+/* A product alone: bf16[tokens][limit]. */
+void product(const Product *p, const bf16 *x, bf16 *into, int64_t limit, int64_t tokens, char *work, int threads) {
+    Finish finish = {PLAIN, into, 0, limit, limit};
+#pragma omp parallel num_threads(threads)
+    multiply(p, x, tokens, &finish, work + omp_get_thread_num() * panel_bytes(p));
+}
+
+/* RMSNorm of rows. */
+void norm(const bf16 *x, const float *weight, float epsilon, bf16 *into, int64_t tokens, int64_t width, int threads) {
+#pragma omp parallel num_threads(threads)
+    norm_rows(x, weight, epsilon, tokens, width, into);
+}
