@@ -13,6 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import DataError
 from llavakit.data.encode import Encoder
+from llavakit.engine.decoder import Decoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
@@ -45,7 +46,7 @@ class Chat:
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
-        replies = [self._reply() for _ in samples]
+        replies = [self.reply(sampling) for _ in samples]
         for _ in self.engine.stream(samples, sampling, lambda index, token: _ends(replies[index], token)):
             pass
         for reply in replies:
@@ -55,7 +56,7 @@ class Chat:
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
         sample = self.encoder.encode(conversation, open_turn=True)
-        reply, shown = self._reply(), 0
+        reply, shown = self.reply(sampling), 0
         for _ in self.engine.stream([sample], sampling, lambda index, token: _ends(reply, token)):
             if len(reply.text) > shown:
                 yield reply.text[shown:]
@@ -64,8 +65,10 @@ class Chat:
         if rest:
             yield rest
 
-    def _reply(self) -> Reply:
-        return Reply(self.encoder.tokenizer, self.encoder.tokenizer.stop_strings(self.encoder.template))
+    def reply(self, sampling: Sampling) -> Reply:
+        """An empty answer that ends at the template's stops, and at those of `sampling`."""
+        stops = self.encoder.tokenizer.stop_strings(self.encoder.template)
+        return Reply(self.encoder.tokenizer, (*stops, *sampling.stop))
 
 
 def _ends(reply: Reply, token: int) -> bool:
@@ -100,19 +103,21 @@ def load(
     )
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
-    return _chat(loaded)
+    return _chat(loaded, fuse(loaded.model))
 
 
 def answer(
     loaded: checkpoint.Checkpoint, conversations: Sequence[Conversation], max_tokens: int
 ) -> list[str]:
-    """Greedy answers of a model that is in memory already: what a run asks its probes with."""
-    return _chat(loaded).batch(conversations, sampling=Sampling(max_tokens=max_tokens))
+    """Greedy answers of a model in training, run by its own modules: what a run asks its probes with."""
+    chat = _chat(loaded, ModuleDecoder(loaded.model))
+    return chat.batch(conversations, sampling=Sampling(max_tokens=max_tokens))
 
 
-def _chat(loaded: checkpoint.Checkpoint) -> Chat:
+def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
-    return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
+    stop_ids = encoder.tokenizer.stop_ids(encoder.template)
+    return Chat(Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder), encoder)
 
 
 def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:

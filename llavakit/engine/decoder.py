@@ -12,7 +12,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM
+from transformers import (
+    LlamaForCausalLM,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2ForCausalLM,
+    Qwen3ForCausalLM,
+)
 
 from llavakit.core.errors import ConfigError
 from llavakit.engine.layer import Layer, Norm
@@ -80,7 +86,7 @@ def fuse(
     body: Format = "as_is" if weights == "bf16" else weights
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
-    fused = type(model.language) in HEAD_NORMS and model.language.config.hidden_act == "silu"
+    fused = _can_fuse(model.language)
     lack = _lack(model, fused)
     if kernels == "native" and lack is not None:
         raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
@@ -93,13 +99,29 @@ def _lack(model: Llava, fused: bool) -> str | None:
     """Why native kernels cannot run this model here, None if they can."""
     language = model.language
     if not fused:
-        return f"a decoder of the Llama shape, which {type(language).__name__} is not"
+        return f"a plain decoder of the Llama shape, which this {type(language).__name__} is not"
     if language.dtype != torch.bfloat16 or language.device.type != "cpu":
         return f"bf16 weights on the CPU, and these are {language.dtype} on {language.device.type}"
     config = language.config
     if config.hidden_size % 32 or config.intermediate_size % 32:
         return "widths that are multiples of 32"
     return missing()
+
+
+def _can_fuse(language: PreTrainedModel) -> bool:
+    """Whether the layers are of a known shape and plain: without adapters, not quantized, on one device."""
+    if type(language) not in HEAD_NORMS or language.config.hidden_act != "silu":
+        return False
+    body: Any = language.get_decoder()
+    products = [
+        module
+        for layer in body.layers
+        for part in (layer.self_attn, layer.mlp)
+        for name, module in part.named_children()
+        if name.endswith("_proj")
+    ]
+    devices = {parameter.device for parameter in language.parameters()}
+    return len(devices) == 1 and all(type(product) is nn.Linear for product in products)
 
 
 class ModuleDecoder:

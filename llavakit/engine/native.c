@@ -47,6 +47,8 @@ INLINE __m512 widen16(const bf16 *x) {
 INLINE __m512 widen_some(__mmask16 mask, const bf16 *x) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, x)), 16));
 }
+INLINE __mmask32 lanes32(int64_t n) { return n >= 32 ? 0xffffffffu : n <= 0 ? 0 : (1u << n) - 1; }
+INLINE __mmask16 lanes16(int64_t n) { return (__mmask16)lanes32(n > 16 ? 16 : n); }
 INLINE void narrow16(bf16 *y, __m512 x) { _mm256_storeu_si256((void *)y, (__m256i)_mm512_cvtneps_pbh(x)); }
 INLINE bf16 narrow(float x) {
     bf16 y[16];
@@ -228,15 +230,18 @@ static void tile(const Product *p, int64_t panel, const bf16 *converted, const b
             for (int o = 0; o < WIDE; o++) sums[r * WIDE + o] += p->bias[panel * WIDE + o];
 }
 
-INLINE __m512 silu16(__m512 x) {
-    /* x / (1 + exp(-x)), exp as 2^n * polynomial; relative error below 1e-6, far under bf16's */
-    __m512 t = _mm512_mul_ps(_mm512_max_ps(_mm512_min_ps(_mm512_sub_ps(_mm512_setzero_ps(), x), _mm512_set1_ps(87)),
-                                           _mm512_set1_ps(-87)), _mm512_set1_ps(1.44269504f));
+/* exp as 2^n times a polynomial; relative error below 1e-6, far under bf16's. */
+INLINE __m512 exp16(__m512 x) {
+    __m512 t = _mm512_min_ps(_mm512_max_ps(x, _mm512_set1_ps(-87)), _mm512_set1_ps(87));
+    t = _mm512_mul_ps(t, _mm512_set1_ps(1.44269504f));
     __m512 n = _mm512_roundscale_ps(t, 0), f = _mm512_mul_ps(_mm512_sub_ps(t, n), _mm512_set1_ps(0.69314718f));
-    __m512 e = _mm512_set1_ps(1.f / 720);
     const float terms[] = {1.f / 120, 1.f / 24, 1.f / 6, 0.5f, 1.f, 1.f};
+    __m512 e = _mm512_set1_ps(1.f / 720);
     for (int k = 0; k < 6; k++) e = _mm512_fmadd_ps(e, f, _mm512_set1_ps(terms[k]));
-    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1), _mm512_scalef_ps(e, n)));
+    return _mm512_scalef_ps(e, n);
+}
+INLINE __m512 silu16(__m512 x) {
+    return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1), exp16(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
 /* What becomes of the sums. FLOATS: stored as they are. RESIDUAL: added to a bf16 row, stored as bf16.
@@ -260,8 +265,7 @@ INLINE void store(const Finish *f, int64_t row, int64_t panel, const float *sums
         }
         if (f->kind == RESIDUAL) y = _mm512_add_ps(y, widen16(f->residual + at + o));
         if (f->kind == GATED) y = _mm512_mul_ps(y, silu16(_mm512_loadu_ps(gates + o)));
-        int64_t room = f->limit - panel * WIDE - o;
-        __mmask16 mask = room >= 16 ? 0xffff : room <= 0 ? 0 : (__mmask16)((1u << room) - 1);
+        __mmask16 mask = lanes16(f->limit - panel * WIDE - o);
         _mm256_mask_storeu_epi16((bf16 *)f->into + at + o, mask, (__m256i)_mm512_cvtneps_pbh(y));
     }
 }
@@ -334,8 +338,7 @@ INLINE void turn_head(float *y, const float *weight, float epsilon, const bf16 *
     }
     int half = width / 2;
     for (int j = 0; j < half; j += 16) {
-        int rest = half - j;
-        __mmask16 mask = rest >= 16 ? 0xffff : (__mmask16)((1u << rest) - 1);
+        __mmask16 mask = lanes16(half - j);
         __m512 a = _mm512_maskz_loadu_ps(mask, y + j), b = _mm512_maskz_loadu_ps(mask, y + half + j);
         __m512 c0 = widen_some(mask, cosines + j), c1 = widen_some(mask, cosines + half + j);
         __m512 s0 = widen_some(mask, sines + j), s1 = widen_some(mask, sines + half + j);
@@ -399,6 +402,71 @@ void after_attention(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *
         multiply(l->gate_up, normed, tokens, &gated, mine);
 #pragma omp barrier
         multiply(l->down, active, tokens, &last, mine);
+    }
+}
+
+/* One query head over `length` keys and values that lie one after another; `scores` has room for them. */
+static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t width,
+                        float scale, float *scores, bf16 *into) {
+    __m512i q[8];
+    int64_t parts = (width + 31) / 32;
+    for (int64_t j = 0; j < parts; j++) q[j] = _mm512_maskz_loadu_epi16(lanes32(width - 32 * j), query + 32 * j);
+    float most = -INFINITY;
+    for (int64_t k = 0; k < length; k++, keys += width) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t j = 0; j < parts; j++) {
+            __m512i key = _mm512_maskz_loadu_epi16(lanes32(width - 32 * j), keys + 32 * j);
+            sum = _mm512_dpbf16_ps(sum, (__m512bh)q[j], (__m512bh)key);
+        }
+        scores[k] = _mm512_reduce_add_ps(sum) * scale;
+        most = scores[k] > most ? scores[k] : most;
+    }
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t k = 0; k < length; k += 16) {
+        __mmask16 mask = lanes16(length - k);
+        __m512 e = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + k), _mm512_set1_ps(most)));
+        total = _mm512_add_ps(total, _mm512_maskz_mov_ps(mask, e));
+        _mm512_mask_storeu_ps(scores + k, mask, e);
+    }
+    __m512 rest = _mm512_set1_ps(1.f / _mm512_reduce_add_ps(total));
+    for (int64_t j = 0; j < width; j += 64) {
+        __m512 sums[4];
+        __mmask16 masks[4];
+        for (int c = 0; c < 4; c++) sums[c] = _mm512_setzero_ps(), masks[c] = lanes16(width - j - 16 * c);
+        for (int64_t k = 0; k < length; k++) {
+            __m512 weight = _mm512_set1_ps(scores[k]);
+            for (int c = 0; c < 4; c++)
+                sums[c] = _mm512_fmadd_ps(weight, widen_some(masks[c], values + k * width + j + 16 * c), sums[c]);
+        }
+        for (int c = 0; c < 4; c++)
+            _mm256_mask_storeu_epi16(into + j + 16 * c, masks[c], (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sums[c], rest)));
+    }
+}
+
+/* One new token for each of `slots` sequences: its key and value go to place lengths[n] of slot n, its queries see
+   everything up to there. qkv: bf16[slots][heads + 2 * key heads][width]; into: bf16[slots][heads][width]. */
+void attend_step(const bf16 *qkv, bf16 *keys, bf16 *values, int64_t slot_stride, int64_t head_stride,
+                 const int64_t *lengths, int64_t slots, int64_t heads, int64_t key_heads, int64_t width, float scale,
+                 bf16 *into, int64_t longest, char *work, int threads) {
+    int64_t all = heads + 2 * key_heads, group = heads / key_heads;
+#pragma omp parallel num_threads(threads)
+    {
+        float *scores = (float *)work + omp_get_thread_num() * ((longest + 15) / 16 * 16);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < slots * key_heads; i++) {
+            int64_t n = i / key_heads, head = i % key_heads;
+            int64_t place = n * slot_stride + head * head_stride + lengths[n] * width;
+            const bf16 *row = qkv + n * all * width;
+            memcpy(keys + place, row + (heads + head) * width, (size_t)width * 2);
+            memcpy(values + place, row + (heads + key_heads + head) * width, (size_t)width * 2);
+        }
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < slots * heads; i++) {
+            int64_t n = i / heads, head = i % heads;
+            int64_t place = n * slot_stride + head / group * head_stride;
+            attend_head(qkv + (n * all + head) * width, keys + place, values + place, lengths[n] + 1, width, scale,
+                        scores, into + i * width);
+        }
     }
 }
 

@@ -62,13 +62,18 @@ def library() -> Any:
     if not target.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         _compile(target)
-    loaded = ctypes.CDLL(str(target))
+    loaded: Any = ctypes.CDLL(str(target))
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, number]
     loaded.after_attention.argtypes = [pointer] * 4 + [size, pointer, number]
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
+    loaded.attend_step.argtypes = (
+        [pointer] * 3 + [size, size, pointer] + [size] * 4 + [ctypes.c_float, pointer, size, pointer, number]
+    )
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
-    for function in (loaded.before_attention, loaded.after_attention, loaded.product, loaded.norm):
+    for function in (
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.product, loaded.norm,
+    ):  # fmt: skip
         function.restype = None
     return loaded
 
@@ -100,6 +105,26 @@ class Workspace:
         if len(self._bytes) < size + 64:
             self._bytes = torch.empty(size + 64, dtype=torch.uint8)
         return -(-self._bytes.data_ptr() // 64) * 64
+
+
+def attend_step(
+    qkv_NXW: Tensor, kv_L2SHKD: Tensor, layer: int, lengths_N: Tensor, longest: int, scaling: float,
+    into_NHW: Tensor, work: Workspace,
+) -> None:  # fmt: skip
+    """One new token for each of the first N slots of a layer's cache: writes its key and value, fills `into_NHW`.
+
+    All tensors are contiguous bf16 on the CPU, `lengths_N` int64: what the slots held before. `longest` of them
+    plus one is the room that scores need.
+    """
+    slots, heads, width = into_NHW.shape
+    key_heads = kv_L2SHKD.shape[3]
+    layers, two, slot, head = kv_L2SHKD.stride()[:4]
+    keys = kv_L2SHKD.data_ptr() + 2 * layer * layers
+    threads = torch.get_num_threads()
+    library().attend_step(
+        qkv_NXW.data_ptr(), keys, keys + 2 * two, slot, head, lengths_N.data_ptr(), slots, heads, key_heads, width,
+        scaling, into_NHW.data_ptr(), longest + 1, work.room(4 * threads * (longest + 17)), threads,
+    )  # fmt: skip
 
 
 class NativeLinear(Linear):

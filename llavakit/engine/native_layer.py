@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llavakit.engine.layer import Layer, Norm
+from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Make
 from llavakit.engine.native import PANEL, NativeLinear, Workspace, library
 from llavakit.engine.weights import Product
@@ -98,6 +99,8 @@ class NativeLayer(Layer):
             self.address, x_TD.data_ptr(), cos_T1W.data_ptr(), sin_T1W.data_ptr(), qkv_TXW.data_ptr(), tokens,
             self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), threads,
         )  # fmt: skip
+        if isinstance(layout, StepLayout):
+            return layout.attend_rows(qkv_TXW, self.heads, number, self.scaling, self.work)
         return self.attend_heads(qkv_TXW[:, :turned], qkv_TXW[:, turned:], layout, cache, number)
 
     def finish(self, x_TD: Tensor, attended_TX: Tensor) -> Tensor:

@@ -19,9 +19,14 @@ from transformers.pytorch_utils import Conv1D
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
+from llavakit.data.encode import Sample
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, ModuleDecoder, fuse
+from llavakit.engine.engine import Engine
 from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
+from llavakit.engine.sampler import Sampling
+from llavakit.engine.slots import KvShape
+from llavakit.model.adapters import LoraSettings, add_adapters
 from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava
 from tests import tiny
@@ -143,15 +148,48 @@ def test_steps_through_a_cache(name):
     x, device = row(model, 33), torch.device("cpu")
 
     def run(decoder):
-        cache, out = SlotCache(), []
-        cache.start([torch.arange(segment.start, segment.end) for segment in segments])
-        out.append(decoder(x, positions, packed_layout(segments, device), cache))
+        attention = model.language.get_decoder().layers[0].self_attn
+        shape = KvShape(
+            3, attention.k_proj.out_features // attention.head_dim, attention.head_dim, x.dtype, device
+        )
+        cache, out = SlotCache(shape, 10_000), []
+        slots = [cache.open(len(segment)) for segment in segments]
+        layout = cache.step([(slot, len(segment)) for slot, segment in zip(slots, segments, strict=True)])
+        out.append(decoder(x, positions, layout, layout))
+        layout.finish()
+        for slot in slots:
+            slot.arena.promote(slot)
         for step in range(3):
-            out.append(decoder(row(model, 3, step + 1), lengths + step, cache.step(), cache))
+            layout = cache.step([])
+            out.append(decoder(row(model, 3, step + 1), lengths + step, layout, layout))
+            layout.finish()
         return torch.cat(out)
 
     with torch.no_grad():
         torch.testing.assert_close(run(fuse(model)), run(ModuleDecoder(model)), **TIGHT)
+
+
+@torch.no_grad()
+def recompute(model: Llava, sample: Sample, count: int) -> list[int]:
+    """Greedy by the module and without a cache: the whole sequence again for every token."""
+    ids = list(sample.ids)
+    for _ in range(count):
+        x = model.language.get_input_embeddings()(torch.tensor(ids))
+        layout = packed_layout((Segment(0, len(ids)),), x.device)
+        ids.append(int(model.logits(model.decode(x, torch.arange(len(ids)), layout)[-1]).argmax()))
+    return ids[sample.num_tokens :]
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES | OTHERS if "dynamic" not in name])
+def test_the_engine_says_what_recomputing_everything_says(name):
+    """For every family, own layers or not, in steps that mix prompts and answers."""
+    model = random_model((FAMILIES | OTHERS)[name]())
+    lengths = (3, 40, 17, 1, 9)
+    dice = torch.Generator().manual_seed(5)
+    prompts = [tuple(torch.randint(0, 120, (size,), generator=dice).tolist()) for size in lengths]
+    samples = [Sample(ids, (0.0,) * len(ids), (Segment(0, len(ids)),)) for ids in prompts]
+    engine = Engine(model, frozenset(), max_sequences=3, step_tokens=16)
+    assert engine.generate(samples, Sampling(max_tokens=12)) == [recompute(model, s, 12) for s in samples]
 
 
 def test_chosen_rows_only():
@@ -226,6 +264,20 @@ def test_a_sequence_longer_than_the_sliding_window_is_refused(config):
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_families_keep_their_module(name):
     assert isinstance(fuse(random_model(OTHERS[name]())), ModuleDecoder)
+
+
+def test_adapters_are_not_left_out():
+    model = random_model(FAMILIES["llama"]())
+    sample = Sample((5, 6, 7), (0.0,) * 3, (Segment(0, 3),))
+    without = Engine(model, frozenset()).generate([sample], Sampling(max_tokens=12))
+    add_adapters(model, LoraSettings(r=4))
+    with torch.no_grad():
+        for name, parameter in model.language.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    said = Engine(model, frozenset()).generate([sample], Sampling(max_tokens=12))
+    assert isinstance(fuse(model), ModuleDecoder)
+    assert said == [recompute(model, sample, 12)] != without
 
 
 def dequantized(model: Llava, format: str, head: str) -> Llava:

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from transformers import GemmaConfig, LlamaConfig
 
 from llavakit.core.errors import ConfigError
-from llavakit.core.types import Segment
 from llavakit.engine import native
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, fuse
 from llavakit.engine.native import NativeLinear, Workspace
+from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
 
@@ -69,21 +69,76 @@ def test_a_packed_row_with_trees(name, format):
     agree(name, format, run)
 
 
+def open_slots(decoder, counts: list[int]) -> tuple[SlotCache, list]:
+    first = decoder.layers[0]
+    shape = KvShape(3, first.key_heads, first.width, decoder.language.dtype, CPU)
+    cache = SlotCache(shape, 10_000)
+    return cache, [cache.open(count) for count in counts]
+
+
 @pytest.mark.parametrize("format", ["as_is", "int8", "int4"])
-@pytest.mark.parametrize("name", ["llama", "llama biases", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "llama biases", "llama wide heads", "qwen2", "qwen3"])
 def test_steps_through_a_cache(name, format):
-    x, segments = row(random_model(FAMILIES[name]()), 12), (Segment(0, 5), Segment(5, 9))
+    """Two prompts, then steps in which they gain a token while a third prompt comes in pieces."""
+    x = row(random_model(FAMILIES[name]()), 40)
 
     def run(decoder):
-        rows, cache = x.to(decoder.language.dtype), SlotCache()
-        cache.start([torch.arange(5), torch.arange(5, 9)])
-        positions = torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 3])
-        out = [decoder(rows[:9], positions, packed_layout(segments, CPU), cache)]
-        out.append(decoder(rows[9:11], torch.tensor([5, 4]), cache.step(), cache))
-        out.append(decoder(rows[10:12], torch.tensor([6, 5]), cache.step(), cache))
+        rows = x.to(decoder.language.dtype)
+        cache, (one, two, three) = open_slots(decoder, [30, 30, 200])
+        layout = cache.step([(one, 5), (two, 22)])
+        out = [decoder(rows[:27], torch.tensor([*range(5), *range(22)]), layout, layout)]
+        layout.finish()
+        one.arena.promote(one)
+        two.arena.promote(two)
+        for step in range(3):
+            layout = cache.step([(three, 4)])
+            positions = torch.tensor([5 + step, 22 + step, *range(4 * step, 4 * step + 4)])
+            out.append(decoder(rows[7 * step + 3 : 7 * step + 9], positions, layout, layout))
+            layout.finish()
+        layout = cache.step([])
+        out.append(decoder(rows[30:32], torch.tensor([8, 25]), layout, layout))
         return torch.cat(out)
 
     agree(name, format, run)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    lengths=st.lists(st.integers(0, 90), min_size=1, max_size=5),
+    key_heads=st.integers(1, 3),
+    group=st.integers(1, 4),
+    width=st.sampled_from([8, 32, 64, 80, 128, 256]),
+)
+def test_a_step_of_attention(lengths, key_heads, group, width):
+    if not HERE:
+        return  # library() says what is missing, as the test of products shows
+    dice, count = torch.Generator().manual_seed(len(lengths)), len(lengths)
+    kv = torch.randn(2, 2, count, key_heads, 100, width, generator=dice).bfloat16()
+    qkv = torch.randn(count, (group + 2) * key_heads, width, generator=dice).bfloat16()
+    query, key, value = qkv.split((group * key_heads, key_heads, key_heads), dim=1)
+    expected, filled = [], kv.clone()
+    for n, length in enumerate(lengths):
+        filled[1, 0, n, :, length], filled[1, 1, n, :, length] = key[n], value[n]
+        keys, values = filled[1, :, n, :, : length + 1].float().repeat_interleave(group, dim=1)
+        weights = (query[n, :, None].float() @ keys.transpose(1, 2) * 0.3).softmax(dim=-1)
+        expected.append((weights @ values)[:, 0])
+    out = torch.empty(count, group * key_heads, width, dtype=torch.bfloat16)
+    native.attend_step(qkv, kv, 1, torch.tensor(lengths), max(lengths), 0.3, out, Workspace())
+    assert torch.equal(kv, filled)
+    torch.testing.assert_close(out.float(), torch.stack(expected), atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("format", ["as_is", "int8"])
+def test_a_row_does_not_change_with_its_company(format):
+    """Not even in the last bit, so an answer cannot depend on what else is running. (int4: only up to 4 rows.)"""
+    if not HERE:
+        return
+    dice = torch.Generator().manual_seed(0)
+    product = NativeLinear(torch.randn(64, 96, generator=dice).bfloat16(), None, format, Workspace())
+    x = torch.randn(100, 96, generator=dice).bfloat16()
+    whole = product(x)
+    for start, end in ((0, 1), (3, 7), (5, 17), (40, 100)):
+        assert torch.equal(product(x[start:end]), whole[start:end])
 
 
 @pytest.mark.parametrize("format", ["as_is", "int8", "int4"])
@@ -112,7 +167,10 @@ def test_refreshed_weights_are_those_of_a_fresh_decoder(format):
 
 def test_what_native_kernels_cannot_run_is_refused_and_auto_says_what_it_took():
     for model, why in (
-        (random_model(GemmaConfig(**SHAPE, head_dim=8), torch.bfloat16), "a decoder of the Llama shape"),
+        (
+            random_model(GemmaConfig(**SHAPE, head_dim=8), torch.bfloat16),
+            "a plain decoder of the Llama shape",
+        ),
         (random_model(FAMILIES["llama"]()), r"bf16 weights on the CPU, and these are torch\.float32"),
         (random_model(LlamaConfig(**SHAPE | {"hidden_size": 48}), torch.bfloat16), "multiples of 32"),
     ):
