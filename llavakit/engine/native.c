@@ -6,8 +6,8 @@
      int8  the same order; a float scale per output
      int4  four such rows of 32 x 2 in one row of 16-bit words, first row in the low bits; per panel and 32 inputs
            32 bf16 scales and 32 bf16 zeros: a weight is (code - 8) * scale + zero
-   Up to DIRECT rows quantised weights are converted on their way to the product; for more rows a panel is converted
-   once and then used for all. Every function is called by one thread and runs on `threads` of OpenMP's pool. */
+   Up to CONVERTED rows quantised weights are converted on their way to the product; for more rows a panel is
+   converted once and then used for all. Every function is called by one thread and runs on `threads` of OpenMP's pool. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -16,7 +16,7 @@
 #include <string.h>
 
 enum { BF16 = 0, INT8 = 1, INT4 = 2 };
-enum { WIDE = 32, ROWS = 12, DIRECT = 4, GROUP = 32 };
+enum { WIDE = 32, ROWS = 12, NIBBLE_ROWS = 6, CONVERTED = 64, GROUP = 32 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -86,12 +86,12 @@ INLINE __m512bh from_int8(const int8_t *w) {
 }
 
 INLINE void tile_int8(const int8_t *w, const float *scale, const bf16 *x, int64_t inputs, int rows, float *sums) {
-    __m512 low[DIRECT], high[DIRECT];
-#pragma GCC unroll 4
+    __m512 low[ROWS], high[ROWS];
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
     for (int64_t i = 0; i < inputs; i += 2, w += 64) {
         __m512bh a = from_int8(w), b = from_int8(w + 32);
-#pragma GCC unroll 4
+#pragma GCC unroll 12
         for (int r = 0; r < rows; r++) {
             __m512bh both = pair(x + r * inputs + i);
             low[r] = _mm512_dpbf16_ps(low[r], a, both);
@@ -99,7 +99,7 @@ INLINE void tile_int8(const int8_t *w, const float *scale, const bf16 *x, int64_
         }
     }
     __m512 first = _mm512_loadu_ps(scale), second = _mm512_loadu_ps(scale + 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
         _mm512_storeu_ps(sums + r * WIDE, _mm512_mul_ps(low[r], first));
         _mm512_storeu_ps(sums + r * WIDE + 16, _mm512_mul_ps(high[r], second));
@@ -116,13 +116,13 @@ INLINE __m512i code_table(void) {
 /* `totals`: the sum of each row's inputs, per group, for the zeros. */
 INLINE void tile_int4(const uint16_t *w, const bf16 *scale, const bf16 *x, const float *totals, int64_t inputs,
                       int rows, __m512i table, float *sums) {
-    __m512 low[DIRECT], high[DIRECT];
+    __m512 low[NIBBLE_ROWS], high[NIBBLE_ROWS];
     int64_t groups = inputs / GROUP;
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
     for (int64_t g = 0; g < groups; g++, scale += 2 * WIDE) {
-        __m512 a[DIRECT], b[DIRECT];
-#pragma GCC unroll 4
+        __m512 a[NIBBLE_ROWS], b[NIBBLE_ROWS];
+#pragma GCC unroll 6
         for (int r = 0; r < rows; r++) a[r] = b[r] = _mm512_setzero_ps();
 #pragma GCC unroll 8
         for (int i = 0; i < GROUP; i += 4, w += 32) {
@@ -131,7 +131,7 @@ INLINE void tile_int4(const uint16_t *w, const bf16 *scale, const bf16 *x, const
             __m512bh w1 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
             __m512bh w2 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 8), table);
             __m512bh w3 = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 12), table);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (int r = 0; r < rows; r++) {
                 const bf16 *at = x + r * inputs + g * GROUP + i;
                 __m512bh both = pair(at), next = pair(at + 2);
@@ -143,14 +143,14 @@ INLINE void tile_int4(const uint16_t *w, const bf16 *scale, const bf16 *x, const
         }
         __m512 scale0 = widen16(scale), scale1 = widen16(scale + 16);
         __m512 zero0 = widen16(scale + 32), zero1 = widen16(scale + 48);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             __m512 total = _mm512_set1_ps(totals[r * groups + g]);
             low[r] = _mm512_fmadd_ps(a[r], scale0, _mm512_fmadd_ps(zero0, total, low[r]));
             high[r] = _mm512_fmadd_ps(b[r], scale1, _mm512_fmadd_ps(zero1, total, high[r]));
         }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 6
     for (int r = 0; r < rows; r++) {
         _mm512_storeu_ps(sums + r * WIDE, low[r]);
         _mm512_storeu_ps(sums + r * WIDE + 16, high[r]);
@@ -212,7 +212,7 @@ static void tile(const Product *p, int64_t panel, const bf16 *converted, const b
         const float *scale = (const float *)p->scale + panel * WIDE;
         switch (rows) {
 #define CASE(n) case n: tile_int8(w, scale, x, inputs, n, sums); break;
-            CASE(1) CASE(2) CASE(3) CASE(4)
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
         }
     } else {
@@ -221,7 +221,7 @@ static void tile(const Product *p, int64_t panel, const bf16 *converted, const b
         __m512i table = code_table();
         switch (rows) {
 #define CASE(n) case n: tile_int4(w, scale, x, totals, inputs, n, table, sums); break;
-            CASE(1) CASE(2) CASE(3) CASE(4)
+            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #undef CASE
         }
     }
@@ -275,9 +275,9 @@ static void multiply(const Product *p, const bf16 *x, int64_t tokens, const Fini
     int64_t panels = p->outputs / WIDE, inputs = p->inputs, size = WIDE * inputs;
     int64_t shared = f->kind == GATED ? panels / 2 : panels;
     int me = omp_get_thread_num(), threads = omp_get_num_threads();
-    int convert = p->format != BF16 && tokens > DIRECT, deep = convert || p->format == BF16 ? ROWS : DIRECT;
+    int convert = p->format != BF16 && tokens > CONVERTED, deep = p->format == INT4 && !convert ? NIBBLE_ROWS : ROWS;
     bf16 *first = (bf16 *)scratch, *second = first + size;
-    float totals[DIRECT * 1024], sums[ROWS * WIDE], gates[ROWS * WIDE];
+    float *totals = (float *)scratch, sums[ROWS * WIDE], gates[ROWS * WIDE];
     if (p->format == INT4 && !convert)
         for (int64_t r = 0; r < tokens; r++)
             for (int64_t g = 0; g < inputs / GROUP; g++) {
@@ -298,10 +298,10 @@ static void multiply(const Product *p, const bf16 *x, int64_t tokens, const Fini
                 int rows = end - row < deep ? (int)(end - row) : deep;
                 const bf16 *at = x + row * inputs;
                 if (f->kind == GATED) {
-                    tile(p, panel, convert ? first : 0, at, totals, rows, gates);
-                    tile(p, panel + shared, convert ? second : 0, at, totals, rows, sums);
+                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, gates);
+                    tile(p, panel + shared, convert ? second : 0, at, totals + row * (inputs / GROUP), rows, sums);
                 } else
-                    tile(p, panel, convert ? first : 0, at, totals, rows, sums);
+                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, sums);
                 for (int r = 0; r < rows; r++) store(f, row + r, panel, sums + r * WIDE, gates + r * WIDE);
             }
         }
