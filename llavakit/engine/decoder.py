@@ -22,9 +22,10 @@ from transformers import (
 
 from llavakit.core.errors import ConfigError
 from llavakit.engine.layer import Layer, Norm
+from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
 from llavakit.engine.native import NativeLinear, Workspace, missing
-from llavakit.engine.native_layer import NativeLayer, NativeNorm
+from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
 from llavakit.engine.weights import Product, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
@@ -173,6 +174,7 @@ class FusedDecoder:
                 if release:  # now, so that no more than one layer is held twice
                     for product in layer.products:
                         product.release()
+            self.steps = NativeSteps(self.layers) if native else None
             self.norm = NativeNorm(body.norm) if native else Norm(body.norm)
             self.head = Product(model.language, ["lm_head"], self._make(head))
 
@@ -198,6 +200,10 @@ class FusedDecoder:
         self._check_window(positions_T)
         x_TD = x_TD.contiguous()  # native kernels read rows, not strides
         cos_T1W, sin_T1W = self._angles(x_TD, positions_T)
+        slots = layout.native_slots() if self.steps is not None and isinstance(layout, StepLayout) else None
+        if self.steps is not None and slots is not None:
+            hidden_TD = self.norm(self.steps.run(x_TD, cos_T1W, sin_T1W, slots))
+            return hidden_TD if last_L is None else hidden_TD[last_L]
         for number, layer in enumerate(self.layers):
             attended_TX = layer.attend(x_TD, cos_T1W, sin_T1W, layout, cache, number)
             if last_L is not None and number == len(self.layers) - 1:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llavakit.engine.native import Workspace, attend_step
+from llavakit.engine.native import NativeSlots, Workspace
 from llavakit.engine.slots import Arena, Slot
 from llavakit.model.attention import SHORT, attend_plain
 
@@ -58,6 +58,11 @@ class StepLayout:
             part.attend_rows(qkv_TXD, out_TQD, layer, scaling, work)
         return out_TQD.flatten(1)
 
+    def native_slots(self) -> list[NativeSlots] | None:
+        """What the rows go on with, if every row is a decoding sequence's; None if there are prompts among them."""
+        parts = [part.native() for part in self._parts if isinstance(part, Decoding)]
+        return parts if len(parts) == len(self._parts) else None
+
     def finish(self) -> None:
         """All layers have written: the slots are longer now."""
         for part in self._parts:
@@ -79,6 +84,7 @@ class Decoding:
         self._places = (
             places_HN + torch.arange(len(lengths), device=device) * self._heads * arena.size
         ).flatten()
+        self._native: NativeSlots | None = None
         self._mask: Tensor | None = None
         self._plain = device.type == "cpu" and len(lengths) >= MANY
         if min(lengths) + 1 < self.longest:
@@ -113,10 +119,13 @@ class Decoding:
     def attend_rows(
         self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
     ) -> None:
-        attend_step(
-            qkv_TXD[self._rows], self._arena.kv_L2SHKD, layer, self._lengths_N, self.longest, scaling,
-            out_TQD[self._rows], work,
-        )  # fmt: skip
+        self.native().attend(qkv_TXD[self._rows], layer, scaling, out_TQD[self._rows], work)
+
+    def native(self) -> NativeSlots:
+        """The slots as native kernels see them."""
+        if self._native is None:
+            self._native = NativeSlots(self._arena.kv_L2SHKD, self._lengths_N, self.longest - 1)
+        return self._native
 
     def finish(self) -> None:
         for slot in self._slots:

@@ -355,54 +355,59 @@ static char *take(char **work, int64_t bytes) {
 }
 static int64_t panel_bytes(const Product *p) { return p->format == BF16 ? 0 : 2 * WIDE * p->inputs * 2; }
 
-/* Norm, queries, keys and values, rotation. into: bf16[tokens][heads + 2 * key heads][width].
-   `sines` have their first half negated. */
-void before_attention(const Layer *l, const bf16 *x, const bf16 *cosines, const bf16 *sines, bf16 *into,
-                      int64_t tokens, char *work, int threads) {
-    int64_t inputs = l->qkv->inputs, outputs = l->qkv->outputs, width = l->width;
+typedef struct {
+    bf16 *normed, *stream, *active, *attended, *qkv;
+    float *sums;
+    char *mine; /* this thread's */
+} Rooms;
+
+/* Where the rows between the products of a layer lie. The same for every thread, but for `mine`. */
+static Rooms share(const Layer *l, int64_t tokens, char *work, int64_t thread_bytes) {
+    int64_t width = l->qkv->inputs, heads = l->heads * l->width, all = (l->heads + 2 * l->key_heads) * l->width;
+    Rooms r;
+    r.normed = (bf16 *)take(&work, tokens * width * 2);
+    r.stream = (bf16 *)take(&work, tokens * width * 2);
+    r.active = (bf16 *)take(&work, tokens * l->down->inputs * 2);
+    r.attended = (bf16 *)take(&work, tokens * heads * 2);
+    r.qkv = (bf16 *)take(&work, tokens * all * 2);
+    r.sums = (float *)take(&work, tokens * l->qkv->outputs * 4);
+    r.mine = work + omp_get_thread_num() * thread_bytes;
+    return r;
+}
+
+/* Norm, queries, keys and values, rotation, inside a parallel region; a barrier at the end. */
+static void before(const Layer *l, const bf16 *x, const bf16 *cosines, const bf16 *sines, bf16 *into, int64_t tokens,
+                   const Rooms *room) {
+    int64_t outputs = l->qkv->outputs, width = l->width;
     int64_t turned = l->heads + l->key_heads, all = turned + l->key_heads;
-    bf16 *normed = (bf16 *)take(&work, tokens * inputs * 2);
-    float *sums = (float *)take(&work, tokens * outputs * 4);
-    Finish finish = {FLOATS, sums, 0, outputs, outputs};
-#pragma omp parallel num_threads(threads)
-    {
-        norm_rows(x, l->norm, l->epsilon, tokens, inputs, normed);
-        multiply(l->qkv, normed, tokens, &finish, work + omp_get_thread_num() * panel_bytes(l->qkv));
+    Finish finish = {FLOATS, room->sums, 0, outputs, outputs};
+    norm_rows(x, l->norm, l->epsilon, tokens, l->qkv->inputs, room->normed);
+    multiply(l->qkv, room->normed, tokens, &finish, room->mine);
 #pragma omp barrier
 #pragma omp for schedule(static)
-        for (int64_t n = 0; n < tokens * all; n++) {
-            int64_t t = n / all, head = n % all;
-            float *y = sums + t * outputs + head * width;
-            bf16 *place = into + (t * all + head) * width;
-            if (head < turned)
-                turn_head(y, head < l->heads ? l->query_norm : l->key_norm, l->epsilon, cosines + t * width,
-                          sines + t * width, (int)width, place);
-            else
-                for (int64_t j = 0; j < width; j++) place[j] = narrow(y[j]);
-        }
+    for (int64_t n = 0; n < tokens * all; n++) {
+        int64_t t = n / all, head = n % all;
+        float *y = room->sums + t * outputs + head * width;
+        bf16 *place = into + (t * all + head) * width;
+        if (head < turned)
+            turn_head(y, head < l->heads ? l->query_norm : l->key_norm, l->epsilon, cosines + t * width,
+                      sines + t * width, (int)width, place);
+        else
+            for (int64_t j = 0; j < width; j++) place[j] = narrow(y[j]);
     }
 }
 
-/* Output product, residual, norm, feed-forward, residual. attended: bf16[tokens][heads * width]. */
-void after_attention(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *into, int64_t tokens, char *work,
-                     int threads) {
+/* Output product, residual, norm, feed-forward, residual, inside a parallel region; no barrier at the end. */
+static void after(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *into, int64_t tokens, const Rooms *room) {
     int64_t width = l->out->outputs, middle = l->down->inputs;
-    bf16 *stream = (bf16 *)take(&work, tokens * width * 2), *normed = (bf16 *)take(&work, tokens * width * 2);
-    bf16 *active = (bf16 *)take(&work, tokens * middle * 2);
-    int64_t most = panel_bytes(l->gate_up) > panel_bytes(l->down) ? panel_bytes(l->gate_up) : panel_bytes(l->down);
-    most = most > panel_bytes(l->out) ? most : panel_bytes(l->out);
-    Finish first = {RESIDUAL, stream, x, width, width}, gated = {GATED, active, 0, middle, middle};
-    Finish last = {RESIDUAL, into, stream, width, width};
-#pragma omp parallel num_threads(threads)
-    {
-        char *mine = work + omp_get_thread_num() * most;
-        multiply(l->out, attended, tokens, &first, mine);
+    Finish first = {RESIDUAL, room->stream, x, width, width}, gated = {GATED, room->active, 0, middle, middle};
+    Finish last = {RESIDUAL, into, room->stream, width, width};
+    multiply(l->out, attended, tokens, &first, room->mine);
 #pragma omp barrier
-        norm_rows(stream, l->mlp_norm, l->epsilon, tokens, width, normed);
-        multiply(l->gate_up, normed, tokens, &gated, mine);
+    norm_rows(room->stream, l->mlp_norm, l->epsilon, tokens, width, room->normed);
+    multiply(l->gate_up, room->normed, tokens, &gated, room->mine);
 #pragma omp barrier
-        multiply(l->down, active, tokens, &last, mine);
-    }
+    multiply(l->down, room->active, tokens, &last, room->mine);
 }
 
 /* One query head over `length` keys and values that lie one after another; `scores` has room for them. */
@@ -443,30 +448,83 @@ static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values,
     }
 }
 
-/* One new token for each of `slots` sequences: its key and value go to place lengths[n] of slot n, its queries see
-   everything up to there. qkv: bf16[slots][heads + 2 * key heads][width]; into: bf16[slots][heads][width]. */
-void attend_step(const bf16 *qkv, bf16 *keys, bf16 *values, int64_t slot_stride, int64_t head_stride,
-                 const int64_t *lengths, int64_t slots, int64_t heads, int64_t key_heads, int64_t width, float scale,
-                 bf16 *into, int64_t longest, char *work, int threads) {
+/* Slots of a cache that get a token each: bf16[layers][2][slots][key heads][positions][width]. */
+typedef struct {
+    bf16 *table;
+    int64_t layer_stride, kind_stride, slot_stride, head_stride;
+    const int64_t *lengths; /* positions that the slots hold */
+    int64_t slots, longest;
+} Slots;
+
+/* Inside a parallel region; a barrier at the end. A row's key and value go to place lengths[n] of slot n, its
+   queries see everything up to there. qkv: bf16[slots][heads + 2 * key heads][width]. */
+static void attend(const Slots *s, int64_t layer, const bf16 *qkv, int64_t heads, int64_t key_heads, int64_t width,
+                   float scale, bf16 *into, float *scores) {
     int64_t all = heads + 2 * key_heads, group = heads / key_heads;
+    bf16 *keys = s->table + layer * s->layer_stride, *values = keys + s->kind_stride;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < s->slots * key_heads; i++) {
+        int64_t n = i / key_heads, head = i % key_heads;
+        int64_t place = n * s->slot_stride + head * s->head_stride + s->lengths[n] * width;
+        const bf16 *row = qkv + n * all * width;
+        memcpy(keys + place, row + (heads + head) * width, (size_t)width * 2);
+        memcpy(values + place, row + (heads + key_heads + head) * width, (size_t)width * 2);
+    }
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < s->slots * heads; i++) {
+        int64_t n = i / heads, head = i % heads;
+        int64_t place = n * s->slot_stride + head / group * s->head_stride;
+        attend_head(qkv + (n * all + head) * width, keys + place, values + place, s->lengths[n] + 1, width, scale,
+                    scores, into + i * width);
+    }
+}
+
+/* into: bf16[tokens][heads + 2 * key heads][width]. `sines` have their first half negated. */
+void before_attention(const Layer *l, const bf16 *x, const bf16 *cosines, const bf16 *sines, bf16 *into,
+                      int64_t tokens, char *work, int64_t thread_bytes, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        float *scores = (float *)work + omp_get_thread_num() * ((longest + 15) / 16 * 16);
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < slots * key_heads; i++) {
-            int64_t n = i / key_heads, head = i % key_heads;
-            int64_t place = n * slot_stride + head * head_stride + lengths[n] * width;
-            const bf16 *row = qkv + n * all * width;
-            memcpy(keys + place, row + (heads + head) * width, (size_t)width * 2);
-            memcpy(values + place, row + (heads + key_heads + head) * width, (size_t)width * 2);
-        }
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < slots * heads; i++) {
-            int64_t n = i / heads, head = i % heads;
-            int64_t place = n * slot_stride + head / group * head_stride;
-            attend_head(qkv + (n * all + head) * width, keys + place, values + place, lengths[n] + 1, width, scale,
-                        scores, into + i * width);
-        }
+        Rooms room = share(l, tokens, work, thread_bytes);
+        before(l, x, cosines, sines, into, tokens, &room);
+    }
+}
+
+/* attended: bf16[tokens][heads * width]; x and into: bf16[tokens][inputs]. */
+void after_attention(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *into, int64_t tokens, char *work,
+                     int64_t thread_bytes, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        Rooms room = share(l, tokens, work, thread_bytes);
+        after(l, attended, x, into, tokens, &room);
+    }
+}
+
+/* Attention of one layer's rows, which go on with `slots`. */
+void attend_step(const Slots *slots, int64_t layer, const bf16 *qkv, int64_t heads, int64_t key_heads, int64_t width,
+                 float scale, bf16 *into, char *work, int threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        float *scores = (float *)work + omp_get_thread_num() * ((slots->longest + 16) / 16 * 16);
+        attend(slots, layer, qkv, heads, key_heads, width, scale, into, scores);
+    }
+}
+
+/* All layers of a step in which every row is one new token: rows in the order of `parts` and of their slots.
+   x is overwritten with the last layer's output. */
+void decode_step(const Layer *const *layers, int64_t count, bf16 *x, const bf16 *cosines, const bf16 *sines,
+                 const Slots *const *parts, int64_t num_parts, int64_t tokens, float scale, char *work,
+                 int64_t thread_bytes, int threads) {
+#pragma omp parallel num_threads(threads)
+    for (int64_t number = 0; number < count; number++) {
+        const Layer *l = layers[number];
+        int64_t row = 0, all = (l->heads + 2 * l->key_heads) * l->width, heads = l->heads * l->width;
+        Rooms room = share(l, tokens, work, thread_bytes);
+        before(l, x, cosines, sines, room.qkv, tokens, &room);
+        for (int64_t part = 0; part < num_parts; row += parts[part++]->slots)
+            attend(parts[part], number, room.qkv + row * all, l->heads, l->key_heads, l->width, scale,
+                   room.attended + row * heads, (float *)room.mine);
+        after(l, room.attended, x, x, tokens, &room);
+#pragma omp barrier
     }
 }
 

@@ -64,15 +64,26 @@ def library() -> Any:
         _compile(target)
     loaded: Any = ctypes.CDLL(str(target))
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, number]
-    loaded.after_attention.argtypes = [pointer] * 4 + [size, pointer, number]
+    loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, size, number]
+    loaded.after_attention.argtypes = [pointer] * 4 + [size, pointer, size, number]
+    loaded.attend_step.argtypes = [
+        pointer,
+        size,
+        pointer,
+        *[size] * 3,
+        ctypes.c_float,
+        pointer,
+        pointer,
+        number,
+    ]
+    loaded.decode_step.argtypes = [
+        pointer, size, *[pointer] * 4, size, size, ctypes.c_float, pointer, size, number,
+    ]  # fmt: skip
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
-    loaded.attend_step.argtypes = (
-        [pointer] * 3 + [size, size, pointer] + [size] * 4 + [ctypes.c_float, pointer, size, pointer, number]
-    )
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
     for function in (
-        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.product, loaded.norm,
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.decode_step,
+        loaded.product, loaded.norm,
     ):  # fmt: skip
         function.restype = None
     return loaded
@@ -107,24 +118,36 @@ class Workspace:
         return -(-self._bytes.data_ptr() // 64) * 64
 
 
-def attend_step(
-    qkv_NXW: Tensor, kv_L2SHKD: Tensor, layer: int, lengths_N: Tensor, longest: int, scaling: float,
-    into_NHW: Tensor, work: Workspace,
-) -> None:  # fmt: skip
-    """One new token for each of the first N slots of a layer's cache: writes its key and value, fills `into_NHW`.
+class SlotsStruct(ctypes.Structure):
+    """`Slots` of native.c."""
 
-    All tensors are contiguous bf16 on the CPU, `lengths_N` int64: what the slots held before. `longest` of them
-    plus one is the room that scores need.
-    """
-    slots, heads, width = into_NHW.shape
-    key_heads = kv_L2SHKD.shape[3]
-    layers, two, slot, head = kv_L2SHKD.stride()[:4]
-    keys = kv_L2SHKD.data_ptr() + 2 * layer * layers
-    threads = torch.get_num_threads()
-    library().attend_step(
-        qkv_NXW.data_ptr(), keys, keys + 2 * two, slot, head, lengths_N.data_ptr(), slots, heads, key_heads, width,
-        scaling, into_NHW.data_ptr(), longest + 1, work.room(4 * threads * (longest + 17)), threads,
-    )  # fmt: skip
+    _fields_ = [
+        ("table", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("layer_stride", "kind_stride", "slot_stride", "head_stride")),
+        ("lengths", ctypes.c_void_p), ("slots", ctypes.c_int64), ("longest", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class NativeSlots:
+    """The first N slots of a cache, which get a token each. The tensors stay where they are while this lives."""
+
+    def __init__(self, kv_L2SHKD: Tensor, lengths_N: Tensor, longest: int) -> None:
+        """`lengths_N`: positions that the slots hold, int64; `longest` of them. All on the CPU, keys in bf16."""
+        self.kv_L2SHKD, self.lengths_N = kv_L2SHKD, lengths_N
+        self.struct = SlotsStruct(
+            kv_L2SHKD.data_ptr(), *kv_L2SHKD.stride()[:4], lengths_N.data_ptr(), len(lengths_N), longest
+        )
+        self.address = ctypes.addressof(self.struct)
+        self.score_bytes = 4 * (longest + 32)  # that a thread needs
+
+    def attend(self, qkv_NXW: Tensor, layer: int, scaling: float, into_NHW: Tensor, work: Workspace) -> None:
+        """Write each row's key and value, and fill `into_NHW` with what its queries gather."""
+        _, heads, width = into_NHW.shape
+        threads = torch.get_num_threads()
+        library().attend_step(
+            self.address, layer, qkv_NXW.data_ptr(), heads, self.kv_L2SHKD.shape[3], width, scaling,
+            into_NHW.data_ptr(), work.room(threads * self.score_bytes), threads,
+        )  # fmt: skip
 
 
 class NativeLinear(Linear):

@@ -1,6 +1,7 @@
 """A decoder layer through the kernels of native.c: one call before attention, one after it."""
 
 import ctypes
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from llavakit.engine.layer import Layer, Norm
 from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Make
-from llavakit.engine.native import PANEL, NativeLinear, Workspace, library
+from llavakit.engine.native import PANEL, NativeLinear, NativeSlots, Workspace, library
 from llavakit.engine.weights import Product
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache
@@ -78,9 +79,11 @@ class NativeLayer(Layer):
             struct.query_norm, struct.key_norm = (_address(norm) for norm in self.head_norms)
         self.struct, self.address = struct, ctypes.addressof(struct)
         qkv, _, _, down = (_native(product) for product in self.products)
-        width, middle = qkv.inputs, down.inputs
-        # Bytes a row needs for what stands between the products of either call; bytes a thread needs to convert.
-        self.row_bytes = max(2 * width + 4 * (qkv.outputs + PANEL), 4 * width + 2 * middle)
+        heads, key_heads = self.heads * self.width, self.key_heads * self.width
+        # Bytes a row needs for everything that stands between the products; bytes a thread needs to convert.
+        self.row_bytes = 2 * (2 * qkv.inputs + down.inputs + 2 * heads + 2 * key_heads) + 4 * (
+            heads + 2 * key_heads + PANEL
+        )
         self.thread_bytes = max(_native(product).scratch for product in self.products)
 
     def attend(
@@ -97,7 +100,8 @@ class NativeLayer(Layer):
         threads = torch.get_num_threads()
         self.library.before_attention(
             self.address, x_TD.data_ptr(), cos_T1W.data_ptr(), sin_T1W.data_ptr(), qkv_TXW.data_ptr(), tokens,
-            self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), threads,
+            self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), self.thread_bytes,
+            threads,
         )  # fmt: skip
         if isinstance(layout, StepLayout):
             return layout.attend_rows(qkv_TXW, self.heads, number, self.scaling, self.work)
@@ -108,9 +112,32 @@ class NativeLayer(Layer):
         tokens, threads = len(x_TD), torch.get_num_threads()
         self.library.after_attention(
             self.address, attended_TX.data_ptr(), x_TD.data_ptr(), into_TD.data_ptr(), tokens,
-            self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), threads,
+            self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), self.thread_bytes,
+            threads,
         )  # fmt: skip
         return into_TD
+
+
+class NativeSteps:
+    """All layers of a step in one call, where every row is one new token of a sequence in the cache."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = [layer for layer in layers if isinstance(layer, NativeLayer)]
+        self.first = self.layers[0]
+        self.addresses = (ctypes.c_void_p * len(self.layers))(*(layer.address for layer in self.layers))
+        self.thread_bytes = max(layer.thread_bytes for layer in self.layers)
+
+    def run(self, x_TD: Tensor, cos_T1W: Tensor, sin_T1W: Tensor, slots: list[NativeSlots]) -> Tensor:
+        """The last layer's output for every row."""
+        first, x_TD, threads = self.first, x_TD.clone(), torch.get_num_threads()
+        parts = (ctypes.c_void_p * len(slots))(*(each.address for each in slots))
+        thread_bytes = -(-max(self.thread_bytes, *(each.score_bytes for each in slots)) // 64) * 64
+        first.library.decode_step(
+            self.addresses, len(self.layers), x_TD.data_ptr(), cos_T1W.data_ptr(), sin_T1W.data_ptr(), parts,
+            len(slots), len(x_TD), first.scaling,
+            first.work.room(len(x_TD) * first.row_bytes + threads * thread_bytes + SPARE), thread_bytes, threads,
+        )  # fmt: skip
+        return x_TD
 
 
 def _native(product: Product) -> NativeLinear:

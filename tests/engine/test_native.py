@@ -10,7 +10,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine import native
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, fuse
-from llavakit.engine.native import NativeLinear, Workspace
+from llavakit.engine.native import NativeLinear, NativeSlots, Workspace
 from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
@@ -97,6 +97,11 @@ def test_steps_through_a_cache(name, format):
             layout.finish()
         layout = cache.step([])
         out.append(decoder(rows[30:32], torch.tensor([8, 25]), layout, layout))
+        layout.finish()
+        three.arena.promote(three)  # slots of two sizes in one step
+        layout, some = cache.step([]), torch.tensor([2, 0])
+        out.append(decoder(rows[32:35], torch.tensor([9, 26, 12]), layout, layout))
+        out.append(decoder(rows[32:35], torch.tensor([9, 26, 12]), layout, layout, some))
         return torch.cat(out)
 
     agree(name, format, run)
@@ -123,7 +128,7 @@ def test_a_step_of_attention(lengths, key_heads, group, width):
         weights = (query[n, :, None].float() @ keys.transpose(1, 2) * 0.3).softmax(dim=-1)
         expected.append((weights @ values)[:, 0])
     out = torch.empty(count, group * key_heads, width, dtype=torch.bfloat16)
-    native.attend_step(qkv, kv, 1, torch.tensor(lengths), max(lengths), 0.3, out, Workspace())
+    NativeSlots(kv, torch.tensor(lengths), max(lengths)).attend(qkv, 1, 0.3, out, Workspace())
     assert torch.equal(kv, filled)
     torch.testing.assert_close(out.float(), torch.stack(expected), atol=0.02, rtol=0.01)
 
