@@ -426,29 +426,39 @@ INLINE __m512 sums_of_16(const __m512 *r) {
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
+/* A query's products with 16 keys, of which `rest` are there: the others count as the last one again. */
+INLINE __m512 sixteen(const bf16 *query, const bf16 *keys, int64_t rest, int64_t width) {
+    __m512 sums[16];
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; n++) sums[n] = _mm512_setzero_ps();
+    for (int64_t j = 0; j < width; j += 32) {
+        __mmask32 mask = lanes32(width - j);
+        __m512bh q = (__m512bh)_mm512_maskz_loadu_epi16(mask, query + j);
+#pragma GCC unroll 16
+        for (int n = 0; n < 16; n++) {
+            __m512i key = _mm512_maskz_loadu_epi16(mask, keys + (n < rest ? n : rest - 1) * width + j);
+            sums[n] = _mm512_dpbf16_ps(sums[n], q, (__m512bh)key);
+        }
+    }
+    return sums_of_16(sums);
+}
+
 /* Scores of a query with `length` keys, then their softmax without its division: as bf16 in place, and the sum. */
 static float weigh(const bf16 *query, const bf16 *keys, int64_t length, int64_t width, float scale, float *scores) {
-    __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
-    for (int64_t k = 0; k < length; k += 16) {
-        __m512 sums[16];
-#pragma GCC unroll 16
-        for (int n = 0; n < 16; n++) sums[n] = _mm512_setzero_ps();
-        for (int64_t j = 0; j < width; j += 32) {
-            __mmask32 mask = lanes32(width - j);
-            __m512bh q = (__m512bh)_mm512_maskz_loadu_epi16(mask, query + j);
-#pragma GCC unroll 16
-            for (int n = 0; n < 16; n++) {
-                int64_t at = k + n < length ? k + n : length - 1; /* beyond the end: the last again, never used */
-                __m512i key = _mm512_maskz_loadu_epi16(mask, keys + at * width + j);
-                sums[n] = _mm512_dpbf16_ps(sums[n], q, (__m512bh)key);
-            }
-        }
-        __m512 some = _mm512_mul_ps(sums_of_16(sums), _mm512_set1_ps(scale));
-        most = _mm512_mask_max_ps(most, lanes16(length - k), most, some);
+    __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps(), factor = _mm512_set1_ps(scale);
+    int64_t k = 0;
+    for (; k + 16 <= length; k += 16) {
+        __m512 some = _mm512_mul_ps(sixteen(query, keys + k * width, 16, width), factor);
+        most = _mm512_max_ps(most, some);
+        _mm512_storeu_ps(scores + k, some);
+    }
+    if (k < length) {
+        __m512 some = _mm512_mul_ps(sixteen(query, keys + k * width, length - k, width), factor);
+        most = _mm512_max_ps(most, some);
         _mm512_storeu_ps(scores + k, some);
     }
     most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-    for (int64_t k = 0; k < length; k += 16) {
+    for (k = 0; k < length; k += 16) {
         __m512 e = _mm512_maskz_mov_ps(lanes16(length - k), exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + k), most)));
         total = _mm512_add_ps(total, e);
         narrow16((bf16 *)scores + k, e);
