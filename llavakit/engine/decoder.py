@@ -44,6 +44,7 @@ class Decoder(Protocol):
     """What the engine asks of a decoder. It never changes `x_TD`."""
 
     kernels: Kernels
+    lack: str | None  # why kernels="auto" did not take native ones
 
     def __call__(
         self,
@@ -77,7 +78,7 @@ def fuse(
     the format of the vocabulary product, None: int8 when the decoder is quantised, also for int4, as GGUF files
     keep it finer. It is a copy of its own where the tables are tied.
     `kernels`: PyTorch's products, or our own in C (native.py; bf16 activations on the CPU only). "auto" takes ours
-    where they can run; `decoder.kernels` says which it was.
+    where they can run; `decoder.kernels` says which it was, and `decoder.lack` what ours need.
     `release` frees the module's weights that own layers have copied, so that they are not held twice; after it
     `model.language` itself cannot run. Quantised modules of other families are always replaced in place.
     """
@@ -88,12 +89,17 @@ def fuse(
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
     fused = _can_fuse(model.language)
-    lack = _lack(model, fused)
+    lack = None if kernels == "torch" else _lack(model, fused)
     if kernels == "native" and lack is not None:
         raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
-    if not fused:
-        return ModuleDecoder(model, body, top)
-    return FusedDecoder(model, body, top, native=kernels != "torch" and lack is None, release=release)
+    native = kernels != "torch" and lack is None
+    decoder: Decoder = (
+        FusedDecoder(model, body, top, native=native, release=release)
+        if fused
+        else ModuleDecoder(model, body, top)
+    )
+    decoder.lack = lack if kernels == "auto" else None
+    return decoder
 
 
 def _lack(model: Llava, fused: bool) -> str | None:
@@ -129,6 +135,7 @@ class ModuleDecoder:
     """The language model of `transformers`; for other formats its linear modules are replaced in place."""
 
     kernels: Kernels = "torch"
+    lack: str | None = None
 
     def __init__(self, model: Llava, format: Format = "as_is", head: Format = "as_is") -> None:
         self.model = model
@@ -163,6 +170,7 @@ class FusedDecoder:
     def __init__(self, model: Llava, format: Format, head: Format, *, native: bool, release: bool) -> None:
         self.language = model.language
         self.kernels: Kernels = "native" if native else "torch"
+        self.lack: str | None = None
         self.work = Workspace()
         body: Any = model.language.get_decoder()
         self.rotary, self.layers = body.rotary_emb, []

@@ -45,24 +45,28 @@ def missing() -> str | None:
     """What this machine lacks for native kernels, None: nothing."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.cpu._is_avx512_bf16_supported():
         return "a processor with AVX-512 bf16"
-    if _compiler() is None:
-        return "a C compiler (gcc or cc) on the PATH"
+    try:
+        library()
+    except ConfigError as error:
+        return str(error)
     return None
 
 
 @functools.cache
 def library() -> Any:
-    """The compiled kernels; compiled once per version of their source, into the user's cache folder."""
-    lack = missing()
-    if lack is not None:
-        raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
-    source = SOURCE.read_bytes()
-    digest = hashlib.sha256(source + " ".join(FLAGS).encode()).hexdigest()[:16]
+    """The compiled kernels; compiled once per version of their source, into the user's cache folder.
+
+    The processor must be one of those that `missing` accepts.
+    """
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llavakit"
     target = folder / f"native-{digest}.so"
     if not target.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        _compile(target)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(target)
+        except OSError as error:
+            raise ConfigError(f"a cache folder (XDG_CACHE_HOME) that can be written: {error}") from None
     loaded: Any = ctypes.CDLL(str(target))
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, size, number]
@@ -90,19 +94,18 @@ def library() -> Any:
     return loaded
 
 
-def _compiler() -> str | None:
-    return shutil.which("gcc") or shutil.which("cc")
-
-
 def _compile(target: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise ConfigError("a C compiler (gcc or cc) on the PATH")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         made = Path(folder) / "native.so"
         done = subprocess.run(
-            [str(_compiler()), *FLAGS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True
+            [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True
         )
         if done.returncode:
             first = next(iter(done.stderr.splitlines()), "no message")
-            raise ConfigError(f"kernels='native': {_compiler()} cannot compile {SOURCE.name}: {first}")
+            raise ConfigError(f"a C compiler that can compile {SOURCE.name}; {compiler} says: {first}")
         made.replace(target)  # whole or not at all: another process may be looking for it
 
 
