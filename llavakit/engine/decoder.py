@@ -6,6 +6,7 @@ the twin that tests compare with. Only for inference: nothing here has a gradien
 Shape letters: T tokens, L chosen rows, D decoder width, W head width, V vocabulary.
 """
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -30,6 +31,7 @@ from llavakit.engine.weights import Product, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
 
+log = logging.getLogger(__name__)
 Weights = Literal["as_is", "bf16", "int8", "int4"]
 Kernels = Literal["torch", "native", "auto"]
 HEAD_NORMS = {  # the families with own layers; whether their query and key heads are normed
@@ -98,7 +100,11 @@ def fuse(
         if fused
         else ModuleDecoder(model, body, top)
     )
-    decoder.lack = lack if kernels == "auto" else None
+    if kernels == "auto":
+        decoder.lack = lack
+        log.info(
+            "decoder: %s kernels%s", decoder.kernels, "" if lack is None else f"; native ones need {lack}"
+        )
     return decoder
 
 

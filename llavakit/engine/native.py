@@ -43,7 +43,7 @@ class ProductStruct(ctypes.Structure):
 
 def missing() -> str | None:
     """What this machine lacks for native kernels, None: nothing."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.cpu._is_avx512_bf16_supported():
+    if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         return "a processor with AVX-512 bf16"
     try:
         library()
