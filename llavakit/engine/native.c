@@ -443,11 +443,20 @@ INLINE __m512 sixteen(const bf16 *query, const bf16 *keys, int64_t rest, int64_t
     return sums_of_16(sums);
 }
 
-/* Scores of a query with `length` keys, then their softmax without its division: as bf16 in place, and the sum. */
-static float weigh(const bf16 *query, const bf16 *keys, int64_t length, int64_t width, float scale, float *scores) {
+/* Asks for memory that is read soon: as far as it goes, 16 rows a call. */
+INLINE void fetch(const bf16 *ahead, int64_t k, int64_t rows, int64_t width) {
+    if (ahead)
+        for (int64_t n = 0; n < rows * width; n += 32) _mm_prefetch((const char *)(ahead + k * width + n), _MM_HINT_T1);
+}
+
+/* Scores of a query with `length` keys, then their softmax without its division: as bf16 in place, and the sum.
+   `ahead`: as many rows that are read next, or NULL. */
+static float weigh(const bf16 *query, const bf16 *keys, int64_t length, int64_t width, float scale, float *scores,
+                   const bf16 *ahead) {
     __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps(), factor = _mm512_set1_ps(scale);
     int64_t k = 0;
     for (; k + 16 <= length; k += 16) {
+        fetch(ahead, k, 16, width);
         __m512 some = _mm512_mul_ps(sixteen(query, keys + k * width, 16, width), factor);
         most = _mm512_max_ps(most, some);
         _mm512_storeu_ps(scores + k, some);
@@ -468,7 +477,7 @@ static float weigh(const bf16 *query, const bf16 *keys, int64_t length, int64_t 
 
 /* The values, weighted: for `count` queries at once, which is a constant wherever this is called. */
 INLINE void gather_values(const bf16 *values, int64_t length, int64_t width, int count, const float *scores,
-                          int64_t apart, const float *totals, bf16 *into) {
+                          int64_t apart, const float *totals, const bf16 *ahead, bf16 *into) {
     /* Two values side by side come out in quarters of four outputs; this puts them in order. */
     int16_t order[32];
     for (int n = 0; n < 32; n++) order[n] = (int16_t)(n / 8 * 4 + n % 4 + (n % 8 < 4 ? 0 : 16));
@@ -479,6 +488,7 @@ INLINE void gather_values(const bf16 *values, int64_t length, int64_t width, int
 #pragma GCC unroll 4
         for (int q = 0; q < count; q++) low[q] = high[q] = _mm512_setzero_ps();
         for (int64_t k = 0; k < length; k += 2) {
+            fetch(j ? 0 : ahead, k, 2, width);
             const bf16 *at = values + k * width + j, *next = k + 1 < length ? at + width : at; /* weight 0 there */
             __m512i a = _mm512_maskz_loadu_epi16(mask, at), b = _mm512_maskz_loadu_epi16(mask, next);
             __m512bh first = (__m512bh)_mm512_unpacklo_epi16(a, b), second = (__m512bh)_mm512_unpackhi_epi16(a, b);
@@ -499,14 +509,14 @@ INLINE void gather_values(const bf16 *values, int64_t length, int64_t width, int
 }
 
 /* `count` query heads, up to TOGETHER, over the keys and values of one key head, which lie one after another.
-   `scores` has room for `apart` floats a query. */
+   `scores` has room for `apart` floats a query. `ahead`: the keys that come next, or NULL. */
 static void attend_heads(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t width,
-                         int count, float scale, float *scores, int64_t apart, bf16 *into) {
+                         int count, float scale, float *scores, int64_t apart, const bf16 *ahead, bf16 *into) {
     float totals[TOGETHER];
     for (int q = 0; q < count; q++)
-        totals[q] = weigh(query + q * width, keys, length, width, scale, scores + q * apart);
+        totals[q] = weigh(query + q * width, keys, length, width, scale, scores + q * apart, q ? 0 : values);
     switch (count) {
-#define CASE(n) case n: gather_values(values, length, width, n, scores, apart, totals, into); break;
+#define CASE(n) case n: gather_values(values, length, width, n, scores, apart, totals, ahead, into); break;
         CASE(1) CASE(2) CASE(3) CASE(4)
 #undef CASE
     }
@@ -542,8 +552,11 @@ static void attend(const Slots *s, int64_t layer, const bf16 *qkv, int64_t heads
         int64_t n = i / (key_heads * shares), head = i / shares % key_heads, first = i % shares * together;
         int count = (int)(group - first < together ? group - first : together);
         int64_t place = n * s->slot_stride + head * s->head_stride, query = head * group + first;
+        const bf16 *ahead = 0;
+        if (shares == 1 && i + 1 < s->slots * key_heads)
+            ahead = keys + (head + 1 < key_heads ? place + s->head_stride : (n + 1) * s->slot_stride);
         attend_heads(qkv + (n * all + query) * width, keys + place, values + place, s->lengths[n] + 1, width, count,
-                     scale, scores, apart, into + (n * heads + query) * width);
+                     scale, scores, apart, ahead, into + (n * heads + query) * width);
     }
 }
 
