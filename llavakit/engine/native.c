@@ -7,7 +7,8 @@
      int4  four such rows of 32 x 2 in one row of 16-bit words, first row in the low bits; per panel and 32 inputs
            32 bf16 scales and 32 bf16 zeros: a weight is (code - 8) * scale + zero
    Up to CONVERTED rows quantised weights are converted on their way to the product; for more rows a panel is
-   converted once and then used for all. Every function is called by one thread and runs on `threads` of OpenMP's pool. */
+   converted once and then used for all.
+   The functions at the end are called by one thread and run on `threads` of OpenMP's pool. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -421,8 +422,10 @@ INLINE __m512 sums_of_16(const __m512 *r) {
         __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
         four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
     }
-    __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
-    __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88),
+                             _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88),
+                             _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
 }
 
