@@ -393,7 +393,10 @@ static void before(const Layer *l, const bf16 *x, const bf16 *cosines, const bf1
             turn_head(y, head < l->heads ? l->query_norm : l->key_norm, l->epsilon, cosines + t * width,
                       sines + t * width, (int)width, place);
         else
-            for (int64_t j = 0; j < width; j++) place[j] = narrow(y[j]);
+            for (int64_t j = 0; j < width; j += 16) {
+                __mmask16 mask = lanes16(width - j);
+                _mm256_mask_storeu_epi16(place + j, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, y + j)));
+            }
     }
 }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 from transformers import GemmaConfig, LlamaConfig
 
 from llavakit.core.errors import ConfigError
@@ -202,3 +203,38 @@ def test_a_source_that_does_not_compile_is_one_line(monkeypatch, tmp_path):
         native.library()
     native.library.cache_clear()
     assert list((tmp_path / "llavakit").glob("*")) == [] or not HERE
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "width", "start", "tokens"),
+    [
+        (9, 3, 64, 0, 253),
+        (9, 3, 64, 100, 37),
+        (4, 2, 16, 0, 5),
+        (4, 4, 80, 33, 70),
+        (8, 2, 128, 7, 300),
+        (4, 2, 8, 0, 1),
+    ],
+)
+def test_the_attention_of_a_prompt(heads, key_heads, width, start, tokens):
+    """Against float32 attention over the same numbers; keys and values go where they belong, and nowhere else."""
+    if not HERE:
+        with pytest.raises(ConfigError, match="kernels='native' needs"):
+            native.library()
+        return
+    dice = torch.Generator().manual_seed(0)
+    kv = torch.zeros(2, key_heads, 512, width, dtype=torch.bfloat16)
+    kv[:, :, :start] = torch.randn(2, key_heads, start, width, generator=dice)
+    qkv = torch.randn(tokens, heads + 2 * key_heads, width, generator=dice).bfloat16()
+    query, *new = (part.transpose(0, 1) for part in qkv.split((heads, key_heads, key_heads), dim=1))
+    expected_kv = kv.clone()
+    expected_kv[:, :, start : start + tokens] = torch.stack(new)
+    see = torch.arange(start + tokens) <= torch.arange(start, start + tokens)[:, None]
+    seen = expected_kv[:, None, :, : start + tokens].float()
+    expected = F.scaled_dot_product_attention(
+        query[None].float(), seen[0], seen[1], attn_mask=see, enable_gqa=True
+    )
+    out = torch.empty(tokens, heads, width, dtype=torch.bfloat16)
+    native.attend_prompt(kv, start, qkv, width**-0.5, out, native.Workspace())
+    assert torch.equal(kv, expected_kv)
+    torch.testing.assert_close(out.float(), expected[0].transpose(0, 1), atol=0.02, rtol=0.02)
