@@ -87,8 +87,8 @@ def library() -> Any:
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
     for function in (
-        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt, loaded.decode_step,
-        loaded.product, loaded.norm,
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
+        loaded.decode_step, loaded.product, loaded.norm,
     ):  # fmt: skip
         function.restype = None
     return loaded

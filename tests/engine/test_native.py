@@ -215,7 +215,7 @@ def test_a_source_that_does_not_compile_is_one_line(monkeypatch, tmp_path):
         (8, 2, 128, 7, 300),
         (4, 2, 8, 0, 1),
     ],
-)
+)  # fmt: skip
 def test_the_attention_of_a_prompt(heads, key_heads, width, start, tokens):
     """Against float32 attention over the same numbers; keys and values go where they belong, and nowhere else."""
     if not HERE:
