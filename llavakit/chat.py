@@ -6,14 +6,14 @@ bot.ask("What color is the shape?", images=["x.png"])
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.data.encode import Encoder
-from llavakit.engine.decoder import Decoder, ModuleDecoder, fuse
+from llavakit.engine.decoder import Decoder, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
@@ -84,12 +84,20 @@ def load(
     rope_factor: float | None = None,
     device_map: DeviceMap | None = None,
     quantization: QuantizationConfigMixin | None = None,
+    weights: Weights = "as_is",
+    max_sequences: int = 64,
+    step_tokens: int = 1024,
+    kv_bytes: int | None = None,
 ) -> Chat:
     """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
 
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.
+    `weights` ("bf16", "int8", "int4") are the decoder's, by the engine's own products; the last three are limits of
+    the engine (`Engine`). The model is for talking only: the decoder's weights lie as the engine wants them.
     """
+    if quantization is not None and weights != "as_is":
+        raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
     where: DeviceMap | None = device_map
     if where is None and quantization is not None:
         where = "cuda" if torch.cuda.is_available() else "cpu"
@@ -103,7 +111,10 @@ def load(
     )
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
-    return _chat(loaded, fuse(loaded.model))
+    return _chat(
+        loaded, fuse(loaded.model, weights, release=True),
+        max_sequences=max_sequences, step_tokens=step_tokens, kv_bytes=kv_bytes,
+    )  # fmt: skip
 
 
 def answer(
@@ -114,10 +125,12 @@ def answer(
     return chat.batch(conversations, sampling=Sampling(max_tokens=max_tokens))
 
 
-def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder) -> Chat:
+def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder, **limits: Any) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
     stop_ids = encoder.tokenizer.stop_ids(encoder.template)
-    return Chat(Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder), encoder)
+    return Chat(
+        Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder, **limits), encoder
+    )
 
 
 def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:

@@ -69,7 +69,7 @@ class Engine:
         answers first. `kv_bytes` bounds keys and values (default: an eighth of the memory; on CUDA three quarters
         of what is free).
         """
-        self.model, self.stop_ids = model.eval(), stop_ids
+        self.model, self.stop_ids, self._device = model.eval(), stop_ids, model.device
         self._grammars = None if tokenizer is None else Grammars(tokenizer, stop_ids)
         self._decoder = fuse(model) if decoder is None else decoder
         shape = _kv_shape(model, self._decoder)
@@ -142,7 +142,7 @@ class Engine:
         self._see(step.admitted)
         layout = self._cache.step([(sequence.slot, size) for sequence, size in step.filling if sequence.slot])
         speaking, rows = _speaking(step)
-        last_S = torch.tensor(rows, dtype=torch.long, device=self.model.device)
+        last_S = torch.tensor(rows, dtype=torch.long, device=self._device)
         hidden_SD = self._decoder(self._embed(step), self._positions(step), layout, layout, last_S)
         layout.finish()
         for sequence, _ in step.filling:
@@ -204,7 +204,7 @@ class Engine:
             sample
         ) in samples:  # a row each; answers about one prompt share it as one sample (data/encode.py: join)
             tiles = [media.tiles() for media in sample.media]
-            batch = collate([sample], tiles).to(self.model.device)
+            batch = collate([sample], tiles).to(self._device)
             layout = packed_layout(batch.segments, batch.ids_T.device)
             x_TD = self.model.embed(batch)
             hidden_LD = self._decoder(x_TD, batch.positions_T, layout, last_L=batch.predict_L)
@@ -279,7 +279,7 @@ class Engine:
                 slots += mine
                 pictures.append(sequence.rows_SD[: len(mine)])
                 sequence.rows_SD = sequence.rows_SD[len(mine) :]
-        x_TD: Tensor = self.model.language.get_input_embeddings()(torch.tensor(ids, device=self.model.device))
+        x_TD: Tensor = self.model.language.get_input_embeddings()(torch.tensor(ids, device=self._device))
         if slots:
             x_TD[torch.tensor(slots, device=x_TD.device)] = torch.cat(pictures).to(x_TD.dtype)
         return x_TD
@@ -288,7 +288,7 @@ class Engine:
         positions = [sequence.done for sequence in step.decoding]
         for sequence, size in step.filling:
             positions += range(sequence.done, sequence.done + size)
-        return torch.tensor(positions, device=self.model.device)
+        return torch.tensor(positions, device=self._device)
 
     def _hear(self, speaking: list[Sequence], choices: list[Choice]) -> None:
         """What each sequence said: it goes on, or ends."""

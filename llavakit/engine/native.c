@@ -16,7 +16,7 @@
 #include <string.h>
 
 enum { BF16 = 0, INT8 = 1, INT4 = 2 };
-enum { WIDE = 32, ROWS = 12, NIBBLE_ROWS = 6, CONVERTED = 64, GROUP = 32 };
+enum { WIDE = 32, ROWS = 12, NIBBLE_ROWS = 6, CONVERTED = 64, GROUP = 32, TOGETHER = 4 };
 #define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
@@ -413,41 +413,105 @@ static void after(const Layer *l, const bf16 *attended, const bf16 *x, bf16 *int
     multiply(l->down, room->active, tokens, &last, room->mine);
 }
 
-/* One query head over `length` keys and values that lie one after another; `scores` has room for them. */
-static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t width,
-                        float scale, float *scores, bf16 *into) {
-    __m512i q[8];
-    int64_t parts = (width + 31) / 32;
-    for (int64_t j = 0; j < parts; j++) q[j] = _mm512_maskz_loadu_epi16(lanes32(width - 32 * j), query + 32 * j);
-    float most = -INFINITY;
-    for (int64_t k = 0; k < length; k++, keys += width) {
-        __m512 sum = _mm512_setzero_ps();
-        for (int64_t j = 0; j < parts; j++) {
-            __m512i key = _mm512_maskz_loadu_epi16(lanes32(width - 32 * j), keys + 32 * j);
-            sum = _mm512_dpbf16_ps(sum, (__m512bh)q[j], (__m512bh)key);
-        }
-        scores[k] = _mm512_reduce_add_ps(sum) * scale;
-        most = scores[k] > most ? scores[k] : most;
+/* The sums of 16 vectors' lanes, in one vector. */
+INLINE __m512 sums_of_16(const __m512 *r) {
+    __m512 four[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m512 *v = r + 4 * i;
+        __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+        __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+        __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d)));
     }
-    __m512 total = _mm512_setzero_ps();
-    for (int64_t k = 0; k < length; k += 16) {
-        __mmask16 mask = lanes16(length - k);
-        __m512 e = exp16(_mm512_sub_ps(_mm512_maskz_loadu_ps(mask, scores + k), _mm512_set1_ps(most)));
-        total = _mm512_add_ps(total, _mm512_maskz_mov_ps(mask, e));
-        _mm512_mask_storeu_ps(scores + k, mask, e);
-    }
-    __m512 rest = _mm512_set1_ps(1.f / _mm512_reduce_add_ps(total));
-    for (int64_t j = 0; j < width; j += 64) {
-        __m512 sums[4];
-        __mmask16 masks[4];
-        for (int c = 0; c < 4; c++) sums[c] = _mm512_setzero_ps(), masks[c] = lanes16(width - j - 16 * c);
-        for (int64_t k = 0; k < length; k++) {
-            __m512 weight = _mm512_set1_ps(scores[k]);
-            for (int c = 0; c < 4; c++)
-                sums[c] = _mm512_fmadd_ps(weight, widen_some(masks[c], values + k * width + j + 16 * c), sums[c]);
+    __m512 a = _mm512_add_ps(_mm512_shuffle_f32x4(four[0], four[1], 0x88), _mm512_shuffle_f32x4(four[0], four[1], 0xdd));
+    __m512 b = _mm512_add_ps(_mm512_shuffle_f32x4(four[2], four[3], 0x88), _mm512_shuffle_f32x4(four[2], four[3], 0xdd));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+}
+
+/* A query's products with 16 keys, of which `rest` are there: the others count as the last one again. */
+INLINE __m512 sixteen(const bf16 *query, const bf16 *keys, int64_t rest, int64_t width) {
+    __m512 sums[16];
+#pragma GCC unroll 16
+    for (int n = 0; n < 16; n++) sums[n] = _mm512_setzero_ps();
+    for (int64_t j = 0; j < width; j += 32) {
+        __mmask32 mask = lanes32(width - j);
+        __m512bh q = (__m512bh)_mm512_maskz_loadu_epi16(mask, query + j);
+#pragma GCC unroll 16
+        for (int n = 0; n < 16; n++) {
+            __m512i key = _mm512_maskz_loadu_epi16(mask, keys + (n < rest ? n : rest - 1) * width + j);
+            sums[n] = _mm512_dpbf16_ps(sums[n], q, (__m512bh)key);
         }
-        for (int c = 0; c < 4; c++)
-            _mm256_mask_storeu_epi16(into + j + 16 * c, masks[c], (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(sums[c], rest)));
+    }
+    return sums_of_16(sums);
+}
+
+/* Scores of a query with `length` keys, then their softmax without its division: as bf16 in place, and the sum. */
+static float weigh(const bf16 *query, const bf16 *keys, int64_t length, int64_t width, float scale, float *scores) {
+    __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps(), factor = _mm512_set1_ps(scale);
+    int64_t k = 0;
+    for (; k + 16 <= length; k += 16) {
+        __m512 some = _mm512_mul_ps(sixteen(query, keys + k * width, 16, width), factor);
+        most = _mm512_max_ps(most, some);
+        _mm512_storeu_ps(scores + k, some);
+    }
+    if (k < length) {
+        __m512 some = _mm512_mul_ps(sixteen(query, keys + k * width, length - k, width), factor);
+        most = _mm512_max_ps(most, some);
+        _mm512_storeu_ps(scores + k, some);
+    }
+    most = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    for (k = 0; k < length; k += 16) {
+        __m512 e = _mm512_maskz_mov_ps(lanes16(length - k), exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + k), most)));
+        total = _mm512_add_ps(total, e);
+        narrow16((bf16 *)scores + k, e);
+    }
+    return _mm512_reduce_add_ps(total);
+}
+
+/* The values, weighted: for `count` queries at once, which is a constant wherever this is called. */
+INLINE void gather_values(const bf16 *values, int64_t length, int64_t width, int count, const float *scores,
+                          int64_t apart, const float *totals, bf16 *into) {
+    /* Two values side by side come out in quarters of four outputs; this puts them in order. */
+    int16_t order[32];
+    for (int n = 0; n < 32; n++) order[n] = (int16_t)(n / 8 * 4 + n % 4 + (n % 8 < 4 ? 0 : 16));
+    __m512i places = _mm512_loadu_si512(order);
+    for (int64_t j = 0; j < width; j += 32) {
+        __mmask32 mask = lanes32(width - j);
+        __m512 low[4], high[4];
+#pragma GCC unroll 4
+        for (int q = 0; q < count; q++) low[q] = high[q] = _mm512_setzero_ps();
+        for (int64_t k = 0; k < length; k += 2) {
+            const bf16 *at = values + k * width + j, *next = k + 1 < length ? at + width : at; /* weight 0 there */
+            __m512i a = _mm512_maskz_loadu_epi16(mask, at), b = _mm512_maskz_loadu_epi16(mask, next);
+            __m512bh first = (__m512bh)_mm512_unpacklo_epi16(a, b), second = (__m512bh)_mm512_unpackhi_epi16(a, b);
+#pragma GCC unroll 4
+            for (int q = 0; q < count; q++) {
+                __m512bh weights = pair((const bf16 *)(scores + q * apart) + k);
+                low[q] = _mm512_dpbf16_ps(low[q], first, weights);
+                high[q] = _mm512_dpbf16_ps(high[q], second, weights);
+            }
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < count; q++) {
+            __m512 scale = _mm512_set1_ps(1.f / totals[q]);
+            __m512i both = (__m512i)_mm512_cvtne2ps_pbh(_mm512_mul_ps(high[q], scale), _mm512_mul_ps(low[q], scale));
+            _mm512_mask_storeu_epi16(into + q * width + j, mask, _mm512_permutexvar_epi16(places, both));
+        }
+    }
+}
+
+/* `count` query heads, up to TOGETHER, over the keys and values of one key head, which lie one after another.
+   `scores` has room for `apart` floats a query. */
+static void attend_heads(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t width,
+                         int count, float scale, float *scores, int64_t apart, bf16 *into) {
+    float totals[TOGETHER];
+    for (int q = 0; q < count; q++)
+        totals[q] = weigh(query + q * width, keys, length, width, scale, scores + q * apart);
+    switch (count) {
+#define CASE(n) case n: gather_values(values, length, width, n, scores, apart, totals, into); break;
+        CASE(1) CASE(2) CASE(3) CASE(4)
+#undef CASE
     }
 }
 
@@ -463,8 +527,11 @@ typedef struct {
    queries see everything up to there. qkv: bf16[slots][heads + 2 * key heads][width]. */
 static void attend(const Slots *s, int64_t layer, const bf16 *qkv, int64_t heads, int64_t key_heads, int64_t width,
                    float scale, bf16 *into, float *scores) {
-    int64_t all = heads + 2 * key_heads, group = heads / key_heads;
+    int64_t all = heads + 2 * key_heads, group = heads / key_heads, apart = (s->longest + 16) / 16 * 16;
     bf16 *keys = s->table + layer * s->layer_stride, *values = keys + s->kind_stride;
+    /* Queries of one key head read its keys and values once, unless there is too little to share out then. */
+    int64_t together = s->slots * key_heads < 2 * omp_get_num_threads() ? 1 : group < TOGETHER ? group : TOGETHER;
+    int64_t shares = (group + together - 1) / together;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < s->slots * key_heads; i++) {
         int64_t n = i / key_heads, head = i % key_heads;
@@ -474,11 +541,12 @@ static void attend(const Slots *s, int64_t layer, const bf16 *qkv, int64_t heads
         memcpy(values + place, row + (heads + key_heads + head) * width, (size_t)width * 2);
     }
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < s->slots * heads; i++) {
-        int64_t n = i / heads, head = i % heads;
-        int64_t place = n * s->slot_stride + head / group * s->head_stride;
-        attend_head(qkv + (n * all + head) * width, keys + place, values + place, s->lengths[n] + 1, width, scale,
-                    scores, into + i * width);
+    for (int64_t i = 0; i < s->slots * key_heads * shares; i++) {
+        int64_t n = i / (key_heads * shares), head = i / shares % key_heads, first = i % shares * together;
+        int count = (int)(group - first < together ? group - first : together);
+        int64_t place = n * s->slot_stride + head * s->head_stride, query = head * group + first;
+        attend_heads(qkv + (n * all + query) * width, keys + place, values + place, s->lengths[n] + 1, width, count,
+                     scale, scores, apart, into + (n * heads + query) * width);
     }
 }
 
@@ -613,7 +681,7 @@ void attend_step(const Slots *slots, int64_t layer, const bf16 *qkv, int64_t hea
                  float scale, bf16 *into, char *work, int threads) {
 #pragma omp parallel num_threads(threads)
     {
-        float *scores = (float *)work + omp_get_thread_num() * ((slots->longest + 16) / 16 * 16);
+        float *scores = (float *)work + omp_get_thread_num() * TOGETHER * ((slots->longest + 16) / 16 * 16);
         attend(slots, layer, qkv, heads, key_heads, width, scale, into, scores);
     }
 }

@@ -23,6 +23,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine.linear import GROUP, Format, Linear, quantize_int4, quantize_int8
 
 PANEL = 32  # outputs that stand together
+TOGETHER = 4  # query heads that are attended together
 FORMATS: dict[Format, int] = {"as_is": 0, "int8": 1, "int4": 2}
 FLAGS = (
     "-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno",
@@ -143,7 +144,7 @@ class NativeSlots:
             kv_L2SHKD.data_ptr(), *kv_L2SHKD.stride()[:4], lengths_N.data_ptr(), len(lengths_N), longest
         )
         self.address = ctypes.addressof(self.struct)
-        self.score_bytes = 4 * (longest + 32)  # that a thread needs
+        self.score_bytes = 4 * TOGETHER * (longest + 32)  # that a thread needs
 
     def attend(self, qkv_NXW: Tensor, layer: int, scaling: float, into_NHW: Tensor, work: Workspace) -> None:
         """Write each row's key and value, and fill `into_NHW` with what its queries gather."""
