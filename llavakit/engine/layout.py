@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llavakit.engine.native import NativeSlots, Workspace
+from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
 from llavakit.engine.slots import Arena, Slot
 from llavakit.model.attention import SHORT, attend_plain
 
@@ -188,13 +188,8 @@ class Chunk:
     def attend_rows(
         self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
     ) -> None:
-        heads = out_TQD.shape[1]
-        key_heads = (qkv_TXD.shape[1] - heads) // 2
-        query, key, value = (
-            part.transpose(0, 1)[None] for part in qkv_TXD.split((heads, key_heads, key_heads), dim=1)
-        )
-        self.write(key, value, layer)
-        out_TQD[self._rows] = self.attend(query, key, value, layer, scaling)[0].transpose(0, 1)
+        kv_2HKD = self._slot.arena.kv_L2SHKD[layer, :, self._slot.number]
+        attend_prompt(kv_2HKD, self._start, qkv_TXD[self._rows], scaling, out_TQD[self._rows], work)
 
     def finish(self) -> None:
         self._slot.length += self._count

@@ -394,7 +394,10 @@ static void before(const Layer *l, const bf16 *x, const bf16 *cosines, const bf1
             turn_head(y, head < l->heads ? l->query_norm : l->key_norm, l->epsilon, cosines + t * width,
                       sines + t * width, (int)width, place);
         else
-            for (int64_t j = 0; j < width; j++) place[j] = narrow(y[j]);
+            for (int64_t j = 0; j < width; j += 16) {
+                __mmask16 mask = lanes16(width - j);
+                _mm256_mask_storeu_epi16(place + j, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, y + j)));
+            }
     }
 }
 
@@ -560,6 +563,112 @@ static void attend(const Slots *s, int64_t layer, const bf16 *qkv, int64_t heads
             ahead = keys + (head + 1 < key_heads ? place + s->head_stride : (n + 1) * s->slot_stride);
         attend_heads(qkv + (n * all + query) * width, keys + place, values + place, s->lengths[n] + 1, width, count,
                      scale, scores, apart, ahead, into + (n * heads + query) * width);
+    }
+}
+
+/* A prompt's keys and values as a product's weights (see above), of one key head: keys in panels of 32 keys, values
+   in panels of 32 of their width. `padded` keys, of which those behind `length` are zero. */
+static void pack_head(const bf16 *keys, const bf16 *values, int64_t length, int64_t padded, int64_t width,
+                      bf16 *key_panels, bf16 *value_panels) {
+    __m512i apart = _mm512_mullo_epi32(_mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                                       _mm512_set1_epi32((int)width / 2));
+    for (int64_t k = 0; k < padded; k += 16)
+        for (int64_t i = 0; i < width; i += 2)
+            _mm512_storeu_si512(key_panels + (k / 32 * width + i) * 32 + k % 32 * 2,
+                                _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), lanes16(length - k), apart,
+                                                            keys + k * width + i, 4));
+    __m512i low, high, turn = _mm512_set1_epi32(0x00200000);
+    for (int i = 0; i < 16; i++) ((uint32_t *)&low)[i] = (uint32_t)i * 0x00010001u;
+    low = _mm512_or_si512(low, turn), high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+    for (int64_t j = 0; j < width; j += 32) {
+        __mmask32 mask = lanes32(width - j);
+        for (int64_t k = 0; k < padded; k += 2, value_panels += 64) {
+            __m512i first = _mm512_maskz_loadu_epi16(k < length ? mask : 0, values + k * width + j);
+            __m512i second = _mm512_maskz_loadu_epi16(k + 1 < length ? mask : 0, values + (k + 1) * width + j);
+            _mm512_storeu_si512(value_panels, _mm512_permutex2var_epi16(first, low, second));
+            _mm512_storeu_si512(value_panels + 32, _mm512_permutex2var_epi16(first, high, second));
+        }
+    }
+}
+
+/* Softmax of ROWS rows of scores [panel][row][32] into bf16[row][panels * 32], not yet divided by the sums. Row r
+   sees the first `seen + r` keys. */
+static void soften(const float *scores, int64_t panels, int64_t seen, float scale, bf16 *into, float *sums) {
+    for (int64_t r = 0; r < ROWS; r++, into += panels * 32) {
+        __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+        for (int64_t k = 0; k < panels * 32; k += 16)
+            most = _mm512_mask_max_ps(most, lanes16(seen + r - k), most,
+                                      _mm512_loadu_ps(scores + (k / 32 * ROWS + r) * 32 + k % 32));
+        __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most)), by = _mm512_set1_ps(scale);
+        for (int64_t k = 0; k < panels * 32; k += 16) {
+            __m512 score = _mm512_loadu_ps(scores + (k / 32 * ROWS + r) * 32 + k % 32);
+            __m512 e = _mm512_maskz_mov_ps(lanes16(seen + r - k), exp16(_mm512_mul_ps(_mm512_sub_ps(score, top), by)));
+            total = _mm512_add_ps(total, e);
+            narrow16(into + k, e);
+        }
+        sums[r] = _mm512_reduce_add_ps(total);
+    }
+}
+
+/* ROWS queries of one head, of which `rows` are wanted: bf16[rows] at `apart` elements from each other. */
+static void attend_block(const bf16 *query, int64_t apart, int64_t rows, int64_t seen, const bf16 *key_panels,
+                         const bf16 *value_panels, int64_t padded, int64_t width, float scale, bf16 *into,
+                         int64_t into_apart, char *work) {
+    int64_t panels = (seen + rows + 30) / 32;
+    float *scores = (float *)take(&work, panels * 32 * ROWS * 4), total[ROWS], sums[ROWS * WIDE];
+    bf16 *probs = (bf16 *)take(&work, panels * 32 * ROWS * 2), *queries = (bf16 *)take(&work, ROWS * width * 2);
+    memset(queries, 0, (size_t)(ROWS * width) * 2);
+    for (int64_t r = 0; r < rows; r++) memcpy(queries + r * width, query + r * apart, (size_t)width * 2);
+    for (int64_t p = 0; p < panels; p++)
+        tile_bf16(key_panels + p * width * 32, queries, width, ROWS, scores + p * ROWS * 32);
+    soften(scores, panels, seen, scale, probs, total);
+    for (int64_t j = 0; j < width; j += 32) {
+        tile_bf16(value_panels + j * padded, probs, panels * 32, ROWS, sums);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < 32 && j + c < width; c += 16)
+                _mm256_mask_storeu_epi16(
+                    into + r * into_apart + j + c, lanes16(width - j - c),
+                    (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(sums + r * WIDE + c),
+                                                              _mm512_set1_ps(1.f / total[r]))));
+    }
+}
+
+/* Bytes that attend_prompt works in, for itself and for each thread. */
+int64_t prompt_bytes(int64_t length, int64_t key_heads, int64_t width) {
+    return key_heads * ((length + 31) / 32 * 32) * (width + (width + 31) / 32 * 32) * 2 + 128;
+}
+int64_t prompt_thread_bytes(int64_t length, int64_t width) {
+    return (length + 63) / 32 * 32 * ROWS * 6 + ROWS * width * 2 + 256;
+}
+
+/* Attention of a layer's `tokens` rows of one prompt, whose slot (bf16[key heads][positions][width] twice) holds
+   `start` positions before them: keys and values are written there, and each query sees everything up to itself. */
+void attend_prompt(bf16 *keys, bf16 *values, int64_t head_stride, int64_t start, int64_t tokens, const bf16 *qkv,
+                   int64_t heads, int64_t key_heads, int64_t width, float scale, bf16 *into, char *work, int threads) {
+    int64_t all = heads + 2 * key_heads, group = heads / key_heads, length = start + tokens;
+    int64_t padded = (length + 31) / 32 * 32, blocks = (tokens + ROWS - 1) / ROWS, wide = (width + 31) / 32 * 32;
+    char *rest = work + prompt_bytes(length, key_heads, width);
+    bf16 *key_panels = (bf16 *)work, *value_panels = key_panels + key_heads * padded * width;
+#pragma omp parallel num_threads(threads)
+    {
+        char *mine = rest + omp_get_thread_num() * prompt_thread_bytes(length, width);
+#pragma omp for schedule(static)
+        for (int64_t head = 0; head < key_heads; head++) {
+            for (int64_t t = 0; t < tokens; t++) {
+                const bf16 *row = qkv + (t * all + heads + head) * width;
+                memcpy(keys + head * head_stride + (start + t) * width, row, (size_t)width * 2);
+                memcpy(values + head * head_stride + (start + t) * width, row + key_heads * width, (size_t)width * 2);
+            }
+            pack_head(keys + head * head_stride, values + head * head_stride, length, padded, width,
+                      key_panels + head * padded * width, value_panels + head * padded * wide);
+        }
+#pragma omp for schedule(dynamic)
+        for (int64_t i = heads * blocks - 1; i >= 0; i--) { /* the longest first */
+            int64_t t = i / heads * ROWS, head = i % heads, rows = tokens - t < ROWS ? tokens - t : ROWS;
+            attend_block(qkv + (t * all + head) * width, all * width, rows, start + t + 1,
+                         key_panels + head / group * padded * width, value_panels + head / group * padded * wide,
+                         padded, width, scale, into + (t * heads + head) * width, heads * width, mine);
+        }
     }
 }
 

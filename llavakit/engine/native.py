@@ -43,21 +43,28 @@ class ProductStruct(ctypes.Structure):
 
 def missing() -> str | None:
     """What this machine lacks for native kernels, None: nothing."""
-    if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
-        return "a processor with AVX-512 bf16"
     try:
-        library()
+        _load()
     except ConfigError as error:
         return str(error)
     return None
 
 
-@functools.cache
 def library() -> Any:
-    """The compiled kernels; compiled once per version of their source, into the user's cache folder.
+    """The compiled kernels."""
+    lack = missing()
+    if lack is not None:
+        raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
+    return _load()
 
-    The processor must be one of those that `missing` accepts.
-    """
+
+@functools.cache
+def _load() -> Any:
+    """Compiled once per version of their source, into the user's cache folder. The error says what is missing."""
+    if platform.system() != "Linux":
+        raise ConfigError("Linux")
+    if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
+        raise ConfigError("a processor with AVX-512 bf16")
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llavakit"
     target = folder / f"native-{digest}.so"
@@ -81,14 +88,19 @@ def library() -> Any:
         pointer,
         number,
     ]
+    loaded.attend_prompt.argtypes = [pointer] * 2 + [size] * 3 + [pointer] + [size] * 3 + [
+        ctypes.c_float, pointer, pointer, number,
+    ]  # fmt: skip
+    for function in (loaded.prompt_bytes, loaded.prompt_thread_bytes):
+        function.argtypes, function.restype = [size] * (3 if function is loaded.prompt_bytes else 2), size
     loaded.decode_step.argtypes = [
         pointer, size, *[pointer] * 4, size, size, ctypes.c_float, pointer, size, number,
     ]  # fmt: skip
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
     for function in (
-        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.decode_step,
-        loaded.product, loaded.norm,
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
+        loaded.decode_step, loaded.product, loaded.norm,
     ):  # fmt: skip
         function.restype = None
     return loaded
@@ -152,6 +164,21 @@ class NativeSlots:
             self.address, layer, qkv_NXW.data_ptr(), heads, self.kv_L2SHKD.shape[3], width, scaling,
             into_NHW.data_ptr(), work.room(threads * self.score_bytes), threads,
         )  # fmt: skip
+
+
+def attend_prompt(
+    kv_2HKW: Tensor, start: int, qkv_TXW: Tensor, scaling: float, into_TQW: Tensor, work: Workspace
+) -> None:
+    """Rows of one prompt, whose slot holds `start` positions before them: write their keys and values into it, and
+    fill `into_TQW` with what their queries gather."""
+    tokens, heads, width = into_TQW.shape
+    key_heads, length = kv_2HKW.shape[1], start + tokens
+    native, threads = library(), torch.get_num_threads()
+    room = native.prompt_bytes(length, key_heads, width) + threads * native.prompt_thread_bytes(length, width)
+    native.attend_prompt(
+        kv_2HKW[0].data_ptr(), kv_2HKW[1].data_ptr(), kv_2HKW.stride(1), start, tokens, qkv_TXW.data_ptr(),
+        heads, key_heads, width, scaling, into_TQW.data_ptr(), work.room(room), threads,
+    )  # fmt: skip
 
 
 class NativeLinear(Linear):
