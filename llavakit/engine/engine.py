@@ -60,7 +60,7 @@ class Engine:
         tokenizer: Tokenizer | None = None,
         decoder: Decoder | None = None,
         max_sequences: int = 64,
-        step_tokens: int = 1024,
+        step_tokens: int = 2048,
         kv_bytes: int | None = None,
     ) -> None:
         """`tokenizer` is needed for `json_schema` only. `decoder` runs the model's layers (default: `fuse(model)`).

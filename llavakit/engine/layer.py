@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from llavakit.engine.linear import Format
+from llavakit.engine.linear import Make
 from llavakit.engine.weights import Product
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache
@@ -45,9 +45,11 @@ class Norm:
 
 
 class Layer:
-    """Llama, Mistral and Qwen2."""
+    """Llama, Mistral, Qwen2, and Qwen3, where every query and key head is normed before the rotation."""
 
-    def __init__(self, language: PreTrainedModel, prefix: str, format: Format) -> None:
+    def __init__(
+        self, language: PreTrainedModel, prefix: str, make: Make, make_norm: type[Norm], *, head_norms: bool
+    ) -> None:
         """`prefix` names the layer in the language model, as in `model.layers.0`."""
         source: Any = language.get_submodule(prefix)
         attention = source.self_attn
@@ -55,7 +57,7 @@ class Layer:
         self.heads = attention.q_proj.out_features // self.width
         self.key_heads = attention.k_proj.out_features // self.width
         self.products = [
-            Product(language, [f"{prefix}.{name}" for name in names], format)
+            Product(language, [f"{prefix}.{name}" for name in names], make)
             for names in (
                 ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
                 ("self_attn.o_proj",),
@@ -64,8 +66,12 @@ class Layer:
             )
         ]
         self.qkv, self.out, self.gate_up, self.down = (product.linear for product in self.products)
-        self.norm, self.mlp_norm = Norm(source.input_layernorm), Norm(source.post_attention_layernorm)
-        self.norms = [self.norm, self.mlp_norm]
+        self.norm, self.mlp_norm = (
+            make_norm(source.input_layernorm),
+            make_norm(source.post_attention_layernorm),
+        )
+        self.head_norms = (make_norm(attention.q_norm), make_norm(attention.k_norm)) if head_norms else ()
+        self.norms = [self.norm, self.mlp_norm, *self.head_norms]
 
     def attend(
         self,
@@ -79,40 +85,34 @@ class Layer:
         """What every row's heads gathered, [T, H * W], before the output product."""
         qkv_TXW = self.qkv(self.norm(x_TD)).view(len(x_TD), -1, self.width)
         turned = self.heads + self.key_heads
-        both_TXW = rotate(self.norm_heads(qkv_TXW[:, :turned]), cos_T1W, sin_T1W)
+        both_TXW = qkv_TXW[:, :turned]
+        if self.head_norms:
+            parts = both_TXW.split((self.heads, self.key_heads), dim=1)
+            both_TXW = torch.cat(
+                [norm(part) for norm, part in zip(self.head_norms, parts, strict=True)], dim=1
+            )
+        both_TXW = rotate(both_TXW, cos_T1W, sin_T1W)
+        return self.attend_heads(both_TXW, qkv_TXW[:, turned:], layout, cache, number)
+
+    def attend_heads(
+        self, both_TXW: Tensor, value_TGW: Tensor, layout: Layout, cache: KeyValueCache | None, number: int
+    ) -> Tensor:
+        """Attention of query and key heads that stand side by side."""
         query_1HTW, key_1GTW, value_1GTW = (
             part.transpose(0, 1)[None]
-            for part in (both_TXW[:, : self.heads], both_TXW[:, self.heads :], qkv_TXW[:, turned:])
+            for part in (both_TXW[:, : self.heads], both_TXW[:, self.heads :], value_TGW)
         )
         keys, values = key_1GTW, value_1GTW
         if cache is not None:
             keys, values = cache.update(key_1GTW, value_1GTW, number)
         out_1HTW = layout.attend(query_1HTW, keys, values, self.scaling)
-        return out_1HTW[0].transpose(0, 1).reshape(len(x_TD), -1)
-
-    def norm_heads(self, both_TXW: Tensor) -> Tensor:
-        """Norms of single heads before the rotation, where a family has them."""
-        return both_TXW
+        return out_1HTW[0].transpose(0, 1).reshape(len(both_TXW), -1)
 
     def finish(self, x_TD: Tensor, attended_TX: Tensor) -> Tensor:
         """Output product and feed-forward, each added to the residual stream."""
         x_TD = self.out.add(attended_TX, x_TD)
         gate_TI, up_TI = self.gate_up(self.mlp_norm(x_TD)).chunk(2, dim=-1)
         return self.down.add(F.silu(gate_TI, inplace=True).mul_(up_TI), x_TD)
-
-
-class NormedLayer(Layer):
-    """Qwen3: every query and key head is normed before the rotation."""
-
-    def __init__(self, language: PreTrainedModel, prefix: str, format: Format) -> None:
-        super().__init__(language, prefix, format)
-        attention: Any = language.get_submodule(prefix).self_attn
-        self.query_norm, self.key_norm = Norm(attention.q_norm), Norm(attention.k_norm)
-        self.norms += [self.query_norm, self.key_norm]
-
-    def norm_heads(self, both_TXW: Tensor) -> Tensor:
-        query_THW, key_TGW = both_TXW.split((self.heads, self.key_heads), dim=1)
-        return torch.cat((self.query_norm(query_THW), self.key_norm(key_TGW)), dim=1)
 
 
 def rotate(x_TXW: Tensor, cos_T1W: Tensor, sin_T1W: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
 from llavakit.engine.slots import Arena, Slot
 from llavakit.model.attention import SHORT, attend_plain
 
@@ -50,6 +51,18 @@ class StepLayout:
         outs = [part.attend(query_1HTD, key_1HTD, value_1HTD, self._layer, scaling) for part in self._parts]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
 
+    def attend_rows(self, qkv_TXD: Tensor, heads: int, layer: int, scaling: float, work: Workspace) -> Tensor:
+        """[T, queries x D], `update` and `attend` in one, for native kernels: a row's heads stand side by side."""
+        out_TQD = qkv_TXD.new_empty(len(qkv_TXD), heads, qkv_TXD.shape[2])
+        for part in self._parts:
+            part.attend_rows(qkv_TXD, out_TQD, layer, scaling, work)
+        return out_TQD.flatten(1)
+
+    def native_slots(self) -> list[NativeSlots] | None:
+        """What the rows go on with, if every row is a decoding sequence's; None if there are prompts among them."""
+        parts = [part.native() for part in self._parts if isinstance(part, Decoding)]
+        return parts if len(parts) == len(self._parts) else None
+
     def finish(self) -> None:
         """All layers have written: the slots are longer now."""
         for part in self._parts:
@@ -66,11 +79,12 @@ class Decoding:
         device = arena.kv_L2SHKD.device
         self.longest = max(lengths) + 1
         self._heads = arena.kv_L2SHKD.shape[3]
-        at_N = torch.tensor(lengths, device=device)
+        at_N = self._lengths_N = torch.tensor(lengths, device=device)
         places_HN = torch.arange(self._heads, device=device)[:, None] * arena.size + at_N
         self._places = (
             places_HN + torch.arange(len(lengths), device=device) * self._heads * arena.size
         ).flatten()
+        self._native: NativeSlots | None = None
         self._mask: Tensor | None = None
         self._plain = device.type == "cpu" and len(lengths) >= MANY
         if min(lengths) + 1 < self.longest:
@@ -101,6 +115,17 @@ class Decoding:
                 query_NHGD, keys_NHKD, values_NHKD, attn_mask=self._mask, scale=scaling
             )
         return out_NHGD.reshape(count, -1, width).transpose(0, 1)[None]
+
+    def attend_rows(
+        self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
+    ) -> None:
+        self.native().attend(qkv_TXD[self._rows], layer, scaling, out_TQD[self._rows], work)
+
+    def native(self) -> NativeSlots:
+        """The slots as native kernels see them."""
+        if self._native is None:
+            self._native = NativeSlots(self._arena.kv_L2SHKD, self._lengths_N, self.longest - 1)
+        return self._native
 
     def finish(self) -> None:
         for slot in self._slots:
@@ -159,6 +184,12 @@ class Chunk:
             scale=scaling,
             enable_gqa=True,
         )
+
+    def attend_rows(
+        self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
+    ) -> None:
+        kv_2HKD = self._slot.arena.kv_L2SHKD[layer, :, self._slot.number]
+        attend_prompt(kv_2HKD, self._start, qkv_TXD[self._rows], scaling, out_TQD[self._rows], work)
 
     def finish(self) -> None:
         self._slot.length += self._count

@@ -4,6 +4,7 @@ Weight-only quantisation: int8 has a scale per output, int4 a scale and a zero p
 activations are never quantised. Shape letters: T rows, I inputs, O outputs, N groups of inputs.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -98,6 +99,9 @@ class Int4Linear(Linear):
         multiply = torch._weight_int4pack_mm if x_TI.is_cuda else torch._weight_int4pack_mm_for_cpu
         y_TO = multiply(x_TI.contiguous(), self.packed, GROUP, self.scale_zero_NO2)[:, : self.outputs]
         return y_TO if self.bias_O is None else y_TO.add_(self.bias_O)
+
+
+Make = Callable[[Tensor, Tensor | None], Linear]
 
 
 def linear(weight_OI: Tensor, bias_O: Tensor | None = None, format: Format = "as_is") -> Linear:

@@ -9,15 +9,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llavakit.core.errors import ConfigError
-from llavakit.engine.linear import Format, Linear, linear
+from llavakit.engine.linear import Linear, Make
 
 
 class Product:
     """A product of one or several of the model's linear modules, whose outputs stand side by side."""
 
-    def __init__(self, language: PreTrainedModel, names: Sequence[str], format: Format) -> None:
+    def __init__(self, language: PreTrainedModel, names: Sequence[str], make: Make) -> None:
         self.names, self.modules = names, [language.get_submodule(name) for name in names]
-        self.linear: Linear = linear(*self._stack({}), format)
+        self.linear: Linear = make(*self._stack({}))
 
     def release(self) -> None:
         """Free the modules' own weights: what is left of them is their shape."""
@@ -62,8 +62,8 @@ def _matrix(name: str, module: Any, tensors: Mapping[str, Tensor]) -> tuple[Tens
     return weight.t() if isinstance(module, Conv1D) else weight, module.bias
 
 
-class QuantizedModule(nn.Module):
-    """Stands in the place of a linear module of any family: the same product with quantised weights."""
+class ReplacedModule(nn.Module):
+    """Stands in the place of a linear module of any family: the same product with packed weights."""
 
     def __init__(self, product: Product) -> None:
         super().__init__()
@@ -74,33 +74,37 @@ class QuantizedModule(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
 
-def replace_modules(language: PreTrainedModel, format: Format, head: Format) -> list[Product]:
-    """Put quantised products in the place of the decoder's linear modules, and of the head's."""
+def replace_modules(
+    language: PreTrainedModel, body_make: Make | None, head_make: Make | None
+) -> list[Product]:
+    """Put other products in the place of the decoder's linear modules, and of the head's. None: as they are."""
     products: list[Product] = []
-    if format != "as_is":
+    if body_make is not None:
         body = language.get_decoder()
         start = next(name for name, module in language.named_modules() if module is body)
         for name, module in list(body.named_modules()):
             if isinstance(module, nn.Linear | Conv1D):
-                products.append(_replace(language, f"{start}.{name}", format))
+                products.append(_replace(language, f"{start}.{name}", body_make))
         rest = sorted(name for name, tensor in body.named_parameters() if tensor.ndim > 2)
         if rest:
             raise ConfigError(
-                f"{format}: {type(language).__name__} has weights in no linear module ({rest[0]})"
+                f"{type(language).__name__} has weights in no linear module ({rest[0]}): they cannot be quantised"
             )
-    if head != "as_is":
+    if head_make is not None:
         module = language.get_output_embeddings()
         products.append(
-            _replace(language, next(name for name, each in language.named_modules() if each is module), head)
+            _replace(
+                language, next(name for name, each in language.named_modules() if each is module), head_make
+            )
         )
     return products
 
 
-def _replace(language: PreTrainedModel, name: str, format: Format) -> Product:
-    product = Product(language, [name], format)
+def _replace(language: PreTrainedModel, name: str, make: Make) -> Product:
+    product = Product(language, [name], make)
     product.release()
     parent, _, last = name.rpartition(".")
-    language.get_submodule(parent).register_module(last, QuantizedModule(product))
+    language.get_submodule(parent).register_module(last, ReplacedModule(product))
     return product
 
 
