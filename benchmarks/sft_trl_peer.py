@@ -3,13 +3,15 @@
     PYTHON benchmarks/sft_trl_peer.py FOLDER --steps 6 --batch 8 [--tuned] [--workers 0]
 
 FOLDER holds `model` (a transformers directory) and `trl.json` (prompt, completion, image of each record). The last
-line is a JSON object: seconds and loss of every step, learned tokens of every batch, versions, peak memory.
+line is a JSON object: seconds, processor's seconds and loss of every step, learned tokens of every batch, versions,
+peak memory.
 """
 
 import argparse
 import json
 import resource
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,13 +26,18 @@ class Stamps(TrainerCallback):
     """When training began, and when each step ended: waiting for data lies in between."""
 
     def __init__(self) -> None:
-        self.times: list[float] = []
+        self.wall: list[float] = []
+        self.processor: list[float] = []
 
     def on_train_begin(self, args, state, control, **_) -> None:
-        self.times.append(time.perf_counter())
+        self.stamp()
 
     def on_step_end(self, args, state, control, **_) -> None:
-        self.times.append(time.perf_counter())
+        self.stamp()
+
+    def stamp(self) -> None:
+        self.wall.append(time.perf_counter())
+        self.processor.append(time.process_time())
 
 
 def trainer(folder: Path, arguments: argparse.Namespace) -> tuple[SFTTrainer, Stamps]:
@@ -81,6 +88,10 @@ def learned_tokens(peer: SFTTrainer, steps: int, batch: int) -> list[int]:
     return counts
 
 
+def between(stamps: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(stamps)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -96,7 +107,8 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     losses = [row["loss"] for row in peer.state.log_history if "loss" in row]
     result = {
-        "seconds": [after - before for before, after in zip(stamps.times, stamps.times[1:], strict=False)],
+        "seconds": between(stamps.wall),
+        "processor_seconds": between(stamps.processor),
         "losses": losses,
         "learned": learned_tokens(peer, arguments.steps, arguments.batch),
         "peak": peak,
