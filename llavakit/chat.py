@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Encoder
 from llavakit.data.media import plan_media
-from llavakit.engine.decoder import Decoder, ModuleDecoder, Weights, fuse
+from llavakit.engine.decoder import Decoder, Kernels, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
@@ -94,16 +94,17 @@ def load(
     device_map: DeviceMap | None = None,
     quantization: QuantizationConfigMixin | None = None,
     weights: Weights = "as_is",
+    kernels: Kernels = "auto",
     max_sequences: int = 64,
-    step_tokens: int = 1024,
+    step_tokens: int = 2048,
     kv_bytes: int | None = None,
 ) -> Chat:
     """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
 
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.
-    `weights` ("bf16", "int8", "int4") are the decoder's, by the engine's own products; the last three are limits of
-    the engine (`Engine`). The model is for talking only: the decoder's weights lie as the engine wants them.
+    `weights` ("bf16", "int8", "int4") are the decoder's, by the engine's own products; `kernels` says whose (`fuse`);
+    the last three are limits of the engine (`Engine`). The model is for talking only: the decoder's weights lie as the engine wants them.
     """
     if quantization is not None and weights != "as_is":
         raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
@@ -121,7 +122,7 @@ def load(
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
     return _chat(
-        loaded, fuse(loaded.model, weights, release=True),
+        loaded, fuse(loaded.model, weights, kernels=kernels, release=True),
         max_sequences=max_sequences, step_tokens=step_tokens, kv_bytes=kv_bytes,
     )  # fmt: skip
 

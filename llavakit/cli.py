@@ -40,6 +40,11 @@ Weights = Annotated[
     Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
 ]
 
+Kernels = Annotated[
+    Literal["auto", "torch", "native"],
+    typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
+]
+
 # What `inspect` and `data check` encode records with.
 Encoding = Annotated[
     Path | None,
@@ -164,6 +169,7 @@ def chat(
         float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
     ] = None,
     weights: Weights = "as_is",
+    kernels: Kernels = "auto",
     template: Template = None,
     remote: Annotated[
         str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
@@ -181,7 +187,7 @@ def chat(
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     answering: Responder
-    ours = template is not None or rope_factor is not None or weights != "as_is"
+    ours = template is not None or rope_factor is not None or (weights, kernels) != ("as_is", "auto")
     if remote is not None and model is None and not ours:
         from llavakit.remote import Remote
 
@@ -189,11 +195,13 @@ def chat(
     elif remote is None and model is not None and model_name is None:
         from llavakit.chat import load
 
-        answering = load(model, template_name=template, rope_factor=rope_factor, weights=weights)
+        answering = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
+        )
     else:
         raise ConfigError(
             "give --model with a directory, or --remote with a URL (and --model-name); "
-            "--template, --rope-factor and --weights are for --model"
+            "--template, --rope-factor, --weights and --kernels are for --model"
         )
     terminal = Terminal(answering, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
@@ -230,6 +238,7 @@ def serve(
         bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
     ] = False,
     weights: Weights = "as_is",
+    kernels: Kernels = "auto",
     max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
     kv_gb: Annotated[
         float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
@@ -260,7 +269,7 @@ def serve(
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
         loaded = load(
-            model, template_name=template, rope_factor=rope_factor, weights=weights,
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
             max_sequences=max_sequences, kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
         )  # fmt: skip
         serve_model(Service(loaded.engine, loaded.encoder, config), listener)

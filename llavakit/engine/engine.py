@@ -86,6 +86,11 @@ class Engine:
         self._answer_tokens = 0
 
     @property
+    def kernels(self) -> str:
+        """Whose products the decoder runs on: "torch" or "native"."""
+        return self._decoder.kernels
+
+    @property
     def busy(self) -> bool:
         """Whether a step has anything to do."""
         return bool(self._scheduler.running or self._scheduler.waiting)
