@@ -104,8 +104,8 @@ def load(
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.
     `weights` ("bf16", "int8", "int4") are the decoder's, by the engine's own products, and `kernels` says whose
-    (`fuse`); the last three are limits of the engine (`Engine`). The model is for talking only: the decoder's weights
-    lie as the engine wants them.
+    (`fuse`); the last three are limits of the engine (`Engine`). The model is for talking only: its decoder's
+    weights lie as the engine wants them.
     """
     if quantization is not None and weights != "as_is":
         raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
