@@ -117,10 +117,10 @@ def second_turn(loaded: Checkpoint, exported: Path, runs: int) -> None:
         return ours.stream([sample], 1, began)[0]
 
     def ask_generate(run: int) -> float:
-        began = time.perf_counter()
         said = f"{smol.prompt(loaded, 0)}{ANSWER}{row.end}{row.tail}"
         again = f"{said}{row.user[0]}{MORE}{row.user[1]}{row.header}"
-        return generate.answer([again], [smol.picture(run)], 1, began)[0]
+        picture = smol.picture(run)
+        return generate.answer([again], [picture], 1, time.perf_counter())[0]
 
     contenders = {"ours": ask_ours, "generate": ask_generate}
     in_turn(contenders, 2)
