@@ -69,7 +69,7 @@ def main() -> None:
             contender(-1)
         rates = {name: median(found) for name, found in in_turn(contenders, arguments.runs).items()}
 
-    sample = smol.request(loaded, 0)
+    sample = smol.request(loaded, 0, smol.picture(0))
     needed = request_flops(loaded, sample.num_tokens, smol.NEW_TOKENS)
     peak = max(matmul_peak(torch.bfloat16), matmul_peak(torch.float32))
     for name, side in list(sides.items())[1:]:

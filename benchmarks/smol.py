@@ -63,9 +63,9 @@ def encoder(loaded: Checkpoint) -> Encoder:
     return Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image)
 
 
-def request(loaded: Checkpoint, number: int) -> Sample:
+def request(loaded: Checkpoint, number: int, seen: bytes) -> Sample:
     """An open question about one picture; all questions are equally long."""
-    asked = user(QUESTION.format(number % 10), [picture(number)])
+    asked = user(QUESTION.format(number % 10), [seen])
     return encoder(loaded).encode(Conversation((asked,)), open_turn=True)
 
 
