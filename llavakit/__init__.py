@@ -14,8 +14,9 @@ from llavakit.version import __version__
 if TYPE_CHECKING:
     from llavakit.catalog import families, plan
     from llavakit.chat import Chat, load
+    from llavakit.remote import Remote
 
-__all__ = ["Chat", "__version__", "families", "load", "plan"]
+__all__ = ["Chat", "Remote", "__version__", "families", "load", "plan"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,6 +25,10 @@ def __getattr__(name: str) -> Any:
         from llavakit import chat
 
         return vars(chat)[name]
+    if name == "Remote":
+        from llavakit import remote
+
+        return remote.Remote
     if name in ("families", "plan"):
         from llavakit import catalog
 

@@ -6,22 +6,23 @@ bot.ask("What color is the shape?", images=["x.png"])
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Encoder
+from llavakit.data.media import plan_media
+from llavakit.engine.decoder import Decoder, Kernels, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.placement import DeviceMap
-from llavakit.text.conversation import Conversation, ImageSource, VideoSource, user
+from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
 from llavakit.text.reply import Reply
 
 GREEDY = Sampling()
-M = TypeVar("M")
 
 
 class Chat:
@@ -45,7 +46,7 @@ class Chat:
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
-        replies = [self._reply() for _ in samples]
+        replies = [self.reply(sampling) for _ in samples]
         for _ in self.engine.stream(samples, sampling, lambda index, token: _ends(replies[index], token)):
             pass
         for reply in replies:
@@ -55,7 +56,7 @@ class Chat:
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
         sample = self.encoder.encode(conversation, open_turn=True)
-        reply, shown = self._reply(), 0
+        reply, shown = self.reply(sampling), 0
         for _ in self.engine.stream([sample], sampling, lambda index, token: _ends(reply, token)):
             if len(reply.text) > shown:
                 yield reply.text[shown:]
@@ -64,8 +65,19 @@ class Chat:
         if rest:
             yield rest
 
-    def _reply(self) -> Reply:
-        return Reply(self.encoder.tokenizer, self.encoder.tokenizer.stop_strings(self.encoder.template))
+    def num_tokens(self, answer: str) -> int:
+        """Tokens of an answer."""
+        return len(self.encoder.tokenizer.hf(answer)["input_ids"])
+
+    def describe(self, video: Video) -> str:
+        """One line about a video as the model will see it."""
+        medium = plan_media(video, self.encoder.image, self.encoder.video, alone=True)
+        return f"{len(medium.pictures())} frames, {medium.plan.num_tokens} tokens"
+
+    def reply(self, sampling: Sampling) -> Reply:
+        """An empty answer that ends at the template's stops, and at those of `sampling`."""
+        stops = self.encoder.tokenizer.stop_strings(self.encoder.template)
+        return Reply(self.encoder.tokenizer, (*stops, *sampling.stop))
 
 
 def _ends(reply: Reply, token: int) -> bool:
@@ -81,12 +93,22 @@ def load(
     rope_factor: float | None = None,
     device_map: DeviceMap | None = None,
     quantization: QuantizationConfigMixin | None = None,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
+    max_sequences: int = 64,
+    step_tokens: int = 2048,
+    kv_bytes: int | None = None,
 ) -> Chat:
     """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
 
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.
+    `weights` ("bf16", "int8", "int4") are the decoder's, by the engine's own products, and `kernels` says whose
+    (`fuse`); the last three are limits of the engine (`Engine`). The model is for talking only: its decoder's
+    weights lie as the engine wants them.
     """
+    if quantization is not None and weights != "as_is":
+        raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
     where: DeviceMap | None = device_map
     if where is None and quantization is not None:
         where = "cuda" if torch.cuda.is_available() else "cpu"
@@ -100,23 +122,23 @@ def load(
     )
     if where is None and torch.cuda.is_available():
         loaded.model.cuda()
-    return _chat(loaded)
+    return _chat(
+        loaded, fuse(loaded.model, weights, kernels=kernels, release=True),
+        max_sequences=max_sequences, step_tokens=step_tokens, kv_bytes=kv_bytes,
+    )  # fmt: skip
 
 
 def answer(
     loaded: checkpoint.Checkpoint, conversations: Sequence[Conversation], max_tokens: int
 ) -> list[str]:
-    """Greedy answers of a model that is in memory already: what a run asks its probes with."""
-    return _chat(loaded).batch(conversations, sampling=Sampling(max_tokens=max_tokens))
+    """Greedy answers of a model in training, run by its own modules: what a run asks its probes with."""
+    chat = _chat(loaded, ModuleDecoder(loaded.model))
+    return chat.batch(conversations, sampling=Sampling(max_tokens=max_tokens))
 
 
-def _chat(loaded: checkpoint.Checkpoint) -> Chat:
+def _chat(loaded: checkpoint.Checkpoint, decoder: Decoder, **limits: Any) -> Chat:
     encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
-    return Chat(Engine(loaded.model, loaded.tokenizer.stop_ids(encoder.template)), encoder)
-
-
-def open_media(media: Sequence[str | M], name: str) -> list[M | Path]:
-    """Strings become paths; a string in place of a list (taken letter by letter) is an error here."""
-    if isinstance(media, str | bytes | Path):
-        raise DataError(f"{name} must be a list: {name}=['x.png']")
-    return [Path(item) if isinstance(item, str) else item for item in media]
+    stop_ids = encoder.tokenizer.stop_ids(encoder.template)
+    return Chat(
+        Engine(loaded.model, stop_ids, tokenizer=encoder.tokenizer, decoder=decoder, **limits), encoder
+    )

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,6 +34,15 @@ Template = Annotated[
     typer.Option(
         help="Prompt template, for a Hugging Face or original directory, which does not name its own."
     ),
+]
+
+Weights = Annotated[
+    Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
+]
+
+Kernels = Annotated[
+    Literal["auto", "torch", "native"],
+    typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
 ]
 
 # What `inspect` and `data check` encode records with.
@@ -140,7 +149,7 @@ def merge(
 
 @app.command()
 def chat(
-    model: Model,
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory.")] = None,
     question: Annotated[
         str | None, typer.Argument(help="Ask once and exit; without it, a conversation.")
     ] = None,
@@ -159,20 +168,111 @@ def chat(
     rope_factor: Annotated[
         float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
     ] = None,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
     template: Template = None,
+    remote: Annotated[
+        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
+    ] = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
-    from llavakit.chat import load
     from llavakit.engine.sampler import Sampling
-    from llavakit.terminal import Terminal
+    from llavakit.terminal import Responder, Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
-    loaded = load(model, template_name=template, rope_factor=rope_factor)
-    terminal = Terminal(loaded, sampling, images=image or [], videos=video or [], system_text=system)
+    answering: Responder
+    ours = template is not None or rope_factor is not None or (weights, kernels) != ("as_is", "auto")
+    if remote is not None and model is None and not ours:
+        from llavakit.remote import Remote
+
+        answering = Remote(remote, model_name=model_name, api_key=api_key)
+    elif remote is None and model is not None and model_name is None:
+        from llavakit.chat import load
+
+        answering = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
+        )
+    else:
+        raise ConfigError(
+            "give --model with a directory, or --remote with a URL (and --model-name); "
+            "--template, --rope-factor, --weights and --kernels are for --model"
+        )
+    terminal = Terminal(answering, sampling, images=image or [], videos=video or [], system_text=system)
     if question is not None:
         terminal.ask(question)
     else:
         terminal.talk()
+
+
+@app.command()
+def serve(
+    model: Model,
+    limits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Limits as name=value, e.g. max_images=8 request_seconds=60 (see docs/serve.md)."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model_name: Annotated[
+        str | None, typer.Option(help="What requests call the model; default: the directory's name.")
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="LLAVAKIT_API_KEY", help="A key that clients must have one of; may be repeated."),
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Let requests name files below this folder (file://).")
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Fetch pictures over http:// too, not https:// alone.")
+    ] = False,
+    log_content: Annotated[
+        bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
+    ] = False,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
+    max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
+    kv_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
+    ] = None,
+    rope_factor: Annotated[
+        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
+    ] = None,
+    template: Template = None,
+) -> None:
+    """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
+    from llavakit.chat import load
+
+    try:
+        from llavakit.serve.server import listen
+        from llavakit.serve.server import serve as serve_model
+        from llavakit.serve.service import Service
+        from llavakit.serve.settings import ServeConfig
+    except ImportError as error:
+        raise ConfigError(f"llavakit serve needs {error.name}: pip install 'llavakit[serve]'") from None
+
+    chosen = {
+        "model_name": model_name or model.resolve().name,
+        "api_keys": api_key or (),
+        "media_root": media_root,
+        "allow_http": allow_http,
+        "log_content": log_content,
+    }
+    config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
+    with listen(host, port) as listener:  # first: a port in use is known before a large model is read
+        loaded = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
+            max_sequences=max_sequences, kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
+        )  # fmt: skip
+        serve_model(Service(loaded.engine, loaded.encoder, config), listener)
 
 
 @app.command()
@@ -296,6 +396,28 @@ def convert(
         sources=sources,
     )
     convert_model(source, target, to, options)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A llavakit, Hugging Face or original LLaVA directory.")],
+    target: Annotated[Path, typer.Argument(help="The new directory.")],
+    program: Annotated[str, typer.Option("--for", help="The serving engine: vllm.")],
+    images_only: Annotated[
+        bool, typer.Option("--images-only", help="Give up videos, where the engine cannot express them.")
+    ] = False,
+    template: Template = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored.")
+    ] = None,
+    shard_size: Annotated[float, typer.Option(min=0.0001, help="Largest weight file, in GB.")] = 2.0,
+) -> None:
+    """Write a directory that a serving engine takes; says what that engine does otherwise."""
+    from llavakit.model.convert.convert import Options
+    from llavakit.model.convert.convert import export as export_model
+
+    options = Options(template=template, dtype=dtype, shard_bytes=int(shard_size * 1e9))
+    export_model(source, target, program, options, images_only=images_only)
 
 
 def main() -> None:

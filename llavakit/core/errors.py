@@ -35,6 +35,10 @@ class DataError(UserError):
         super().__init__(place + what)
 
 
+class RemoteError(UserError):
+    """Another server that cannot be reached, or that refuses."""
+
+
 class CheckpointError(UserError):
     """A directory that is not a checkpoint, or one that does not fit what was asked."""
 

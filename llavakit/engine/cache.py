@@ -1,86 +1,99 @@
-"""The KV cache: a slot per sequence, filled from a packed prefill, extended by one token per step.
+"""The KV cache: slots in sizes of powers of two, and a shelf of what finished sequences leave, in one budget.
 
-Shape letters: S slots, G query heads per key head, H key heads, K cached positions, D head width.
+A slot holds its sequence's keys and values side by side, so a step of many sequences is one product per size and
+nothing is gathered. A slot is at least half full; a sequence that outgrows its slot moves to the next size.
 """
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from collections.abc import Iterator, Sequence
 
-GROW = 128  # positions added when the slots are full
+from llavakit.engine.layout import StepLayout
+from llavakit.engine.prefix import BLOCK, PrefixCache
+from llavakit.engine.slots import Arena, KvShape, Slot
+
+SMALLEST = 128  # positions of the smallest slot
 
 
 class SlotCache:
-    """Keys and values of running sequences. `transformers` layers call `update`; the engine does the rest.
+    """All slots and the shelf. Memory is counted in tokens (positions) and never exceeds the budget."""
 
-    Between `start` and the first `step` it holds a prefill: what `update` receives is a packed row, and slot i
-    keeps the columns `paths[i]` (a sequence's own tokens after those of its parents). After that, every `update`
-    receives one token per slot.
-    """
+    def __init__(self, shape: KvShape, budget: int) -> None:
+        self.shape, self.budget = shape, budget
+        self.prefixes = PrefixCache()
+        self._arenas: dict[int, Arena] = {}
 
-    def __init__(self) -> None:
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
-        self._paths: list[Tensor] | None = None
-        self._lengths_S = torch.empty(0, dtype=torch.long)
-        self._capacity = 0
+    @property
+    def tokens(self) -> int:
+        """Positions there is memory for, in use or not."""
+        return self._slot_tokens() + self.prefixes.tokens
 
-    def start(self, paths: list[Tensor]) -> None:
-        """Announce a prefill of a packed row."""
-        self._paths = paths
-        self._lengths_S = torch.tensor([len(path) for path in paths], device=paths[0].device)
-        self._capacity = int(self._lengths_S.max()) + GROW
+    @property
+    def longest(self) -> int:
+        """The largest number of positions a sequence can have."""
+        return 0 if self.budget < SMALLEST else 1 << (self.budget.bit_length() - 1)
 
-    def step(self) -> "SlotLayout":
-        """Make room for one more token in every slot; returns the layout of that step."""
-        self._paths = None
-        if int(self._lengths_S.max()) == self._capacity:
-            self._capacity += GROW
-            self._keys = [F.pad(keys, (0, 0, 0, GROW)) for keys in self._keys]
-            self._values = [F.pad(values, (0, 0, 0, GROW)) for values in self._values]
-        self._lengths_S += 1
-        return SlotLayout(self._lengths_S)
+    def open(self, positions: int) -> Slot | None:
+        """A slot for so many positions, or None while the budget has no room for it."""
+        arena = self._arena(positions)
+        return arena.open() if arena is not None else None
 
-    def keep(self, slots: Tensor) -> None:
-        """Forget all but these slots."""
-        self._lengths_S = self._lengths_S[slots]
-        self._keys = [keys[slots] for keys in self._keys]
-        self._values = [values[slots] for values in self._values]
+    def widen(self, slot: Slot, positions: int) -> bool:
+        """See to it that the slot has so many positions; False if the budget has no room for that now."""
+        if positions > slot.arena.size:
+            arena = self._arena(positions)
+            if arena is None:
+                return False
+            arena.adopt(slot)
+        return True
 
-    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Called by each attention layer with its new keys and values; returns what its queries look at."""
-        if self._paths is not None:
-            self._keys.append(self._spread(key_1HTD))
-            self._values.append(self._spread(value_1HTD))
-            return key_1HTD, value_1HTD
-        slots = torch.arange(len(self._lengths_S), device=key_1HTD.device)
-        keys, values = self._keys[layer], self._values[layer]
-        keys[slots, :, self._lengths_S - 1] = key_1HTD[0].transpose(0, 1)
-        values[slots, :, self._lengths_S - 1] = value_1HTD[0].transpose(0, 1)
-        used = int(self._lengths_S.max())
-        return keys[:, :, :used], values[:, :, :used]
+    def close(self, slot: Slot, keys: Sequence[bytes]) -> None:
+        """Give a slot up. Its complete blocks, which have these keys, go on the shelf as far as there is room."""
+        arena = slot.arena
+        shelve = self.prefixes.retire(slot, keys)
+        arena.close(slot)
+        if self.tokens + len(shelve) * BLOCK > self.budget and arena.free >= len(arena.slots):
+            arena.resize(len(arena.slots))
+        while shelve and self.prefixes.tokens and self.tokens + len(shelve) * BLOCK > self.budget:
+            self.prefixes.evict()
+        room = max(0, self.budget - self.tokens) // BLOCK
+        self.prefixes.shelve(
+            shelve[max(0, len(shelve) - room) :]
+        )  # without its beginning a block is never found
 
-    def _spread(self, packed_1HTD: Tensor) -> Tensor:
-        assert self._paths is not None
-        _, heads, _, width = packed_1HTD.shape
-        slots = packed_1HTD.new_zeros(len(self._paths), heads, self._capacity, width)
-        for slot, path in enumerate(self._paths):
-            slots[slot, :, : len(path)] = packed_1HTD[0, :, path]
-        return slots
+    def decoding(self) -> Iterator[Slot]:
+        """Slots whose sequences decode, in the order of a step's first rows."""
+        for arena in self._arenas.values():
+            yield from arena.slots[: arena.decoding]
 
+    def step(self, chunks: Sequence[tuple[Slot, int]]) -> StepLayout:
+        """A row for each decoding slot, then for each of `chunks` so many rows that go on with its slot."""
+        return StepLayout([arena for arena in self._arenas.values() if arena.decoding], chunks)
 
-class SlotLayout:
-    """One new token per slot; each sees what its slot holds, itself included."""
+    def clear(self) -> None:
+        """Forget everything; no slot may be open."""
+        self._arenas.clear()
+        self.prefixes = PrefixCache()
 
-    def __init__(self, lengths_S: Tensor) -> None:
-        used = int(lengths_S.max())
-        self.see_S11K = (torch.arange(used, device=lengths_S.device) < lengths_S[:, None])[:, None, None]
+    def _arena(self, positions: int) -> Arena | None:
+        """The arena for so many positions, with a free slot, or None."""
+        size = max(SMALLEST, 1 << (positions - 1).bit_length())
+        arena = self._arenas.setdefault(size, Arena(self.shape, size))
+        if arena.free:
+            return arena
+        if (
+            self.tokens + size > self.budget
+        ):  # empty slots of other sizes are given up before anything on the shelf
+            for other in self._arenas.values():
+                if other.free:
+                    other.resize(len(other.slots))
+        if self._slot_tokens() + size > self.budget:
+            return None
+        while self.tokens + size > self.budget:
+            self.prefixes.evict()
+        spare = (
+            self.budget - self.tokens
+        ) // size  # doubling: growing one by one would copy everything each time
+        arena.resize(arena.capacity + min(max(1, arena.capacity), spare))
+        return arena
 
-    def attend(self, query_1HTD: Tensor, key_SHKD: Tensor, value_SHKD: Tensor, scaling: float) -> Tensor:
-        slots, heads, _, width = key_SHKD.shape
-        # The queries that share a key head stand as rows of one query matrix, so keys are read once for all.
-        query_SHGD = query_1HTD[0].transpose(0, 1).view(slots, heads, -1, width)
-        out_SHGD = F.scaled_dot_product_attention(
-            query_SHGD, key_SHKD, value_SHKD, attn_mask=self.see_S11K, scale=scaling
-        )
-        return out_SHGD.reshape(slots, -1, width).transpose(0, 1)[None]
+    def _slot_tokens(self) -> int:
+        return sum(arena.capacity * arena.size for arena in self._arenas.values())

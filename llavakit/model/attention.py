@@ -21,6 +21,11 @@ SHORT = 512  # tokens of a tree up to which plain products beat the CPU's fused 
 class Layout(Protocol):
     """Which token sees which, and the fastest way to compute it."""
 
+    @property
+    def longest(self) -> int:
+        """At least the number of tokens that any one token sees, itself included."""
+        ...
+
     def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
         """The attended values, shaped as the queries. Keys and values may have fewer heads (grouped queries)."""
         ...
@@ -43,10 +48,10 @@ def registered_attention(
 
     What a layout cannot express is refused: leaving it out would give another model without a word.
     """
-    if sliding_window is not None and key.shape[2] > sliding_window:
+    if sliding_window is not None and layout.longest > sliding_window:
         raise ConfigError(
-            f"this decoder has a sliding window of {sliding_window} tokens, and the row has {key.shape[2]}; "
-            "llavakit does not support windows: use rows (data.tokens) and prompts that fit into one"
+            f"this decoder has a sliding window of {sliding_window} tokens, and a sample has {layout.longest}; "
+            "llavakit does not support windows: use samples and prompts that fit into one"
         )
     if softcap is not None:
         raise ConfigError(
@@ -73,6 +78,7 @@ class TreeLayout:
             (start, end, None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device))
             for start, end, tree in _trees(segments)
         ]
+        self.longest = max(end - start for start, end, _ in self.trees)
 
     def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
         # Split, not sliced: the gradient of a split is one concatenation, that of slices a full row for each.
@@ -81,7 +87,7 @@ class TreeLayout:
         parts = []
         for (query, key, value), (start, end, see_TT) in zip(cut, self.trees, strict=True):
             if see_TT is not None and end - start <= SHORT:
-                parts.append(_attend_short(query, key, value, see_TT, scaling))
+                parts.append(attend_plain(query, key, value, see_TT, scaling))
             else:
                 parts.append(
                     F.scaled_dot_product_attention(
@@ -92,19 +98,19 @@ class TreeLayout:
         return torch.cat(parts, dim=2)
 
 
-def _attend_short(
-    query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, see_TT: Tensor, scaling: float
+def attend_plain(
+    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, scaling: float
 ) -> Tensor:
     """Attention as two products, all scores at once; the queries that share a key head stand in one matrix.
 
     Up to SHORT tokens this takes half the time of the CPU's fused kernel, which is made for long sequences.
     """
     _, heads, tokens, width = query_1HTD.shape
-    key_heads = key_1GTD.shape[1]
+    _, key_heads, seen, _ = key_1GKD.shape
     query_1GQD = query_1HTD.reshape(1, key_heads, -1, width)
-    scores_1GNTT = (query_1GQD @ key_1GTD.transpose(2, 3)).view(1, key_heads, -1, tokens, tokens)
-    seen = (scores_1GNTT * scaling).masked_fill(~see_TT, -torch.inf).softmax(dim=-1)
-    out_1GQD = seen.to(value_1GTD.dtype).view(1, key_heads, -1, tokens) @ value_1GTD
+    scores_1GNTK = (query_1GQD @ key_1GKD.transpose(2, 3)).view(1, key_heads, -1, tokens, seen)
+    probs_1GNTK = (scores_1GNTK * scaling).masked_fill(~see_TK, -torch.inf).softmax(dim=-1)
+    out_1GQD = probs_1GNTK.to(value_1GKD.dtype).view(1, key_heads, -1, seen) @ value_1GKD
     return out_1GQD.view(1, heads, tokens, width)
 
 
@@ -114,6 +120,7 @@ class FlexLayout:
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
         from torch.nn.attention.flex_attention import create_block_mask
 
+        self.longest = max(end - start for start, end, _ in _trees(segments))
         num_tokens = segments[-1].end
         owner_T = torch.repeat_interleave(
             torch.arange(len(segments)), torch.tensor([len(segment) for segment in segments])

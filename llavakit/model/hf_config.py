@@ -153,17 +153,25 @@ def _differences(card: Card, nearest: str) -> tuple[str, ...]:
     several = "padded to one tile" if image.several == "pad" else "laid out by AnyRes"
     checks = [
         (
-            anyres.rule == "llava",
-            "image.anyres.rule=llava: a kept map is cut, not rounded to 7 digits first; images such as 704 x 396 "
-            "on a 672 px square get two rows or columns more there",
-        ),
-        (
             image.several == "pad" and nearest != "llava_onevision",
             f"image.several=pad: several images of one sample are {several} here, laid out by AnyRes there",
         ),
         (
             image.several == "same" and nearest == "llava_onevision",
             f"image.several=same: images are {several}; give the processor a flat list of images, not nested ones",
+        ),
+    ]
+    return (*shared_differences(card), *(what for differs, what in checks if differs))
+
+
+def shared_differences(card: Card) -> tuple[str, ...]:
+    """What every program that reads the classes' layout does otherwise, or leaves to the caller."""
+    anyres = card.image.anyres
+    checks = [
+        (
+            anyres is not None and anyres.rule == "llava",
+            "image.anyres.rule=llava: a kept map is cut, not rounded to 7 digits first; images such as 704 x 396 "
+            "on a 672 px square get two rows or columns more there",
         ),
         (
             card.video is not None and card.video.time_instruction,

@@ -24,6 +24,8 @@ class KeyValueCache(Protocol):
 
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
 
+    def get_seq_length(self) -> int: ...
+
 
 class Llava(nn.Module):
     """Shape letters: T tokens, N tiles, R rows per tile, C tower width, D decoder width, V vocabulary."""

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import PIL.Image
 
+from llavakit.core.errors import DataError
+
 ImageSource = Path | bytes | PIL.Image.Image
 VideoSource = Path | bytes | tuple[ImageSource, ...]
+S = TypeVar("S")
 Role = Literal["system", "user", "assistant"]
 IMAGE_TOKEN = "<image>"  # how data files and prompts write the place of an image or a video
 
@@ -107,6 +110,13 @@ def move_media_front(conversation: Conversation) -> Conversation:
         ]
         messages[number] = Message("user", (*media, *words) if number == asked[0] else tuple(words))
     return Conversation(tuple(messages))
+
+
+def open_media(media: Sequence[str | S], name: str) -> list[S | Path]:
+    """Strings become paths; a string in place of a list (taken letter by letter) is an error here."""
+    if isinstance(media, str | bytes | Path):
+        raise DataError(f"{name} must be a list: {name}=['x.png']")
+    return [Path(item) if isinstance(item, str) else item for item in media]
 
 
 def user(text: str, images: Sequence[ImageSource] = (), videos: Sequence[VideoSource] = ()) -> Message:

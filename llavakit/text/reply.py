@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from llavakit.text.tokenizer import Tokenizer
 
+WINDOW = 32  # tokens after which the text before them is not decoded again
+
 
 class Reply:
     """The text of one answer. Joined, the pieces are `text`; nothing shown is ever taken back."""
@@ -14,22 +16,33 @@ class Reply:
         self.ids: list[int] = []
         self.text = ""
         self.ended = False
+        # Decoded is from token `_start` on; its text up to token `_settled` is the end of `_before`.
+        self._start = self._settled = 0
+        self._before = ""
 
     def add(self, token: int) -> str:
         """What the next token adds for certain. Letters that may begin a stop string wait for the next one."""
         self.ids.append(token)
-        text = self.tokenizer.decode(self.ids)
+        text = self._decode()
         found = [at for at in (text.find(stop) for stop in self.stops) if at >= 0]
         if found:
             self.ended = True
             return self._grow(text[: min(found)])
         if text.endswith("\ufffd") or not self.tokenizer.settles(token):
             return ""
+        if len(self.ids) - self._settled >= WINDOW:
+            self._start, self._settled, self._before = self._settled, len(self.ids), text
         return self._grow(text[: len(text) - self._may_begin(text)])
 
     def finish(self) -> str:
         """What was held back and turned out to be the answer's end."""
-        return "" if self.ended else self._grow(self.tokenizer.decode(self.ids))
+        return "" if self.ended else self._grow(self._decode())
+
+    def _decode(self) -> str:
+        """The text of all ids. A few tokens before the new ones are decoded with them: how a token is written may
+        depend on the one before it, but not on those long before."""
+        known = self.tokenizer.decode(self.ids[self._start : self._settled])
+        return self._before + self.tokenizer.decode(self.ids[self._start :])[len(known) :]
 
     def _grow(self, text: str) -> str:
         piece, self.text = text[len(self.text) :], text

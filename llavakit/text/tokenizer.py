@@ -3,6 +3,8 @@
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 
@@ -83,7 +85,7 @@ class Tokenizer:
             piece = run[bisect_right(ends, end - 1 if end > start else min(start, len(text) - 1))]
             new = [token]
             if token in self._special_ids and not self._is_ours(text, start, end, run, ends):
-                new = self.hf(text[start:end], add_special_tokens=False, split_special_tokens=True)[
+                new = self._letters(text[start:end], add_special_tokens=False, split_special_tokens=True)[
                     "input_ids"
                 ]
             ids += new
@@ -124,6 +126,17 @@ class Tokenizer:
     def tokens(self, ids: list[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for inspection."""
         return [str(token) for token in self.hf.convert_ids_to_tokens(ids)]
+
+    @cached_property
+    def _letters(self) -> PreTrainedTokenizerBase:
+        """A twin that never sees a special token.
+
+        `split_special_tokens` is a switch on the tokenizer itself. Flipped for one text, it would turn special
+        tokens into letters, or letters into special tokens, in whatever other threads are encoding meanwhile.
+        """
+        twin = deepcopy(self.hf)
+        twin("a", split_special_tokens=True)  # flipped once, before anybody else can use it
+        return twin
 
     def _single_id(self, text: str) -> int | None:
         """The id of the token that spells exactly `text` in the middle of a line, if there is one."""

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from llavakit.chat import Chat, load
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.placement import four_bits
 from llavakit.text.conversation import Conversation, assistant, user
 from tests import tiny
 
@@ -31,7 +32,10 @@ def test_every_door_makes_the_same_prompt(tmp_path, name, with_image):
 
     for chat in (
         Chat(Recorder(ck.model, frozenset()), tiny.encoder(name)),
-        Chat(Recorder(load(tmp_path / "model").engine.model, frozenset()), load(tmp_path / "model").encoder),
+        Chat(
+            Recorder(checkpoints.load(tmp_path / "model").model, frozenset()),
+            load(tmp_path / "model").encoder,
+        ),
     ):
         seen = []
         chat.ask("What color is it?", images=[str(path) for path in images], sampling=Sampling(max_tokens=1))
@@ -80,3 +84,17 @@ def test_weights_can_be_read_in_another_type(tmp_path):
     assert isinstance(
         bot.ask("?", images=[tiny.picture(tmp_path / "a.png")], sampling=Sampling(max_tokens=3)), str
     )
+
+
+@pytest.mark.parametrize("weights", ["as_is", "bf16", "int8"])
+def test_a_loaded_model_holds_its_decoders_weights_once(tmp_path, weights):
+    checkpoints.save(tiny.checkpoint(), tmp_path / "model")
+    bot = load(tmp_path / "model", weights=weights)
+    assert isinstance(bot.ask("?", sampling=Sampling(max_tokens=3)), str)
+    layers = bot.engine.model.language.get_decoder().layers
+    assert all(product.weight.is_meta for product in layers.modules() if isinstance(product, torch.nn.Linear))
+
+
+def test_two_quantizations_exclude_each_other(tmp_path):
+    with pytest.raises(ConfigError, match="weights=int8 and a quantization of transformers exclude"):
+        load(tmp_path, weights="int8", quantization=four_bits())

@@ -45,3 +45,14 @@ def test_nothing_is_said_after_the_stop(name):
     ids = TOKENIZERS[name].hf("It is red.###Human: and you? What color is the shape?")["input_ids"]
     assert reply.ended and reply.text == "It is red."
     assert taken < len(ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(ids=st.lists(st.integers(0, 300), max_size=120), window=st.sampled_from([1, 3, 32]))
+def test_decoding_only_the_last_tokens_gives_the_whole_text(name, ids, window):
+    reply = Reply(TOKENIZERS[name])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llavakit.text.reply.WINDOW", window)
+        shown = "".join(reply.add(token) for token in ids) + reply.finish()
+    assert shown == TOKENIZERS[name].decode(ids)

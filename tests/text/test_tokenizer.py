@@ -1,5 +1,6 @@
 """One tokenization for three kinds of tokenizer: what is learned, what stays text, what comes back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
@@ -154,6 +155,18 @@ def test_no_mixture_of_markers_changes_the_special_tokens(kind, question, answer
     assert IMAGE_ID not in sample.ids
     (run,) = learned_runs(sample)
     assert special_ids(kind, tuple(run)) == [ENCODERS[kind].tokenizer.hf.convert_tokens_to_ids(END[kind])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_written_marker_changes_nothing_for_those_who_encode_at_the_same_time(kind):
+    questions = [f"a {marker} b {END[kind]} {number}" for number, marker in enumerate(MARKERS * 4)]
+    questions += [f"plain words {number}" for number in range(len(questions))]
+    talks = [Conversation((user(question),)) for question in questions]
+    alone = [tiny.encoder(kind).encode(talk, open_turn=True).ids for talk in talks]
+    shared = tiny.encoder(kind)
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda talk: shared.encode(talk, open_turn=True).ids, talks * 5))
+    assert together == alone * 5
 
 
 @pytest.mark.parametrize("marker", MARKERS)

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from llavakit.model.convert.weights import Stored, Weights, open_weights
 from llavakit.model.hf_card import part_settings
 from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
+from llavakit.model.serving import vllm_fit, without_videos
+from llavakit.text.chat_template import chat_template
 from llavakit.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TARGETS = {"hf": "hf", "llavakit": "llavakit", "original": "original"}
+PROGRAMS = {"vllm": "vLLM"}  # that `export` writes for
 GENERATION = "generation_config.json"
 
 
@@ -61,8 +65,52 @@ def convert(source: Path, target: Path, to: str, options: Options = PLAIN) -> No
     if to == "original":
         _write_original(opened, folder, target, options)
     else:
-        _write_ours(opened, target, to, options)
+        _write_ours(opened, target, options, _hf_notes(opened) if to == "hf" else ())
     say(f"saved in {target}")
+
+
+def export(
+    source: Path, target: Path, program: str, options: Options = PLAIN, *, images_only: bool = False
+) -> None:
+    """Write `source` anew at `target` as a directory that a serving engine takes. All or nothing.
+
+    It is the `hf` layout with the prompt template as a chat template. What the engine does otherwise is told; a
+    model it cannot express is refused before anything is written. `images_only` gives up videos, which are often
+    what it cannot express.
+    """
+    name = pick(PROGRAMS, program, "engine")
+    folder = resolve(source)
+    _check_place(folder, target)
+    opened = _open(folder, "hf", options)
+    if options.dtype is not None:
+        opened = opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
+    if images_only:
+        opened = _without_videos(opened)
+    fit = vllm_fit(opened.card)
+    if fit.model_type is None:
+        only = opened.card.video is not None and vllm_fit(without_videos(opened.card)).model_type is not None
+        rather = (
+            "give up videos with --images-only, or serve it with llavakit"
+            if only
+            else "serve it with llavakit"
+        )
+        raise CheckpointError(f"{name} cannot express this model ({'; '.join(fit.lost)}); {rather}")
+    prompt = opened.card.prompt()
+    notes = [f"{name} differs in {difference}" for difference in fit.lost]
+    stops = opened.tokenizer.stop_strings(prompt)
+    if stops:
+        notes.append(f'answers end at a text, which every request has to name: "stop": {json.dumps(stops)}')
+    opened.tokenizer.hf.chat_template = chat_template(prompt, bos=bool(opened.tokenizer.bos))
+    _write_ours(opened, target, options, notes)
+    say(f"saved in {target}")
+
+
+def _without_videos(opened: Opened) -> Opened:
+    """The same model for pictures alone; a learned row that only videos use is left behind."""
+    card = without_videos(opened.card)
+    gone = {f"newline.{mark}" for mark in set(opened.card.marks) - set(card.marks)}
+    kept = {key: stored for key, stored in opened.weights.items() if key not in gone}
+    return replace(opened, card=card).with_weights(kept)
 
 
 def _check_place(source: Path, target: Path) -> None:
@@ -150,19 +198,13 @@ def _checked(opened: Opened) -> Llava:
     return model
 
 
-def _write_ours(opened: Opened, target: Path, to: str, options: Options) -> None:
-    """The layout of `transformers` with our section: `hf` only if one of its classes computes the same."""
+def _write_ours(opened: Opened, target: Path, options: Options, notes: Sequence[str] = ()) -> None:
+    """The layout of `transformers` with our section; `notes` are told once it is clear that it can be written."""
     if EMBEDDING in opened.weights:
         opened = with_media_tokens(opened)
-    model = _checked(opened)
-    checkpoint = Checkpoint(model, opened.tokenizer, opened.card)
-    fit = hf_fit(opened.card)
-    if to == "hf" and fit.model_type is None:
-        raise CheckpointError(
-            f"no class of transformers computes this model ({'; '.join(fit.lost)}); --to llavakit keeps everything"
-        )
-    for difference in fit.lost if to == "hf" else ():
-        say(f"note: transformers differs in {difference}")
+    checkpoint = Checkpoint(_checked(opened), opened.tokenizer, opened.card)
+    for note in notes:
+        say(f"note: {note}")
     weights = {to_hf(key): stored for key, stored in opened.weights.items()}
     if opened.card.connector.kind == "linear":
         weights |= _identity(opened.weights["connector.linear_1.weight"])
@@ -170,6 +212,16 @@ def _write_ours(opened: Opened, target: Path, to: str, options: Options) -> None
         write_settings(checkpoint, draft)
         _copy(opened.tokenizer_folder, draft, "tokenizer.model")  # a conversion back needs it
         write_shards(weights, draft, options.shard_bytes)
+
+
+def _hf_notes(opened: Opened) -> list[str]:
+    """What a class of `transformers` does otherwise; a model that none of them computes is refused."""
+    fit = hf_fit(opened.card)
+    if fit.model_type is None:
+        raise CheckpointError(
+            f"no class of transformers computes this model ({'; '.join(fit.lost)}); --to llavakit keeps everything"
+        )
+    return [f"transformers differs in {difference}" for difference in fit.lost]
 
 
 def _identity(first: Stored) -> Weights:

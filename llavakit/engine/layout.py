@@ -1,0 +1,195 @@
+"""One step of the engine as attention sees it: every row goes on with its own slot and sees that slot up to itself.
+
+A step is a packed row: first one row for each sequence that decodes, then chunks of prompts. It is given to the
+decoder both as its cache (`update` writes the new keys and values into the slots) and as its layout.
+Shape letters: L layers, S slots, N decoding, H key heads, M = N x H, G queries per key head, K positions, D head
+width, T rows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
+from llavakit.engine.slots import Arena, Slot
+from llavakit.model.attention import SHORT, attend_plain
+
+MANY = 8  # decoding sequences from which plain products beat the CPU's fused kernel
+
+
+class StepLayout:
+    """What a step's rows read and write."""
+
+    def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[Slot, int]]) -> None:
+        """Rows for the decoding slots of `arenas` in order, then so many rows for each slot of `chunks`."""
+        self._parts: list[Decoding | Chunk] = []
+        row = 0
+        for arena in arenas:
+            self._parts.append(Decoding(arena, row))
+            row += arena.decoding
+        for slot, count in chunks:
+            self._parts.append(Chunk(slot, row, count))
+            row += count
+        self._layer = 0
+        self.longest = max(part.longest for part in self._parts)
+
+    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Called by each attention layer with its new keys and values, which go into the slots."""
+        self._layer = layer
+        for part in self._parts:
+            part.write(key_1HTD, value_1HTD, layer)
+        return key_1HTD, value_1HTD
+
+    def get_seq_length(self) -> int:
+        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
+        return 0
+
+    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+        """The attended values of the layer that was updated last, shaped as the queries."""
+        outs = [part.attend(query_1HTD, key_1HTD, value_1HTD, self._layer, scaling) for part in self._parts]
+        return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+    def attend_rows(self, qkv_TXD: Tensor, heads: int, layer: int, scaling: float, work: Workspace) -> Tensor:
+        """[T, queries x D], `update` and `attend` in one, for native kernels: a row's heads stand side by side."""
+        out_TQD = qkv_TXD.new_empty(len(qkv_TXD), heads, qkv_TXD.shape[2])
+        for part in self._parts:
+            part.attend_rows(qkv_TXD, out_TQD, layer, scaling, work)
+        return out_TQD.flatten(1)
+
+    def native_slots(self) -> list[NativeSlots] | None:
+        """What the rows go on with, if every row is a decoding sequence's; None if there are prompts among them."""
+        parts = [part.native() for part in self._parts if isinstance(part, Decoding)]
+        return parts if len(parts) == len(self._parts) else None
+
+    def finish(self) -> None:
+        """All layers have written: the slots are longer now."""
+        for part in self._parts:
+            part.finish()
+
+
+class Decoding:
+    """One new token for each decoding slot of an arena."""
+
+    def __init__(self, arena: Arena, row: int) -> None:
+        self._arena, self._rows = arena, slice(row, row + arena.decoding)
+        self._slots = arena.slots[: arena.decoding]
+        lengths = [slot.length for slot in self._slots]
+        device = arena.kv_L2SHKD.device
+        self.longest = max(lengths) + 1
+        self._heads = arena.kv_L2SHKD.shape[3]
+        at_N = self._lengths_N = torch.tensor(lengths, device=device)
+        places_HN = torch.arange(self._heads, device=device)[:, None] * arena.size + at_N
+        self._places = (
+            places_HN + torch.arange(len(lengths), device=device) * self._heads * arena.size
+        ).flatten()
+        self._native: NativeSlots | None = None
+        self._mask: Tensor | None = None
+        self._plain = device.type == "cpu" and len(lengths) >= MANY
+        if min(lengths) + 1 < self.longest:
+            hidden_NK = torch.arange(self.longest, device=device) > at_N[:, None]
+            dtype = torch.float32 if self._plain else arena.kv_L2SHKD.dtype
+            mask_NK = torch.zeros(hidden_NK.shape, dtype=dtype, device=device).masked_fill_(
+                hidden_NK, -torch.inf
+            )
+            self._mask = mask_NK[:, None, None]
+
+    def write(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> None:
+        width = key_1HTD.shape[3]
+        for kind, new_1HTD in enumerate((key_1HTD, value_1HTD)):
+            table = self._arena.kv_L2SHKD[layer, kind].view(-1, width)
+            table.index_copy_(0, self._places, new_1HTD[0, :, self._rows].reshape(-1, width))
+
+    def attend(
+        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, scaling: float
+    ) -> Tensor:
+        count, width = len(self._slots), query_1HTD.shape[3]
+        keys_NHKD, values_NHKD = self._arena.kv_L2SHKD[layer, :, :count, :, : self.longest].unbind(0)
+        # The queries that share a key head stand as rows of one query matrix, so keys are read once for all.
+        query_NHGD = query_1HTD[0, :, self._rows].transpose(0, 1).reshape(count, self._heads, -1, width)
+        if self._plain:
+            out_NHGD = _attend_many(query_NHGD, keys_NHKD, values_NHKD, self._mask, scaling)
+        else:
+            out_NHGD = F.scaled_dot_product_attention(
+                query_NHGD, keys_NHKD, values_NHKD, attn_mask=self._mask, scale=scaling
+            )
+        return out_NHGD.reshape(count, -1, width).transpose(0, 1)[None]
+
+    def attend_rows(
+        self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
+    ) -> None:
+        self.native().attend(qkv_TXD[self._rows], layer, scaling, out_TQD[self._rows], work)
+
+    def native(self) -> NativeSlots:
+        """The slots as native kernels see them."""
+        if self._native is None:
+            self._native = NativeSlots(self._arena.kv_L2SHKD, self._lengths_N, self.longest - 1)
+        return self._native
+
+    def finish(self) -> None:
+        for slot in self._slots:
+            slot.length += 1
+
+
+def _attend_many(
+    query_NHGD: Tensor, key_NHKD: Tensor, value_NHKD: Tensor, mask_N11K: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention of few queries to many keys as two products, with the keys as the left factor of the first.
+
+    For 64 sequences of 300 tokens this takes half the time of the CPU's fused kernel: it is made for many queries.
+    """
+    scores_MKG = torch.bmm(key_NHKD.flatten(0, 1), query_NHGD.flatten(0, 1).transpose(1, 2))
+    scores_NHGK = scores_MKG.transpose(1, 2).float().view(*query_NHGD.shape[:3], -1) * scaling
+    if mask_N11K is not None:
+        scores_NHGK += mask_N11K
+    probs_MGK = scores_NHGK.softmax(dim=-1).to(value_NHKD.dtype).flatten(0, 1)
+    return torch.bmm(probs_MGK, value_NHKD.flatten(0, 1)).view(query_NHGD.shape)
+
+
+class Chunk:
+    """Some more tokens of one sequence's prompt."""
+
+    def __init__(self, slot: Slot, row: int, count: int) -> None:
+        self._slot, self._count, self._rows = slot, count, slice(row, row + count)
+        self._start, self.longest = slot.length, slot.length + count
+        self._see: Tensor | None = None  # none: plain causal attention within the chunk
+        if self._start or count <= SHORT:
+            rows_T = torch.arange(self._start, self.longest, device=slot.arena.kv_L2SHKD.device)
+            self._see = torch.arange(self.longest, device=rows_T.device) <= rows_T[:, None]
+
+    def write(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> None:
+        slot, rows = self._slot, self._rows
+        kv_2HKD = slot.arena.kv_L2SHKD[layer, :, slot.number]
+        kv_2HKD[0, :, self._start : self.longest] = key_1HTD[0, :, rows]
+        kv_2HKD[1, :, self._start : self.longest] = value_1HTD[0, :, rows]
+
+    def attend(
+        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, scaling: float
+    ) -> Tensor:
+        query = query_1HTD[:, :, self._rows]
+        if self._start:
+            slot = self._slot
+            key, value = slot.arena.kv_L2SHKD[layer, :, None, slot.number, :, : self.longest].unbind(0)
+        else:
+            key, value = key_1HTD[:, :, self._rows], value_1HTD[:, :, self._rows]
+        if self._see is not None and self._see.numel() <= SHORT * SHORT:
+            return attend_plain(query, key, value, self._see, scaling)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self._see,
+            is_causal=self._see is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+
+    def attend_rows(
+        self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
+    ) -> None:
+        kv_2HKD = self._slot.arena.kv_L2SHKD[layer, :, self._slot.number]
+        attend_prompt(kv_2HKD, self._start, qkv_TXD[self._rows], scaling, out_TQD[self._rows], work)
+
+    def finish(self) -> None:
+        self._slot.length += self._count

@@ -1,0 +1,245 @@
+"""Own kernels for the processor, compiled from native.c when they are first asked for.
+
+For machines with AVX-512 bf16 and a C compiler: `kernels="native"`. They read weights about as fast as the memory
+gives them and convert quantised ones on the way. The products of PyTorch (linear.py) are their twin in the tests.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from llavakit.core.errors import ConfigError
+from llavakit.engine.linear import GROUP, Format, Linear, quantize_int4, quantize_int8
+
+PANEL = 32  # outputs that stand together
+TOGETHER = 4  # query heads that are attended together
+FORMATS: dict[Format, int] = {"as_is": 0, "int8": 1, "int4": 2}
+FLAGS = (
+    "-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno",
+    "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16",
+)  # fmt: skip
+SOURCE = Path(__file__).with_name("native.c")
+
+
+class ProductStruct(ctypes.Structure):
+    """`Product` of native.c."""
+
+    _fields_ = [
+        ("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("inputs", ctypes.c_int64), ("outputs", ctypes.c_int64), ("format", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+def missing() -> str | None:
+    """What this machine lacks for native kernels, None: nothing."""
+    try:
+        _load()
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def library() -> Any:
+    """The compiled kernels."""
+    lack = missing()
+    if lack is not None:
+        raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
+    return _load()
+
+
+@functools.cache
+def _load() -> Any:
+    """Compiled once per version of their source, into the user's cache folder. The error says what is missing."""
+    if platform.system() != "Linux":
+        raise ConfigError("Linux")
+    if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
+        raise ConfigError("a processor with AVX-512 bf16")
+    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llavakit"
+    target = folder / f"native-{digest}.so"
+    if not target.is_file():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _compile(target)
+        except OSError as error:
+            raise ConfigError(f"a cache folder (XDG_CACHE_HOME) that can be written: {error}") from None
+    loaded: Any = ctypes.CDLL(str(target))
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, size, number]
+    loaded.after_attention.argtypes = [pointer] * 4 + [size, pointer, size, number]
+    loaded.attend_step.argtypes = [
+        pointer,
+        size,
+        pointer,
+        *[size] * 3,
+        ctypes.c_float,
+        pointer,
+        pointer,
+        number,
+    ]
+    loaded.attend_prompt.argtypes = [pointer] * 2 + [size] * 3 + [pointer] + [size] * 3 + [
+        ctypes.c_float, pointer, pointer, number,
+    ]  # fmt: skip
+    for function in (loaded.prompt_bytes, loaded.prompt_thread_bytes):
+        function.argtypes, function.restype = [size] * (3 if function is loaded.prompt_bytes else 2), size
+    loaded.decode_step.argtypes = [
+        pointer, size, *[pointer] * 4, size, size, ctypes.c_float, pointer, size, number,
+    ]  # fmt: skip
+    loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
+    loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
+    for function in (
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
+        loaded.decode_step, loaded.product, loaded.norm,
+    ):  # fmt: skip
+        function.restype = None
+    return loaded
+
+
+def _compile(target: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise ConfigError("a C compiler (gcc or cc) on the PATH")
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        made = Path(folder) / "native.so"
+        done = subprocess.run(
+            [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True
+        )
+        if done.returncode:
+            first = next(iter(done.stderr.splitlines()), "no message")
+            raise ConfigError(f"a C compiler that can compile {SOURCE.name}; {compiler} says: {first}")
+        made.replace(target)  # whole or not at all: another process may be looking for it
+
+
+class Workspace:
+    """Memory that the kernels write intermediate rows into; one for all layers, it grows and never shrinks."""
+
+    def __init__(self) -> None:
+        self._bytes = torch.empty(0, dtype=torch.uint8)
+
+    def room(self, size: int) -> int:
+        """The address of `size` bytes, on a border of 64."""
+        if len(self._bytes) < size + 64:
+            self._bytes = torch.empty(size + 64, dtype=torch.uint8)
+        return -(-self._bytes.data_ptr() // 64) * 64
+
+
+class SlotsStruct(ctypes.Structure):
+    """`Slots` of native.c."""
+
+    _fields_ = [
+        ("table", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("layer_stride", "kind_stride", "slot_stride", "head_stride")),
+        ("lengths", ctypes.c_void_p), ("slots", ctypes.c_int64), ("longest", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class NativeSlots:
+    """The first N slots of a cache, which get a token each. The tensors stay where they are while this lives."""
+
+    def __init__(self, kv_L2SHKD: Tensor, lengths_N: Tensor, longest: int) -> None:
+        """`lengths_N`: positions that the slots hold, int64; `longest` of them. All on the CPU, keys in bf16."""
+        self.kv_L2SHKD, self.lengths_N = kv_L2SHKD, lengths_N
+        self.struct = SlotsStruct(
+            kv_L2SHKD.data_ptr(), *kv_L2SHKD.stride()[:4], lengths_N.data_ptr(), len(lengths_N), longest
+        )
+        self.address = ctypes.addressof(self.struct)
+        self.score_bytes = 4 * TOGETHER * (longest + 32)  # that a thread needs
+
+    def attend(self, qkv_NXW: Tensor, layer: int, scaling: float, into_NHW: Tensor, work: Workspace) -> None:
+        """Write each row's key and value, and fill `into_NHW` with what its queries gather."""
+        _, heads, width = into_NHW.shape
+        threads = torch.get_num_threads()
+        library().attend_step(
+            self.address, layer, qkv_NXW.data_ptr(), heads, self.kv_L2SHKD.shape[3], width, scaling,
+            into_NHW.data_ptr(), work.room(threads * self.score_bytes), threads,
+        )  # fmt: skip
+
+
+def attend_prompt(
+    kv_2HKW: Tensor, start: int, qkv_TXW: Tensor, scaling: float, into_TQW: Tensor, work: Workspace
+) -> None:
+    """Rows of one prompt, whose slot holds `start` positions before them: write their keys and values into it, and
+    fill `into_TQW` with what their queries gather."""
+    tokens, heads, width = into_TQW.shape
+    key_heads, length = kv_2HKW.shape[1], start + tokens
+    native, threads = library(), torch.get_num_threads()
+    room = native.prompt_bytes(length, key_heads, width) + threads * native.prompt_thread_bytes(length, width)
+    native.attend_prompt(
+        kv_2HKW[0].data_ptr(), kv_2HKW[1].data_ptr(), kv_2HKW.stride(1), start, tokens, qkv_TXW.data_ptr(),
+        heads, key_heads, width, scaling, into_TQW.data_ptr(), work.room(room), threads,
+    )  # fmt: skip
+
+
+class NativeLinear(Linear):
+    """Panels of bf16, int8 or int4 weights; rows of bf16."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, format: Format, work: Workspace) -> None:
+        self.format, self.work, self.struct = format, work, ProductStruct()
+        self.library, self.address = library(), ctypes.addressof(self.struct)
+        super().__init__(weight_OI, bias_O)
+
+    def _pack(self, weight_OI: Tensor) -> None:
+        self.outputs, self.inputs = weight_OI.shape
+        if self.inputs % GROUP or self.inputs > 1024 * GROUP:
+            raise ConfigError(
+                f"kernels='native' needs products whose inputs are a multiple of {GROUP} and at most "
+                f"{1024 * GROUP}, and this decoder has one with {self.inputs}; use kernels='torch'"
+            )
+        padded_OI = F.pad(weight_OI, (0, 0, 0, -self.outputs % PANEL))
+        self.scale: Tensor | None = None
+        if self.format == "int4":
+            codes_OI, scale_ON, zero_ON = quantize_int4(padded_OI)
+            self.panels = pack_nibbles(codes_OI)
+            both = torch.stack((scale_ON, zero_ON), dim=-1).view(-1, PANEL, self.inputs // GROUP, 2)
+            self.scale = both.permute(0, 2, 3, 1).to(torch.bfloat16).contiguous()
+        elif self.format == "int8":
+            codes_OI, scale_O = quantize_int8(padded_OI)
+            self.panels, self.scale = pack(codes_OI), scale_O.float()
+        else:
+            self.panels = pack(padded_OI.to(torch.bfloat16))
+        bias = None if self.bias_O is None else F.pad(self.bias_O.float(), (0, -self.outputs % PANEL))
+        self._bias = bias  # kept alive: the struct has its address only
+        self.struct.weight = self.panels.data_ptr()
+        self.struct.scale = 0 if self.scale is None else self.scale.data_ptr()
+        self.struct.bias = 0 if bias is None else bias.data_ptr()
+        self.struct.inputs, self.struct.outputs = self.inputs, len(padded_OI)
+        self.struct.format = FORMATS[self.format]
+        self.scratch = (
+            0 if self.format == "as_is" else 4 * PANEL * self.inputs
+        )  # bytes a thread converts into
+
+    def __call__(self, x_TI: Tensor) -> Tensor:
+        x_TI = x_TI.contiguous()
+        y_TO = torch.empty(len(x_TI), self.outputs, dtype=torch.bfloat16)
+        threads = torch.get_num_threads()
+        self.library.product(
+            self.address, x_TI.data_ptr(), y_TO.data_ptr(), self.outputs, len(x_TI),
+            self.work.room(threads * self.scratch), threads,
+        )  # fmt: skip
+        return y_TO
+
+
+def pack(weight_OI: Tensor) -> Tensor:
+    """[panel][pair of inputs][output][2], the order in which a product reads them."""
+    outputs, inputs = weight_OI.shape
+    return weight_OI.view(outputs // PANEL, PANEL, inputs // 2, 2).transpose(1, 2).contiguous()
+
+
+def pack_nibbles(codes_OI: Tensor) -> Tensor:
+    """Four rows of 16 outputs by two inputs in a row of 16-bit words: see native.c."""
+    outputs, inputs = codes_OI.shape
+    rows = codes_OI.view(outputs // PANEL, 2, 16, inputs // 4, 2, 2).permute(0, 3, 4, 1, 2, 5)
+    rows = rows.reshape(outputs // PANEL, inputs // 4, 4, PANEL)
+    words = rows[:, :, 0] | rows[:, :, 1] << 4 | rows[:, :, 2] << 8 | rows[:, :, 3] << 12
+    return words.to(torch.uint16)

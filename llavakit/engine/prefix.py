@@ -1,0 +1,100 @@
+"""Prompts that begin alike are computed once: blocks of keys and values, found by what led up to them.
+
+A block is BLOCK tokens. Its key is a digest of its tokens and of the key of the block before it, so equal keys
+mean equal beginnings; image slots enter the digest as the picture's content and plan. Blocks of running sequences
+stay in their slots; when a sequence ends they go on the shelf, and those not asked for longest leave it first.
+"""
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Protocol
+
+from torch import Tensor
+
+BLOCK = 16  # tokens
+
+
+class Store(Protocol):
+    """A slot, as far as this file needs it."""
+
+    length: int
+
+    @property
+    def kv_L2HKD(self) -> Tensor: ...
+
+
+def extend_keys(keys: list[bytes], names: Sequence[int]) -> None:
+    """Add the keys of all complete blocks of `names` that `keys` lacks.
+
+    `names` are token ids, with a picture's own number in its slots. The digest cannot be steered: two prompts that
+    share a key would share an answer's memory, and prompts come from strangers.
+    """
+    for start in range(len(keys) * BLOCK, len(names) - BLOCK + 1, BLOCK):
+        before = keys[-1] if keys else b""
+        keys.append(
+            blake2b(before + array("q", names[start : start + BLOCK]).tobytes(), digest_size=16).digest()
+        )
+
+
+class PrefixCache:
+    """Blocks by key: `live` ones inside a running sequence's slot, the others on the shelf, oldest first."""
+
+    def __init__(self) -> None:
+        self._live: dict[bytes, tuple[Store, int]] = {}
+        self._shelf: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens on the shelf."""
+        return len(self._shelf) * BLOCK
+
+    def matching(self, keys: Sequence[bytes]) -> int:
+        """How many of the first blocks are known."""
+        for count, key in enumerate(keys):
+            if key not in self._live and key not in self._shelf:
+                return count
+        return len(keys)
+
+    def copy(self, keys: Sequence[bytes], into: Store) -> None:
+        """Write known blocks to the start of an empty slot."""
+        for number, key in enumerate(keys):
+            target = into.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK]
+            if key in self._live:
+                owner, at = self._live[key]
+                target.copy_(owner.kv_L2HKD[:, :, :, at * BLOCK : (at + 1) * BLOCK])
+            else:
+                target.copy_(self._shelf[key])
+        into.length = len(keys) * BLOCK
+        for key in reversed(keys):  # the first block is needed by most prompts: it becomes the youngest
+            if key in self._shelf:
+                self._shelf.move_to_end(key)
+
+    def publish(self, slot: Store, keys: Sequence[bytes]) -> None:
+        """Let others copy the complete blocks of a running sequence."""
+        for number, key in enumerate(keys[: slot.length // BLOCK]):
+            if key not in self._live and key not in self._shelf:
+                self._live[key] = (slot, number)
+
+    def retire(self, slot: Store, keys: Sequence[bytes]) -> list[tuple[bytes, Tensor]]:
+        """The sequence leaves its slot: its blocks that are not on the shelf yet, first block last."""
+        out = []
+        for number in reversed(range(min(len(keys), slot.length // BLOCK))):
+            key = keys[number]
+            if key in self._live and self._live[key][0] is not slot:
+                continue  # another running sequence has it too
+            self._live.pop(key, None)
+            if key in self._shelf:
+                self._shelf.move_to_end(key)
+            else:
+                out.append((key, slot.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK].clone()))
+        return out
+
+    def shelve(self, blocks: Sequence[tuple[bytes, Tensor]]) -> None:
+        """Put blocks on the shelf, the youngest last."""
+        self._shelf.update(blocks)
+
+    def evict(self) -> None:
+        """Forget the shelf's oldest block."""
+        self._shelf.popitem(last=False)

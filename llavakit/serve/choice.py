@@ -1,0 +1,135 @@
+"""One choice of an answer while it is said: tokens in, deltas of text and calls out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llavakit.engine.request import Event
+from llavakit.serve.conversation import Calling
+from llavakit.serve.hermes import Call, CallReader, read_call
+from llavakit.text.reply import Reply
+from llavakit.text.tokenizer import Tokenizer
+
+LEAST = -9999.0  # JSON has no infinity; OpenAI writes this
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+@dataclass(frozen=True)
+class Likely:
+    """A token as text, with its log-probability."""
+
+    token: str
+    logprob: float
+
+    @property
+    def bytes(self) -> list[int] | None:
+        """The letters; None where the token is a part of a character, whose bytes the text does not show."""
+        return None if "\ufffd" in self.token else list(self.token.encode())
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The token that was said, and the likeliest ones in its place."""
+
+    said: Likely
+    top: tuple[Likely, ...]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What a choice gained: text, or a call; the tokens behind it if asked for; and how it ended, if it did."""
+
+    choice: int
+    text: str = ""
+    call: Call | None = None
+    logprobs: tuple[Chosen, ...] = ()
+    finish: FinishReason | None = None
+
+
+class Spelling:
+    """Tokens as the text they add in the middle of a line."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        # A letter in front keeps SentencePiece's decoder from dropping a first blank.
+        self._before = [int(tokenizer.hf("a", add_special_tokens=False)["input_ids"][-1])]
+        self._size = len(tokenizer.decode(self._before))
+
+    def likely(self, token: int, logprob: float) -> Likely:
+        """A special token, which decoding skips, is spelled by its name."""
+        text = self.tokenizer.decode([*self._before, token])[self._size :]
+        return Likely(text or self.tokenizer.tokens([token])[0], max(logprob, LEAST))
+
+
+class Choice:
+    """Reads tokens in the worker's thread. Joined, its texts are what `Chat.batch` gives: without blanks around."""
+
+    def __init__(self, index: int, spelling: Spelling, stops: Sequence[str], calling: Calling) -> None:
+        self.index, self.calling = index, calling
+        self.num_tokens = 0
+        self._spelling, self._reply = spelling, Reply(spelling.tokenizer, stops)
+        self._reader = CallReader(calling.free, only_first=calling.only_first)
+        self._fresh: list[str | Call] = []  # read, and not taken yet
+        self._whole = ""  # a forced call is read when it is complete
+        self._blanks = ""  # at the end of what was said: they count only if something follows
+        self._begun = self._called = False
+
+    def ends(self, token: int) -> bool:
+        """Take a token; whether the answer is at its end with it. Comes before the event that tells of it."""
+        self.num_tokens += 1
+        self._read(self._reply.add(token))
+        return self._reply.ended or self._reader.done
+
+    def take(self, event: Event) -> list[Delta]:
+        """What an event of this choice adds. One that ends it has to be `stop` or `length`."""
+        if event.finish is not None:
+            self._read(self._reply.finish())
+            self._fresh += self._forced() if self.calling.forced else self._reader.finish()
+        logprobs = self._chosen(event)
+        deltas = []
+        for item in self._fresh:
+            if isinstance(item, Call):
+                self._called, self._blanks = True, ""
+                deltas.append(Delta(self.index, call=item))
+            elif text := self._trimmed(item):
+                deltas.append(Delta(self.index, text))
+        self._fresh = []
+        if logprobs or event.finish is not None:
+            deltas.append(Delta(self.index, logprobs=logprobs, finish=self._finish(event)))
+        return deltas
+
+    def _read(self, piece: str) -> None:
+        if self.calling.forced:
+            self._whole += piece
+        elif self.calling.free:
+            self._fresh += self._reader.add(piece)
+        else:
+            self._fresh.append(piece)
+
+    def _forced(self) -> list[str | Call]:
+        call = read_call(self._whole, self.calling.forced)
+        return [self._whole if call is None else call]  # text only where the token limit cut it short
+
+    def _trimmed(self, text: str) -> str:
+        text = self._blanks + text
+        if not self._begun:
+            text = text.lstrip()
+        said = text.rstrip()
+        self._blanks = text[len(said) :]
+        self._begun = self._begun or bool(said)
+        return said
+
+    def _chosen(self, event: Event) -> tuple[Chosen, ...]:
+        if event.token is None or event.logprob is None:
+            return ()
+        top = tuple(self._spelling.likely(token, logprob) for token, logprob in event.top)
+        return (Chosen(self._spelling.likely(event.token, event.logprob), top),)
+
+    def _finish(self, event: Event) -> FinishReason | None:
+        match event.finish:
+            case None:
+                return None
+            case "length":
+                return "length"
+            case _:
+                return "tool_calls" if self._called else "stop"

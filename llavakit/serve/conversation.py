@@ -1,0 +1,233 @@
+"""A request as a conversation and the settings of its answer.
+
+OpenAI's messages are freer than the templates of language models: several system messages in front are one text,
+messages of one role that follow each other are one turn (a line apart), what tools answered is a user's turn.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llavakit.engine.sampler import Sampling
+from llavakit.serve.errors import ApiError
+from llavakit.serve.hermes import Call, calls_text, forced_schema, response_text, tools_text
+from llavakit.serve.schema import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    JsonFormat,
+    NamedTool,
+    SchemaFormat,
+    SystemMessage,
+    TextPart,
+    ToolMessage,
+    UserMessage,
+    VideoPart,
+)
+from llavakit.serve.settings import ServeConfig
+from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text, Video, system
+from llavakit.vision.kinds import Sort
+
+
+@dataclass(frozen=True)
+class MediaUrl:
+    """A picture or video that a message refers to; `param` says where."""
+
+    url: str
+    sort: Sort
+    param: str
+
+
+@dataclass(frozen=True)
+class Calling:
+    """How the answer may call tools: those it may call freely, or one of those in `forced`, and nothing else."""
+
+    free: frozenset[str] = frozenset()
+    forced: frozenset[str] = frozenset()
+    only_first: bool = False
+
+
+def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
+    """Refuse a request that is too large, before anything is fetched for it."""
+    if request.model != settings.model_name:
+        raise ApiError(
+            f"model {request.model!r} is not served here; it is {settings.model_name!r}",
+            status=404, param="model", code="model_not_found",
+        )  # fmt: skip
+    media = media_urls(request)
+    tokens = request.max_completion_tokens or request.max_tokens or 1
+    schemas = len(_json(request.model_dump(include={"tools", "response_format"}), "tools"))
+    counts = (
+        ("messages", "messages", len(request.messages), settings.max_messages),
+        ("messages", "letters of text", sum(map(len, texts(request))), settings.max_text_chars),
+        ("messages", "images", sum(medium.sort == "image" for medium in media), settings.max_images),
+        ("messages", "videos", sum(medium.sort == "video" for medium in media), settings.max_videos),
+        ("max_tokens", "tokens to be answered", tokens, settings.max_tokens),
+        ("n", "choices", request.n or 1, settings.max_choices),
+        ("tools", "bytes of tools and schemas", schemas, settings.max_schema_bytes),
+    )
+    for param, what, count, limit in counts:
+        if count > limit:
+            raise ApiError(
+                f"{count} {what}; this server takes at most {limit}", param=param, code="too_large"
+            )
+
+
+def media_urls(request: ChatRequest) -> list[MediaUrl]:
+    """The pictures and videos of all messages, in order."""
+    found = []
+    for number, message in enumerate(request.messages):
+        if not isinstance(message, UserMessage) or isinstance(message.content, str):
+            continue
+        for place, part in enumerate(message.content):
+            where = f"messages[{number}].content[{place}]"
+            if isinstance(part, ImagePart):
+                found.append(MediaUrl(part.image_url.url, "image", f"{where}.image_url.url"))
+            elif isinstance(part, VideoPart):
+                found.append(MediaUrl(part.video_url.url, "video", f"{where}.video_url.url"))
+    return found
+
+
+def texts(request: ChatRequest) -> Iterator[str]:
+    """What was written in all messages."""
+    for message in request.messages:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text for part in message.content or () if isinstance(part, TextPart))
+
+
+def conversation(request: ChatRequest, media: Sequence[bytes], default_system: str) -> Conversation:
+    """The request's messages, with `media` in the places of `media_urls`. Refuses what no template can say."""
+    heads = 0
+    while heads < len(request.messages) and isinstance(request.messages[heads], SystemMessage):
+        heads += 1
+    heard = [
+        _text(message.content) for message in request.messages[:heads] if isinstance(message, SystemMessage)
+    ]
+    turns: list[Message] = []
+    ahead, calls = iter(media), set[str]()
+    for number, message in enumerate(request.messages[heads:], heads):
+        role: Role = "assistant" if isinstance(message, AssistantMessage) else "user"
+        parts: tuple[Part, ...]
+        if isinstance(message, SystemMessage):
+            raise ApiError("system messages stand in front of all others", param=f"messages[{number}].role")
+        if isinstance(message, AssistantMessage):
+            calls |= {call.id for call in message.tool_calls or ()}
+            parts = (Text(_answer(message, number)),)
+        elif isinstance(message, ToolMessage):
+            if message.tool_call_id not in calls:
+                raise ApiError(
+                    "no assistant message before it made this call", param=f"messages[{number}].tool_call_id"
+                )
+            parts = (Text(response_text(_text(message.content))),)
+        else:
+            parts = tuple(_user_parts(message, ahead))
+        if turns and turns[-1].role == role:
+            parts = (*turns.pop().parts, Text("\n"), *parts)
+        turns.append(Message(role, parts))
+    head = _head(request, heard, default_system)
+    return Conversation((*head, *turns))
+
+
+def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[Message, ...]:
+    """The system message, if there is something to say: with tools, the template's own text is in front of them."""
+    text = "\n\n".join(heard)
+    if request.tools and request.tool_choice != "none":
+        tools = [tool.model_dump(exclude_none=True) for tool in request.tools]
+        return (system(tools_text(text if heard else default_system, tools)),)
+    return (system(text),) if heard else ()
+
+
+def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
+    """How to draw the answer. What is left out is as OpenAI says: temperature 1, another seed each time."""
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    top_k = request.top_k or 0
+    return Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(top_k, 0),
+        min_p=request.min_p or 0.0,
+        repetition_penalty=request.repetition_penalty or 1.0,
+        max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
+        seed=random.getrandbits(62) if request.seed is None else request.seed,
+        n=request.n or 1,
+        stop=request.stops,
+        logprobs=logprobs,
+        json_schema=_schema(request),
+    )
+
+
+def calling(request: ChatRequest) -> Calling:
+    """What the answer may call."""
+    names = frozenset(tool.function.name for tool in request.tools or ())
+    match request.tool_choice:
+        case "none":
+            return Calling()
+        case "required":
+            return Calling(forced=names)
+        case NamedTool() as named:
+            return Calling(forced=frozenset((named.function.name,)))
+        case _:
+            return Calling(free=names, only_first=request.parallel_tool_calls is False)
+
+
+def _schema(request: ChatRequest) -> str | None:
+    forced = calling(request).forced
+    if forced:
+        tools = {
+            tool.function.name: tool.function.parameters
+            for tool in request.tools or ()
+            if tool.function.name in forced
+        }
+        return _json(forced_schema(tools), "tools")
+    if isinstance(request.response_format, JsonFormat):
+        return _json({"type": "object"}, "response_format")
+    if isinstance(request.response_format, SchemaFormat):
+        return _json(request.response_format.json_schema.schema_, "response_format.json_schema.schema")
+    return None
+
+
+def _json(value: Any, param: str) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise ApiError("it holds a number that JSON cannot write", param=param) from None
+
+
+def _answer(message: AssistantMessage, number: int) -> str:
+    calls = []
+    for place, call in enumerate(message.tool_calls or ()):
+        try:
+            arguments = json.loads(call.function.arguments)
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ApiError(
+                "arguments are the text of a JSON object",
+                param=f"messages[{number}].tool_calls[{place}].function.arguments",
+            )
+        calls.append(Call(call.function.name, call.function.arguments))
+    return calls_text(_text(message.content or ""), calls)
+
+
+def _user_parts(message: UserMessage, media: Iterator[bytes]) -> Iterator[Part]:
+    """Texts that follow each other are a line apart; everything else stands as it was sent."""
+    if isinstance(message.content, str):
+        yield Text(message.content)
+        return
+    after_text = False
+    for part in message.content:
+        if isinstance(part, TextPart):
+            if after_text:
+                yield Text("\n")
+            yield Text(part.text)
+        else:
+            yield Image(next(media)) if isinstance(part, ImagePart) else Video(next(media))
+        after_text = isinstance(part, TextPart)
+
+
+def _text(content: str | tuple[TextPart, ...]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)

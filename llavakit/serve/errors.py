@@ -1,0 +1,35 @@
+"""What goes wrong with a request, in the shape OpenAI clients read."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from llavakit.core.errors import UserError
+
+TYPES = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "server_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "server_error",
+    HTTPStatus.GATEWAY_TIMEOUT: "timeout_error",
+}
+
+
+class ApiError(UserError):
+    """An answer that is an error. `param` is the field at fault, `code` a word for programs."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = HTTPStatus.BAD_REQUEST,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
+
+    def body(self) -> dict[str, object]:
+        """The JSON that is sent."""
+        kind = TYPES.get(HTTPStatus(self.status), "invalid_request_error")
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}

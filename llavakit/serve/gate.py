@@ -1,0 +1,127 @@
+"""What holds for every request, whatever its route: a number, a key, a place, an end, a line in the log."""
+
+import asyncio
+import hmac
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from llavakit.serve.errors import ApiError
+from llavakit.serve.logs import log
+from llavakit.serve.metrics import Metrics
+from llavakit.serve.settings import ServeConfig
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CHAT = "/v1/chat/completions"
+ROUTES = (CHAT, "/v1/models", "/health", "/metrics")  # by name in the metrics; all other paths are one
+OPEN = ("/health", "/metrics", "/openapi.json")  # all that needs no key
+GRACE = 10  # seconds over its limit after which a request is cut off: its client sends or reads nothing
+GONE = 499  # nginx's number: nobody was there to read an answer
+
+
+@dataclass
+class Visit:
+    """One request on its way: what the log will say of it (the route adds `notes`), and what to undo in the end."""
+
+    number: str = field(default_factory=lambda: secrets.token_hex(12))
+    began: float = field(default_factory=time.perf_counter)
+    status: int | None = None  # None until the answer begins
+    notes: dict[str, Any] = field(default_factory=dict)
+    exits: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def seconds(self) -> float:
+        """Since it came in."""
+        return time.perf_counter() - self.began
+
+
+class Gate:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: App, *, settings: ServeConfig, metrics: Metrics) -> None:
+        self.app, self.settings, self.metrics = app, settings, metrics
+        self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
+        self._in_flight = 0
+        self._usual_seconds = 1.0  # a running mean over chat requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        visit = scope.setdefault("state", {})["visit"] = Visit()
+
+        async def noting(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                visit.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", visit.number.encode())]
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, noting)
+        except ApiError as error:
+            visit.notes["error"] = error.code
+            await JSONResponse(error.body(), error.status, error.headers)(scope, receive, noting)
+        finally:
+            visit.exits.close()
+            self._note(scope, visit)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] not in OPEN:
+            self._check_key(scope)
+        if scope["path"] != CHAT or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        if self._in_flight >= self.settings.max_requests:
+            raise ApiError(
+                f"{self._in_flight} requests are being answered or wait; try again later",
+                status=429, code="queue_full", headers={"Retry-After": str(math.ceil(self._usual_seconds))},
+            )  # fmt: skip
+        self._in_flight += 1
+        self.metrics.in_flight.set(self._in_flight)
+        began = time.perf_counter()
+        try:
+            async with asyncio.timeout(self.settings.request_seconds + GRACE):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            visit: Visit = scope["state"]["visit"]
+            visit.notes["error"] = "timeout"
+            if visit.status is None:
+                raise ApiError("the request did not arrive in time", status=408, code="timeout") from None
+        finally:
+            self._in_flight -= 1
+            self.metrics.in_flight.set(self._in_flight)
+            self._usual_seconds += 0.1 * (time.perf_counter() - began - self._usual_seconds)
+
+    def _check_key(self, scope: Scope) -> None:
+        """Every key is compared, each in a time that tells nothing of it."""
+        if not self._keys:
+            return
+        sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        kind, _, key = sent.partition(b" ")
+        matches = [hmac.compare_digest(key.strip(), known) for known in self._keys]
+        if kind.lower() != b"bearer" or not any(matches):
+            raise ApiError(
+                "a valid API key is needed: Authorization: Bearer KEY",
+                status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+
+    def _note(self, scope: Scope, visit: Visit) -> None:
+        route = scope["path"] if scope["path"] in ROUTES else "other"
+        status = 500 if visit.status is None else visit.status
+        self.metrics.requests.labels(route, str(status)).inc()
+        self.metrics.seconds.labels(route).observe(visit.seconds)
+        log(
+            "request", id=visit.number, method=scope["method"], route=route, status=status,
+            seconds=round(visit.seconds, 4), **visit.notes,
+        )  # fmt: skip

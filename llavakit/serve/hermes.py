@@ -1,0 +1,148 @@
+"""Tools as text, in the way of Hermes and Qwen: what the model is told, and the calls in what it says.
+
+A model that was trained on this form calls in it; one that was not just answers. Calls that are forced
+(tool_choice `required` or a name) come through a JSON schema instead, which any model must follow. The form is
+ordinary text: who may write user messages may also write what looks like the answer of a tool.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+# Word for word what these models were trained with.
+BEFORE = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
+    "You are provided with function signatures within <tools></tools> XML tags:\n<tools>"
+)
+AFTER = (
+    "\n</tools>\n\nFor each function call, return a json object with function name and arguments within "
+    "<tool_call></tool_call> XML tags:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
+)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call the model made: the function's name and its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+def tools_text(system: str, tools: Sequence[Mapping[str, Any]]) -> str:
+    """The system text with the tools behind it; `tools` as OpenAI writes them."""
+    lines = "".join(f"\n{json.dumps(tool, ensure_ascii=False, allow_nan=False)}" for tool in tools)
+    return f"{system}\n\n{BEFORE}{lines}{AFTER}" if system else f"{BEFORE}{lines}{AFTER}"
+
+
+def calls_text(text: str, calls: Sequence[Call]) -> str:
+    """An assistant's message of the history as the model would have said it."""
+    said = [
+        f'{OPEN}\n{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}\n{CLOSE}'
+        for call in calls
+    ]
+    return "\n".join([text, *said] if text else said)
+
+
+def response_text(text: str) -> str:
+    """What a tool answered, as a part of the next user turn."""
+    return f"<tool_response>\n{text}\n</tool_response>"
+
+
+def forced_schema(tools: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The JSON schema of exactly one call of one of these functions, given with their parameters."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": parameters or {"type": "object"}},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name, parameters in tools.items()
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def read_call(text: str, names: frozenset[str]) -> Call | None:
+    """The call that this JSON text is, if it is one of a function that was offered."""
+    try:
+        said = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+    if (
+        not isinstance(said, dict)
+        or not isinstance(said.get("arguments"), dict)
+        or said.get("name") not in names
+    ):
+        return None
+    return Call(said["name"], json.dumps(said["arguments"], ensure_ascii=False))
+
+
+class CallReader:
+    """Tells calls from text while an answer is being said.
+
+    What is not a whole call of an offered function stays text, letter for letter: nothing the model said is lost.
+    """
+
+    def __init__(self, names: frozenset[str], *, only_first: bool = False) -> None:
+        """With `only_first` the answer is at its end with its first call (parallel_tool_calls: false)."""
+        self.names, self.only_first = names, only_first
+        self.done = False
+        self._held = ""  # may begin a mark, or is inside one
+        self._called = False
+
+    def add(self, piece: str) -> list[str | Call]:
+        """Texts and calls that are certain now, in order."""
+        self._held += piece
+        out: list[str | Call] = []
+        while not self.done:
+            start = self._held.find(OPEN)
+            if start < 0:
+                keep = _overlap(self._held)
+                self._say(self._held[: len(self._held) - keep], out)
+                self._held = self._held[len(self._held) - keep :]
+                break
+            end = self._held.find(CLOSE, start)
+            if end < 0:
+                self._say(self._held[:start], out)
+                self._held = self._held[start:]
+                break
+            self._say(self._held[:start], out)
+            call = read_call(self._held[start + len(OPEN) : end], self.names)
+            end += len(CLOSE)
+            if call is None:
+                self._called = False
+                out.append(self._held[start:end])
+            else:
+                self._called, self.done = True, self.only_first
+                out.append(call)
+            self._held = self._held[end:]
+        return out
+
+    def finish(self) -> list[str | Call]:
+        """What is left when the answer ends: a call that was not closed is text."""
+        out: list[str | Call] = []
+        if not self.done:
+            self._say(self._held, out)
+        self._held = ""
+        return out
+
+    def _say(self, text: str, out: list[str | Call]) -> None:
+        if self._called:  # blanks between one call and the next are the form's, not the answer's
+            text = text.lstrip()
+        if text:
+            self._called = False
+            out.append(text)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _overlap(text: str) -> int:
+    """How many of the last letters could begin a call."""
+    return next(
+        (size for size in range(min(len(OPEN) - 1, len(text)), 0, -1) if text.endswith(OPEN[:size])), 0
+    )

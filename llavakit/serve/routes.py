@@ -1,0 +1,124 @@
+"""The five routes. Each is a few lines; the work is the service's."""
+
+import json
+from collections.abc import AsyncIterator
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from llavakit.serve.answers import Health, ModelEntry, ModelList, Writer
+from llavakit.serve.body import ClientGone, read_json, unless_gone
+from llavakit.serve.choice import Delta
+from llavakit.serve.conversation import texts
+from llavakit.serve.errors import ApiError
+from llavakit.serve.gate import GONE, Visit
+from llavakit.serve.metrics import CONTENT_TYPE, Metrics
+from llavakit.serve.schema import ChatRequest
+from llavakit.serve.service import Answer, Service
+
+
+class Routes:
+    """The HTTP face of a service."""
+
+    def __init__(self, service: Service, metrics: Metrics) -> None:
+        self.service, self.metrics, self.settings = service, metrics, service.settings
+
+    async def chat(self, request: Request) -> Response:
+        """Answer a conversation, in one piece or as server-sent events."""
+        visit: Visit = request.state.visit
+        body = await read_json(request, self.settings.max_body_bytes)
+        try:
+            asked = await unless_gone(request, self.service.parse(body))
+            visit.notes["stream"] = bool(asked.stream)
+            answer = await unless_gone(request, self._start(asked, visit))
+            writer = Writer(visit.number, self.settings.model_name)
+            if asked.stream:
+                usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
+                events = self._events(answer, writer, visit, with_usage=usage)
+                return StreamingResponse(
+                    events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
+                )
+            return await unless_gone(request, self._whole(answer, writer, visit))
+        except ClientGone:
+            return Response(status_code=GONE)
+
+    async def models(self) -> ModelList:
+        """The model that is served."""
+        return ModelList(data=[self._entry()])
+
+    async def model(self, name: str) -> ModelEntry:
+        """The model that is served, if it is the one asked for."""
+        if name != self.settings.model_name:
+            raise ApiError(
+                f"model {name!r} is not served here", status=404, param="model", code="model_not_found"
+            )
+        return self._entry()
+
+    async def health(self) -> Health:
+        """Whether the server answers."""
+        return Health(model=self.settings.model_name)
+
+    async def metrics_page(self) -> Response:
+        """Counters for Prometheus."""
+        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
+
+    def _entry(self) -> ModelEntry:
+        return ModelEntry(
+            id=self.settings.model_name, created=self.service.began, max_model_len=self.service.engine.context
+        )
+
+    async def _start(self, asked: ChatRequest, visit: Visit) -> Answer:
+        answer = await self.service.start(asked)
+        visit.exits.callback(self._end, asked, answer, visit)
+        return answer
+
+    async def _whole(self, answer: Answer, writer: Writer, visit: Visit) -> Response:
+        deltas = []
+        async for delta in answer:
+            self._heed(delta, visit)
+            deltas.append(delta)
+        return JSONResponse(writer.whole(deltas, answer.num_choices, answer.usage).model_dump())
+
+    async def _events(
+        self, answer: Answer, writer: Writer, visit: Visit, *, with_usage: bool
+    ) -> AsyncIterator[bytes]:
+        """The answer as server-sent events; an error on the way is the last of them."""
+        extra = {"usage": None} if with_usage else {}
+        try:
+            for choice in range(answer.num_choices):
+                yield _event(writer.opening(choice) | extra)
+            async for delta in answer:
+                self._heed(delta, visit)
+                yield _event(writer.chunk(delta) | extra)
+            if with_usage:
+                yield _event(writer.closing(answer.usage))
+            yield b"data: [DONE]\n\n"
+        except ApiError as error:
+            visit.notes["error"] = error.code
+            yield _event(error.body())
+
+    def _heed(self, delta: Delta, visit: Visit) -> None:
+        if (delta.text or delta.call) and "first_text_seconds" not in visit.notes:
+            visit.notes["first_text_seconds"] = round(visit.seconds, 4)
+            self.metrics.first_token.observe(visit.seconds)
+        if delta.finish is not None:
+            visit.notes.setdefault("finish", []).append(delta.finish)
+        if self.settings.log_content:
+            visit.notes["answer"] = visit.notes.get("answer", "") + delta.text
+
+    def _end(self, asked: ChatRequest, answer: Answer, visit: Visit) -> None:
+        usage = answer.usage
+        visit.notes |= {
+            "prompt_tokens": usage.prompt_tokens,
+            "image_tokens": usage.prompt_tokens_details.image_tokens,
+            "completion_tokens": usage.completion_tokens,
+        }
+        if self.settings.log_content:
+            visit.notes["question"] = list(texts(asked))
+        if answer.close() and "error" not in visit.notes:
+            visit.status = GONE
+
+
+def _event(value: dict[str, object]) -> bytes:
+    # In ASCII: some clients end a line at letters such as U+2028, where server-sent events do not.
+    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

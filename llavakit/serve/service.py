@@ -1,0 +1,217 @@
+"""From a request to the deltas of its answer: fetch, prepare in threads, run on the engine, cancel when left.
+
+The event loop only waits. Three kinds of threads work: those that fetch, those that encode and decode, and the
+engine's own, which hands every token back to the loop.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from llavakit.core.errors import ConfigError, DataError
+from llavakit.data.encode import Encoder, Sample
+from llavakit.data.media import Clip
+from llavakit.engine.engine import Engine
+from llavakit.engine.request import Event, Request
+from llavakit.engine.worker import Ticket, Worker
+from llavakit.serve.answers import PromptDetails, Usage
+from llavakit.serve.bridge import Bridge
+from llavakit.serve.choice import Choice, Delta, Spelling
+from llavakit.serve.conversation import (
+    MediaUrl,
+    calling,
+    check_bounds,
+    conversation,
+    media_urls,
+    sampling,
+)
+from llavakit.serve.errors import ApiError
+from llavakit.serve.fetch import Fetcher
+from llavakit.serve.media import Budget, MediaReader
+from llavakit.serve.schema import ChatRequest, parse
+from llavakit.serve.settings import ServeConfig
+
+T = TypeVar("T")
+AT_ONCE = 4  # pictures of one request that are fetched side by side
+
+
+class Service:
+    """One model that answers requests, with its threads. Close it in the end."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        encoder: Encoder,
+        settings: ServeConfig,
+        *,
+        worker: Worker | None = None,
+        fetcher: Fetcher | None = None,
+    ) -> None:
+        self.engine, self.encoder, self.settings = engine, encoder, settings
+        self.worker = worker or Worker(engine)
+        self.media = MediaReader(settings, fetcher or default_fetcher(settings))
+        self.began = int(time.time())
+        self._closed = False
+        self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
+        self._spelling = Spelling(encoder.tokenizer)
+        self._stops = encoder.tokenizer.stop_strings(encoder.template)
+        self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
+        self._preparing = ThreadPoolExecutor(settings.prepare_threads, "llavakit-prepare")
+
+    def close(self, *, finish: bool = True) -> None:
+        """Stop the threads; with `finish`, when they have done what they are at. A second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self.worker.close(finish=finish)
+        for pool in (self._fetching, self._preparing):
+            pool.shutdown(wait=finish, cancel_futures=True)
+
+    async def parse(self, body: bytes) -> ChatRequest:
+        """The request in a body, checked against this server's bounds."""
+        return await _run(self._preparing, self._parse, body)
+
+    async def start(self, request: ChatRequest) -> "Answer":
+        """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered."""
+        deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
+        budget = Budget(self.settings.max_media_bytes)
+        async with self.within(deadline):
+            media = await self._gather(media_urls(request), budget)
+            prepared = await _run(self._preparing, self._prepare, request, media)
+        if self._bridge is None:
+            self._bridge = Bridge(asyncio.get_running_loop())
+        return Answer(self, request, prepared, deadline, self._bridge)
+
+    @asynccontextmanager
+    async def within(self, deadline: float) -> AsyncIterator[None]:
+        """What takes longer is a 504. `deadline` is in the time of the event loop."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError:
+            raise ApiError(
+                f"not answered within {self.settings.request_seconds:g} s; ask for less, or later",
+                status=504, code="timeout",
+            ) from None  # fmt: skip
+
+    def choices(self, request: ChatRequest) -> list[Choice]:
+        """Readers of the answer's choices."""
+        stops, how = (*self._stops, *request.stops), calling(request)
+        return [Choice(index, self._spelling, stops, how) for index in range(request.n or 1)]
+
+    async def _gather(self, media: Sequence[MediaUrl], budget: Budget) -> list[bytes]:
+        """All media, a few at a time; when one cannot be had the others are not waited for."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def read(medium: MediaUrl) -> bytes:
+            # What is not off the web never waits behind somebody's slow web server.
+            pool = self._fetching if medium.url[:4].lower() == "http" else self._preparing
+            async with turns:
+                return await _run(pool, self._read, medium, budget)
+
+        reading = [asyncio.ensure_future(read(medium)) for medium in media]
+        try:
+            return await asyncio.gather(*reading)
+        finally:
+            for each in reading:
+                each.cancel()
+
+    def _parse(self, body: bytes) -> ChatRequest:
+        request = parse(body)
+        check_bounds(request, self.settings)
+        return request
+
+    def _read(self, medium: MediaUrl, budget: Budget) -> bytes:
+        try:
+            return self.media.read(medium.url, medium.sort, budget)
+        except DataError as error:
+            raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
+
+    def _prepare(self, request: ChatRequest, media: Sequence[bytes]) -> Request:
+        talk = conversation(request, media, self.encoder.template.system)
+        how = sampling(request, self.settings)
+        try:
+            sample = self.encoder.encode(talk, open_turn=True)
+            self._check_videos(sample)
+            return self.engine.prepare(sample, how)
+        except (DataError, ConfigError) as error:
+            raise ApiError(str(error), param="messages") from None
+
+    def _check_videos(self, sample: Sample) -> None:
+        """Refuse a video that would take long to decode; its header and packets have been read by now."""
+        limit = self.settings.max_video_frames
+        for medium in sample.media:
+            if isinstance(medium.source, Clip) and len(medium.source.info.times) > limit:
+                frames = len(medium.source.info.times)
+                raise DataError(f"{medium.name}: {frames} frames; this server takes at most {limit}, cut it")
+
+
+class Answer:
+    """An answer on the engine: iterate over its deltas, and `close` it, whatever happened."""
+
+    def __init__(
+        self, service: Service, request: ChatRequest, prepared: Request, deadline: float, bridge: Bridge
+    ) -> None:
+        self._service, self._deadline, self._bridge = service, deadline, bridge
+        self._choices = service.choices(request)
+        self._open = len(self._choices)
+        self._queue: asyncio.Queue[list[Delta] | None] = asyncio.Queue()
+        self._sample = prepared.sample
+        self._ticket: Ticket = service.worker.submit(prepared, self._listen, self._ends)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far."""
+        said = sum(choice.num_tokens for choice in self._choices)
+        asked = self._sample.num_tokens
+        seen = sum(medium.plan.num_tokens for medium in self._sample.media)
+        return Usage(
+            prompt_tokens=asked,
+            completion_tokens=said,
+            total_tokens=asked + said,
+            prompt_tokens_details=PromptDetails(image_tokens=seen),
+        )
+
+    @property
+    def num_choices(self) -> int:
+        """How many answers were asked for."""
+        return len(self._choices)
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        while self._open:
+            async with self._service.within(self._deadline):
+                deltas = await self._queue.get()
+            if deltas is None:
+                raise ApiError("the engine failed at this request", status=500, code="engine_failed")
+            for delta in deltas:
+                self._open -= delta.finish is not None
+                yield delta
+
+    def close(self) -> bool:
+        """Free the engine's slot if the answer is not complete; whether that was so."""
+        was_open, self._open = self._open > 0, 0
+        if was_open:
+            self._ticket.cancel()
+        return was_open
+
+    def _ends(self, choice: int, token: int) -> bool:
+        return self._choices[choice].ends(token)
+
+    def _listen(self, event: Event) -> None:
+        broken = event.finish in ("failed", "cancelled")
+        deltas = None if broken else self._choices[event.choice].take(event)
+        if deltas != []:
+            self._bridge.call(self._queue.put_nowait, deltas)
+
+
+def default_fetcher(settings: ServeConfig) -> Fetcher:
+    """What the settings say about the web."""
+    schemes = ("https", "http") if settings.allow_http else ("https",)
+    return Fetcher(settings.fetch_seconds, settings.max_redirects, schemes)
+
+
+async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
+    return await asyncio.get_running_loop().run_in_executor(pool, work, *arguments)

@@ -1,0 +1,118 @@
+"""What may be asked: every field is honoured or refused by its name."""
+
+import json
+
+import pytest
+from openai.types.chat import completion_create_params
+
+from llavakit.serve.errors import ApiError
+from llavakit.serve.schema import ChatRequest, parse
+
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+# Fields of OpenAI's that would change the answer, and that this server does not have.
+REFUSED = {
+    "audio", "function_call", "functions", "moderation", "prediction", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "verbosity", "web_search_options",
+}  # fmt: skip
+
+
+def refused(**fields) -> tuple[str, str | None]:
+    """(message, field)"""
+    with pytest.raises(ApiError) as error:
+        parse(json.dumps(ASKED | fields).encode())
+    assert error.value.status == 400
+    return str(error.value), error.value.param
+
+
+def test_every_field_that_openai_has_is_known_or_refused_by_name():
+    theirs = set(completion_create_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert theirs - set(ChatRequest.model_fields) == REFUSED
+    for name in REFUSED:
+        message, param = refused(**{name: "x"})
+        assert param == name and "unsupported" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperatur": 1}, "temperatur"),
+        ({"temperature": "1"}, "temperature"),
+        ({"temperature": 2.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n"),
+        ({"n": True}, "n"),
+        ({"seed": 2**63}, "seed"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a", ""]}, "stop[1]"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"frequency_penalty": 0.1}, "frequency_penalty"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"store": True}, "store"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "boss", "content": "x"}]}, "messages[0]"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x", "name": "Ann"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0]"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0]"),
+        ({"messages": [{"role": "assistant", "content": "x", "refusal": "no"}]}, "messages[0].refusal"),
+        ({"tools": [{"type": "custom", "custom": {"name": "x"}}]}, "tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+         "response_format.json_schema.schema"),
+    ],
+)  # fmt: skip
+def test_the_field_at_fault_is_named(fields, param):
+    message, found = refused(**fields)
+    assert found == param and message.startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"tool_choice": "required"}, "there are no tools"),
+        ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]}, "not among the tools"),
+        ({"tools": [TOOL, TOOL]}, "two tools have one name"),
+        ({"tools": [TOOL], "response_format": {"type": "json_object"}}, "cannot both shape one answer"),
+        ({"top_logprobs": 2}, "needs logprobs"),
+        ({"stream_options": {"include_usage": True}}, "needs stream"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "differ"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "image_url", "image_url": {"url": "x", "detail": "low"}}]}]}, "cannot honour it"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_together_is_said(fields, said):
+    assert said in refused(**fields)[0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"null", b"[]", b'"x"', b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 5000,
+     b'{"model": "\\ud800", "messages": []}',
+     b'{"model": "m", "temperature": NaN, "messages": [{"role": "user", "content": ""}]}'],
+)  # fmt: skip
+def test_bodies_that_are_no_requests(body):
+    with pytest.raises(ApiError) as error:
+        parse(body)
+    assert error.value.status == 400 and len(str(error.value)) < 200
+
+
+def test_neutral_values_are_taken():
+    neutral = {
+        "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "modalities": ["text"], "store": False,
+        "service_tier": "auto", "user": "ann", "metadata": {"a": "b"}, "temperature": None, "tools": None,
+    }  # fmt: skip
+    parse(json.dumps(ASKED | neutral).encode())
+
+
+def test_an_answer_can_be_sent_back_as_it_came():
+    answered = {
+        "role": "assistant", "content": None, "refusal": None, "annotations": [], "audio": None,
+        "function_call": None,
+        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "index": 0}],
+    }  # fmt: skip
+    messages = [*ASKED["messages"], answered, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
+    assert len(parse(json.dumps(ASKED | {"messages": messages}).encode()).messages) == 3
