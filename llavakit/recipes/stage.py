@@ -89,6 +89,7 @@ class Stage:
                 rows=rows_for(self.batch, self.mean.tokens(card), self.tokens),
                 epochs=self.epochs,
             ),
+            checkpointing=True,  # as every released script; less time without it, where memory allows
             save_every=500,
         )
 
