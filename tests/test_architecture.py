@@ -1,6 +1,7 @@
 """The shape of the code: who may import whom, how long things may get, and what is never written."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "llavakit").rglob("*.py"))
+C_FILES = sorted((ROOT / "llavakit").rglob("*.[ch]"))
 LEVELS = {
     "version": -1,  # anybody may import it
     "core": 0,
@@ -143,7 +145,9 @@ def test_modules_do_not_import_each_other_in_circles():
 
 
 def test_no_file_is_long():
-    assert {str(f): n for f in FILES if (n := len(f.read_text().splitlines())) > MAX_FILE} == {}
+    assert C_FILES
+    lengths = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in (*FILES, *C_FILES)}
+    assert {f: n for f, n in lengths.items() if n > MAX_FILE} == {}
 
 
 def test_no_function_is_long():
@@ -151,6 +155,17 @@ def test_no_function_is_long():
     assert [
         f"{p}:{f.lineno} {f.name}" for p, f in functions if f.end_lineno - f.lineno + 1 > MAX_FUNCTION
     ] == []
+
+
+def test_no_function_in_c_is_long():
+    """A function starts at the margin, and so does the brace that ends it."""
+    found = [
+        (f.name, block[0].splitlines())
+        for f in C_FILES
+        for block in re.finditer(r"^\w[^;{}]*\) \{\n.*?^\}", f.read_text(), re.MULTILINE | re.DOTALL)
+    ]
+    assert {name for name, _ in found} == {f.name for f in C_FILES}
+    assert [f"{name} {lines[0]}" for name, lines in found if len(lines) > MAX_FUNCTION] == []
 
 
 def test_no_file_is_a_drawer_for_everything():

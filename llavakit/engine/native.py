@@ -1,4 +1,4 @@
-"""Own kernels for the processor, compiled from native.c when they are first asked for.
+"""Own kernels for the processor, compiled from the C sources in kernels/ when they are first asked for.
 
 For machines with AVX-512 bf16 and a C compiler: `kernels="native"`. They read weights about as fast as the memory
 gives them and convert quantised ones on the way. The products of PyTorch (linear.py) are their twin in the tests.
@@ -26,14 +26,14 @@ PANEL = 32  # outputs that stand together
 TOGETHER = 4  # query heads that are attended together
 FORMATS: dict[Format, int] = {"as_is": 0, "int8": 1, "int4": 2}
 FLAGS = (
-    "-O3", "-shared", "-fPIC", "-fopenmp", "-fno-math-errno",
+    "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-math-errno",
     "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16",
 )  # fmt: skip
-SOURCE = Path(__file__).with_name("native.c")
+KERNELS = Path(__file__).with_name("kernels")
 
 
 class ProductStruct(ctypes.Structure):
-    """`Product` of native.c."""
+    """`Product` of kernels/kernels.h."""
 
     _fields_ = [
         ("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p),
@@ -65,9 +65,11 @@ def _load() -> Any:
         raise ConfigError("Linux")
     if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         raise ConfigError("a processor with AVX-512 bf16")
-    digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for source in sorted(KERNELS.glob("*.[ch]")):
+        digest.update(source.name.encode() + source.read_bytes())
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llavakit"
-    target = folder / f"native-{digest}.so"
+    target = folder / f"native-{digest.hexdigest()[:16]}.so"
     if not target.is_file():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -107,17 +109,18 @@ def _load() -> Any:
 
 
 def _compile(target: Path) -> None:
+    """All sources in one call of the compiler."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise ConfigError("a C compiler (gcc or cc) on the PATH")
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / "native.so"
+        made, sources = Path(folder) / "native.so", sorted(map(str, KERNELS.glob("*.c")))
         done = subprocess.run(
-            [compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"], capture_output=True, text=True
+            [compiler, *FLAGS, *sources, "-o", str(made), "-lm"], capture_output=True, text=True
         )
         if done.returncode:
             first = next(iter(done.stderr.splitlines()), "no message")
-            raise ConfigError(f"a C compiler that can compile {SOURCE.name}; {compiler} says: {first}")
+            raise ConfigError(f"a C compiler that can compile {KERNELS}; {compiler} says: {first}")
         made.replace(target)  # whole or not at all: another process may be looking for it
 
 
@@ -135,7 +138,7 @@ class Workspace:
 
 
 class SlotsStruct(ctypes.Structure):
-    """`Slots` of native.c."""
+    """`Slots` of kernels/kernels.h."""
 
     _fields_ = [
         ("table", ctypes.c_void_p),
@@ -237,7 +240,7 @@ def pack(weight_OI: Tensor) -> Tensor:
 
 
 def pack_nibbles(codes_OI: Tensor) -> Tensor:
-    """Four rows of 16 outputs by two inputs in a row of 16-bit words: see native.c."""
+    """Four rows of 16 outputs by two inputs in a row of 16-bit words: see kernels/kernels.h."""
     outputs, inputs = codes_OI.shape
     rows = codes_OI.view(outputs // PANEL, 2, 16, inputs // 4, 2, 2).permute(0, 3, 4, 1, 2, 5)
     rows = rows.reshape(outputs // PANEL, inputs // 4, 4, PANEL)

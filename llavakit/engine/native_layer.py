@@ -1,4 +1,4 @@
-"""A decoder layer through the kernels of native.c: one call before attention, one after it."""
+"""A decoder layer through the kernels in C (kernels/layer.c): one call before attention, one after it."""
 
 import ctypes
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ SPARE = 512  # bytes for borders of 64 between the parts of the workspace
 
 
 class LayerStruct(ctypes.Structure):
-    """`Layer` of native.c."""
+    """`Layer` of kernels/kernels.h."""
 
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("qkv", "out", "gate_up", "down")),

@@ -1,5 +1,7 @@
 """Our kernels in C against float32 products of the same numbers, and against the layers of PyTorch."""
 
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -212,9 +214,10 @@ def test_a_machine_without_a_compiler_is_told_so(empty_cache, monkeypatch):
 
 
 def test_a_source_that_does_not_compile_is_one_line(empty_cache, monkeypatch):
-    (empty_cache / "broken.c").write_text("int main( {\n")
-    monkeypatch.setattr(native, "SOURCE", empty_cache / "broken.c")
-    refusals("a C compiler that can compile broken.c; ")
+    (empty_cache / "broken").mkdir()
+    (empty_cache / "broken" / "wrong.c").write_text("int main( {\n")
+    monkeypatch.setattr(native, "KERNELS", empty_cache / "broken")
+    refusals(f"a C compiler that can compile {empty_cache / 'broken'}; ")
     assert list((empty_cache / "cache" / "llavakit").glob("*")) == []
 
 
@@ -230,6 +233,21 @@ def test_what_was_compiled_once_needs_no_compiler(empty_cache, monkeypatch):
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     assert fuse(model, kernels="auto").kernels == first
     assert first == ("native" if HERE else "torch")
+
+
+def test_a_change_of_any_source_or_header_is_compiled_anew(empty_cache, monkeypatch):
+    copy = shutil.copytree(native.KERNELS, empty_cache / "copy")
+    monkeypatch.setattr(native, "KERNELS", copy)
+    files = sorted(copy.iterdir())
+    assert {file.suffix for file in files} == {".c", ".h"}
+    assert (native.missing() is None) == HERE
+    for file in files:
+        with file.open("a") as out:
+            out.write("/* changed */\n")
+        native._load.cache_clear()
+        assert (native.missing() is None) == HERE
+    made = list((empty_cache / "cache").glob("llavakit/native-*.so"))
+    assert len(made) == (1 + len(files) if HERE else 0)
 
 
 @pytest.mark.parametrize(
