@@ -240,6 +240,9 @@ def serve(
     weights: Weights = "as_is",
     kernels: Kernels = "auto",
     max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
+    step_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a step; fewer keep streams even while long prompts come in.")
+    ] = 2048,
     kv_gb: Annotated[
         float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
     ] = None,
@@ -270,7 +273,8 @@ def serve(
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
         loaded = load(
             model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
-            max_sequences=max_sequences, kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
+            max_sequences=max_sequences, step_tokens=step_tokens,
+            kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
         )  # fmt: skip
         serve_model(Service(loaded.engine, loaded.encoder, config), listener)
 
