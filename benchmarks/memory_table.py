@@ -11,6 +11,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.page import rewrite
+
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- tables: written by python -m benchmarks.memory_table -->", "<!-- end of tables -->"
 GPUS = (1, 8, 64, 512)
@@ -222,10 +224,7 @@ def main() -> None:
     if only_print:
         print(text)
         return
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-    print(f"wrote {PAGE}")
+    rewrite(PAGE, BEGIN, END, text)
 
 
 def _rate(assumed: Assumed, gpus: int) -> float:

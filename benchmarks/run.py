@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.page import rewrite
+
 BENCHMARKS = [
     "benchmarks.sft",
     "benchmarks.preprocess",
@@ -83,11 +85,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pythons = {"vllm": arguments.vllm_python, "llamacpp": arguments.llamacpp_python}
     results = [result for benchmark in BENCHMARKS for result in run(benchmark, pythons)]
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}")
-    print(f"wrote {PAGE}")
+    rewrite(PAGE, BEGIN, END, table(results))
 
 
 if __name__ == "__main__":

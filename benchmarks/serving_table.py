@@ -5,6 +5,7 @@ python -m benchmarks.serving_table     # rewrites the table
 
 from pathlib import Path
 
+from benchmarks.page import rewrite
 from llavakit.model.families import FAMILIES
 from llavakit.model.hf_config import Fit
 from llavakit.model.serving import sglang_fit, vllm_fit, without_videos
@@ -35,11 +36,7 @@ def _cell(fit: Fit, letters: dict[str, str]) -> str:
 
 
 def main() -> None:
-    page = PAGE.read_text()
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}")
-    print(f"wrote {PAGE}")
+    rewrite(PAGE, BEGIN, END, table())
 
 
 if __name__ == "__main__":

@@ -55,9 +55,8 @@ class SlotCache:
         while shelve and self.prefixes.tokens and self.tokens + len(shelve) * BLOCK > self.budget:
             self.prefixes.evict()
         room = max(0, self.budget - self.tokens) // BLOCK
-        self.prefixes.shelve(
-            shelve[max(0, len(shelve) - room) :]
-        )  # without its beginning a block is never found
+        # The first blocks stand last, and stay: without its beginning a block is never found.
+        self.prefixes.shelve(shelve[max(0, len(shelve) - room) :])
 
     def decoding(self) -> Iterator[Slot]:
         """Slots whose sequences decode, in the order of a step's first rows."""
@@ -76,12 +75,13 @@ class SlotCache:
     def _arena(self, positions: int) -> Arena | None:
         """The arena for so many positions, with a free slot, or None."""
         size = max(SMALLEST, 1 << (positions - 1).bit_length())
-        arena = self._arenas.setdefault(size, Arena(self.shape, size))
+        if size not in self._arenas:
+            self._arenas[size] = Arena(self.shape, size)
+        arena = self._arenas[size]
         if arena.free:
             return arena
-        if (
-            self.tokens + size > self.budget
-        ):  # empty slots of other sizes are given up before anything on the shelf
+        if self.tokens + size > self.budget:
+            # Empty slots of other sizes are given up before anything on the shelf.
             for other in self._arenas.values():
                 if other.free:
                     other.resize(len(other.slots))
@@ -89,9 +89,8 @@ class SlotCache:
             return None
         while self.tokens + size > self.budget:
             self.prefixes.evict()
-        spare = (
-            self.budget - self.tokens
-        ) // size  # doubling: growing one by one would copy everything each time
+        spare = (self.budget - self.tokens) // size
+        # Doubling: growing one by one would copy everything each time.
         arena.resize(arena.capacity + min(max(1, arena.capacity), spare))
         return arena
 
