@@ -5,8 +5,13 @@ bits, and some of those runs must equal one made here bit for bit.
 """
 
 import os
+import sys
+from collections.abc import Callable
 
+import pytest
 import torch
+
+from llavakit import cli
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -22,3 +27,25 @@ def pytest_collection_modifyitems(config, items):
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def run(capsys, monkeypatch) -> Callable[..., tuple[int, str, str]]:
+    """llavakit.cli.main in this process: its exit code, stdout and stderr."""
+
+    def call(*words: object, stdin: str = "") -> tuple[int, str, str]:
+        reading, writing = os.pipe()
+        os.write(writing, stdin.encode())
+        os.close(writing)
+        with os.fdopen(reading) as lines, monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["llavakit", *map(str, words)])
+            patch.setattr(sys, "stdin", lines)
+            try:
+                cli.main()
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

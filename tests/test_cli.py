@@ -1,16 +1,13 @@
 """The command line: mistakes end in exit code 2 and a line that names them; the rest prints what was asked."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from llavakit import cli
 from llavakit.core.config import make
 from llavakit.core.progress import console, say
 from llavakit.model import checkpoint
@@ -19,30 +16,6 @@ from llavakit.train.run import Run
 from llavakit.version import __version__
 from llavakit.vision.frames import VideoConfig
 from tests import tiny
-
-Result = tuple[int, str, str]
-
-
-@pytest.fixture
-def run(capsys, monkeypatch) -> Callable[..., Result]:
-    """llavakit.cli.main in this process: its exit code, stdout and stderr."""
-
-    def call(*words: object, stdin: str = "") -> Result:
-        reading, writing = os.pipe()
-        os.write(writing, stdin.encode())
-        os.close(writing)
-        with os.fdopen(reading) as lines, monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["llavakit", *map(str, words)])
-            patch.setattr(sys, "stdin", lines)
-            try:
-                cli.main()
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture(scope="module")

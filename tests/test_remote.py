@@ -6,7 +6,6 @@ import openai
 import PIL.Image
 import pytest
 
-from llavakit import cli
 from llavakit.chat import Chat
 from llavakit.core.errors import DataError, RemoteError
 from llavakit.engine.sampler import Sampling
@@ -190,24 +189,6 @@ def test_which_server_and_which_model():
         Remote(url)
 
 
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """The command line in this process: its exit code, stdout and stderr."""
-
-    def call(*words: object, lines: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        left = iter(lines)
-        monkeypatch.setattr("sys.argv", ["llavakit", *map(str, words)])
-        monkeypatch.setattr("rich.console.Console.input", lambda *_: next(left))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "tiny"
@@ -219,8 +200,8 @@ def test_the_terminal_is_the_same_with_a_model_and_with_a_server(run, model, tmp
     picture, clip = tiny.picture(tmp_path / "x.png"), write_clip(tmp_path / "clip.mp4")
     lines = (f"/image {picture}", "What color?", "And now?", "/image gone.png", "/new", "Hello?", "/quit")
     with served() as (url, _):
-        here = run("chat", "--model", model, "--max-tokens", 6, lines=lines)
-        there = run("chat", "--remote", url, "--max-tokens", 6, lines=lines)
+        here = run("chat", "--model", model, "--max-tokens", 6, stdin="\n".join(lines))
+        there = run("chat", "--remote", url, "--max-tokens", 6, stdin="\n".join(lines))
         assert there == here and here[0] == 0 and here[1].count("error:") == 1
         once = run(
             "chat", "--remote", url, "--model-name", "tiny", "--video", clip, "--max-tokens", 3, "What?"

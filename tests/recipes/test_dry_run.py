@@ -1,12 +1,10 @@
 """`llavakit train NAME --dry-run` for every recipe as it stands: published names, data and starts made here."""
 
-import sys
 from pathlib import Path
 
 import pytest
 from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
-from llavakit import cli
 from llavakit.core.errors import ConfigError
 from llavakit.model import checkpoint
 from llavakit.model.build import LanguageConfig, ModelConfig
@@ -78,38 +76,32 @@ def stand_in(stage: Stage) -> checkpoint.Checkpoint:
     return checkpoint.Checkpoint(model, tokenizer, card)
 
 
-def dry_run(name: str, monkeypatch, capsys, *settings: str) -> tuple[int, str, str]:
+def dry_run(run, name: str, *settings: str) -> tuple[int, str, str]:
     """Exit code, stdout in one line, stderr of the command."""
-    monkeypatch.setattr(sys, "argv", ["llavakit", "train", name, *settings, "--dry-run"])
-    try:
-        cli.main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    out, err = capsys.readouterr()
+    code, out, err = run("train", name, *settings, "--dry-run")
     return code, " ".join(out.split()), err
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_dry_run_passes(name, place, monkeypatch, capsys):
+def test_a_dry_run_passes(name, place, monkeypatch, run):
     monkeypatch.chdir(place)
     settings = ["data.files=data/single.json", "optim.steps=1"] * (name == "finetune")
     write_stand_in(place / DATA / "single.json")
-    code, out, err = dry_run(name, monkeypatch, capsys, *settings)
+    code, out, err = dry_run(run, name, *settings)
     assert (code, err) == (0, "")
-    run = RECIPES[name]()
-    assert out.count("dimensions from llavakit's table") == (2 if run.model.start is None else 0)
-    for part in run.train:
+    recipe = RECIPES[name]()
+    assert out.count("dimensions from llavakit's table") == (2 if recipe.model.start is None else 0)
+    for part in recipe.train:
         assert f" {part} " in out
     assert "tokens per step" in out and "memory per GPU" in out
-    assert not run.out.is_dir() or run.out in {stage.start for stage in STAGES.values()}
+    assert not recipe.out.is_dir() or recipe.out in {stage.start for stage in STAGES.values()}
 
 
 @pytest.mark.parametrize("name", ["llava15-stage1", "onevision-ov-7b", "llava-critic-7b"])
-def test_missing_data_and_starts_stop_it(name, tmp_path, monkeypatch, capsys):
+def test_missing_data_and_starts_stop_it(name, tmp_path, monkeypatch, run):
     """Where nothing is: every file by its name; parts and memory of the published model are told all the same."""
     monkeypatch.chdir(tmp_path)
-    code, out, err = dry_run(name, monkeypatch, capsys)
+    code, out, err = dry_run(run, name)
     assert code == 2
     assert all(f"data/{file.partition('{')[0]}" in err for file in STAGES[name].data)
     start = STAGES[name].start
