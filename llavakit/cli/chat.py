@@ -1,0 +1,71 @@
+"""`llavakit chat`: ask a model about pictures, here or behind a URL."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llavakit.cli.options import Kernels, Template, Weights
+from llavakit.core.errors import ConfigError
+
+
+def chat(
+    model: Annotated[Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory.")] = None,
+    question: Annotated[
+        str | None, typer.Argument(help="Ask once and exit; without it, a conversation.")
+    ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="A picture; may be repeated.")
+    ] = None,
+    video: Annotated[
+        list[Path] | None,
+        typer.Option("--video", "-v", help="A video file or a folder of frames; may be repeated."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System text instead of the template's own.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 512,
+    seed: int = 0,
+    rope_factor: Annotated[
+        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
+    ] = None,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
+    template: Template = None,
+    remote: Annotated[
+        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
+    ] = None,
+) -> None:
+    """Talk to a model about pictures, once or in a conversation."""
+    from llavakit.engine.sampler import Sampling
+    from llavakit.terminal import Responder, Terminal
+
+    sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
+    answering: Responder
+    ours = template is not None or rope_factor is not None or (weights, kernels) != ("as_is", "auto")
+    if remote is not None and model is None and not ours:
+        from llavakit.remote import Remote
+
+        answering = Remote(remote, model_name=model_name, api_key=api_key)
+    elif remote is None and model is not None and model_name is None:
+        from llavakit.chat import load
+
+        answering = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
+        )
+    else:
+        raise ConfigError(
+            "give --model with a directory, or --remote with a URL (and --model-name); "
+            "--template, --rope-factor, --weights and --kernels are for --model"
+        )
+    terminal = Terminal(answering, sampling, images=image or [], videos=video or [], system_text=system)
+    if question is not None:
+        terminal.ask(question)
+    else:
+        terminal.talk()

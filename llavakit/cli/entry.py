@@ -1,0 +1,89 @@
+"""The program: its verbs in the order of --help, and how each kind of ending becomes a line and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from llavakit.cli.chat import chat
+from llavakit.cli.convert import convert
+from llavakit.cli.data import check
+from llavakit.cli.demo import demo
+from llavakit.cli.export import export
+from llavakit.cli.inspect import inspect
+from llavakit.cli.merge import merge
+from llavakit.cli.models import models
+from llavakit.cli.plan import plan
+from llavakit.cli.serve import serve
+from llavakit.cli.train import train
+from llavakit.core.errors import UserError
+from llavakit.core.memory import keep_freed_memory
+from llavakit.core.progress import say
+from llavakit.version import __version__
+
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
+
+Verb = Callable[..., None]
+VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, inspect, models, plan, convert, export)
+DATA_VERBS: tuple[Verb, ...] = (check,)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        say(f"llavakit {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def make_app() -> typer.Typer:
+    """The program with all its verbs."""
+    program = typer.Typer(
+        name="llavakit",
+        help="Train, align, measure and serve the LLaVA series of vision-language models.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    program.callback()(_options)
+    for verb in VERBS:
+        program.command()(verb)
+    data = typer.Typer(no_args_is_help=True, help="Look after training data.")
+    for verb in DATA_VERBS:
+        data.command()(verb)
+    program.add_typer(data, name="data")
+    return program
+
+
+app = make_app()
+
+
+def main() -> None:
+    """Entry point: turns UserError into one line and an exit code.
+
+    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same Ctrl-C.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if "RANK" not in os.environ:  # ranks build models in turn, and give back what they no longer hold
+        keep_freed_memory()
+    try:
+        app()
+    except UserError as error:
+        if rank == 0 or error.exit_code != INTERRUPTED:
+            typer.echo(f"rank {rank}: error: {error}" if rank else f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk or a missing permission is not a bug of ours
+        where = f": {error.filename}" if error.filename else ""
+        typer.echo(f"error: {error.strerror or error}{where}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)

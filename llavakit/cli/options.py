@@ -1,0 +1,34 @@
+"""Options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="Prompt template, for a Hugging Face or original directory, which does not name its own."
+    ),
+]
+
+Weights = Annotated[
+    Literal["as_is", "bf16", "int8", "int4"], typer.Option(help="The decoder's number format.")
+]
+
+Kernels = Annotated[
+    Literal["auto", "torch", "native"],
+    typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
+]
+
+# What `inspect` and `data check` encode records with.
+Encoding = Annotated[
+    Path | None,
+    typer.Option("--model", "-m", help="Checkpoint whose tokenizer, template and plan are used."),
+]
+Vocabulary = Annotated[
+    str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
+]
+OtherTemplate = Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")]
+Images = Annotated[Path | None, typer.Option(help="Folder of relative image paths.")]

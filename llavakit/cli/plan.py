@@ -1,0 +1,21 @@
+"""`llavakit plan`: how a model would see a picture."""
+
+from typing import Annotated
+
+import typer
+
+
+def plan(
+    family: Annotated[str, typer.Argument(help="A model's name (see `llavakit models`).")],
+    picture: Annotated[str, typer.Argument(help="WIDTHxHEIGHT in pixels, an image file or a video file.")],
+    frames: Annotated[int | None, typer.Option(help="A video of this many frames.")] = None,
+    images: Annotated[int, typer.Option(help="This many such images in one sample.")] = 1,
+    rule: Annotated[
+        str | None, typer.Option(help="Read the list of layouts as `llava` or as `transformers` does.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show how a model would see a picture: tiles, padding, tokens. Example: llavakit plan llava16-7b 640x480"""
+    from llavakit.preview import preview, show_plan
+
+    show_plan(preview(family, picture, frames=frames, images=images, rule=rule), as_json=as_json)

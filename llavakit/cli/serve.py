@@ -1,0 +1,78 @@
+"""`llavakit serve`: answer over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llavakit.cli.options import Kernels, Model, Template, Weights
+from llavakit.core import config as settings
+from llavakit.core.errors import ConfigError
+
+
+def serve(
+    model: Model,
+    limits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Limits as name=value, e.g. max_images=8 request_seconds=60 (see docs/serve.md)."
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    model_name: Annotated[
+        str | None, typer.Option(help="What requests call the model; default: the directory's name.")
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(envvar="LLAVAKIT_API_KEY", help="A key that clients must have one of; may be repeated."),
+    ] = None,
+    media_root: Annotated[
+        Path | None, typer.Option(help="Let requests name files below this folder (file://).")
+    ] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Fetch pictures over http:// too, not https:// alone.")
+    ] = False,
+    log_content: Annotated[
+        bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
+    ] = False,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
+    max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
+    step_tokens: Annotated[
+        int, typer.Option(min=1, help="Tokens of a step; fewer keep streams even while long prompts come in.")
+    ] = 2048,
+    kv_gb: Annotated[
+        float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
+    ] = None,
+    rope_factor: Annotated[
+        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
+    ] = None,
+    template: Template = None,
+) -> None:
+    """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
+    from llavakit.chat import load
+
+    try:
+        from llavakit.serve.server import listen
+        from llavakit.serve.server import serve as serve_model
+        from llavakit.serve.service import Service
+        from llavakit.serve.settings import ServeConfig
+    except ImportError as error:
+        raise ConfigError(f"llavakit serve needs {error.name}: pip install 'llavakit[serve]'") from None
+
+    chosen = {
+        "model_name": model_name or model.resolve().name,
+        "api_keys": api_key or (),
+        "media_root": media_root,
+        "allow_http": allow_http,
+        "log_content": log_content,
+    }
+    config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
+    with listen(host, port) as listener:  # first: a port in use is known before a large model is read
+        loaded = load(
+            model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
+            max_sequences=max_sequences, step_tokens=step_tokens,
+            kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
+        )  # fmt: skip
+        serve_model(Service(loaded.engine, loaded.encoder, config), listener)

@@ -1,0 +1,56 @@
+"""`llavakit train`: one stage, by a recipe's name or a run.yaml."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llavakit.core import config as settings
+from llavakit.core.errors import ConfigError, pick
+from llavakit.core.progress import say
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `llavakit train list`) or a run.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as path=value, e.g. optim.lr.language=1e-5.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on exactly from the newest checkpoint, if there is one.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Throw away the run that is in out, and start anew.")
+    ] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the run's settings and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would train, on what, in how much memory, and stop.")
+    ] = False,
+) -> None:
+    """Train one stage: llavakit train llava15-stage2 data.files=my.json optim.lr.language=1e-5"""
+    from llavakit.recipes import RECIPES, describe
+    from llavakit.train.loop import train as train_run
+    from llavakit.train.run import Run
+
+    if recipe == "list":
+        for name in RECIPES:
+            say(f"{name:26} {describe(name)}")
+        return
+    if recipe.endswith((".yaml", ".yml")):
+        run = settings.load(Run, Path(recipe))
+    else:
+        run = pick(RECIPES, recipe, "recipe")()
+    run = settings.override(run, overrides or [])
+    if show:
+        say(settings.dump(run))
+        return
+    if dry_run:
+        from llavakit.train.dry_run import show_plan
+
+        problems = show_plan(run)
+        if problems:
+            raise ConfigError(f"this run would stop: {'; '.join(problems)}")
+        return
+    from llavakit.chat import answer
+
+    train_run(run, resume=resume, overwrite=overwrite, answer=answer)
+    say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
