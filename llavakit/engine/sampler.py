@@ -37,7 +37,7 @@ class Sampling(Config):
     repetition_penalty: FiniteFloat = Field(default=1.0, gt=0)  # of prompt and answer (arXiv 1909.05858)
     presence_penalty: Penalty = 0.0  # taken from the score of every token that the answer has
     frequency_penalty: Penalty = 0.0  # taken as often as the answer has the token
-    logit_bias: dict[Annotated[int, Field(ge=0)], Bias] = {}  # token id: what is added to its score
+    logit_bias: dict[Annotated[int, Field(ge=0)], Bias] = Field(default={})  # token id: added to its score
     max_tokens: int = Field(default=512, ge=1)
     seed: int = 0
     n: int = Field(default=1, ge=1)  # answers that share the prompt; answer i draws from stream seed + i

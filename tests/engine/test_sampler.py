@@ -64,7 +64,9 @@ def said(logits_V, how, count, prompt=()):
 
 def test_presence_is_taken_once_and_frequency_as_often_as_the_answer_has_the_token():
     logits_V = torch.tensor([3.0, 2.0, 1.0, -9.0])
-    assert said(logits_V, Sampling(presence_penalty=1.5), 4, prompt=[0, 0]) == [0, 1, 0, 0], "not in the prompt"
+    assert said(logits_V, Sampling(presence_penalty=1.5), 4, prompt=[0, 0]) == [0, 1, 0, 0], (
+        "not in the prompt"
+    )
     assert said(logits_V, Sampling(frequency_penalty=0.9), 7) == [0, 0, 1, 0, 1, 2, 0]
     assert said(logits_V, Sampling(frequency_penalty=-2, presence_penalty=-2), 3) == [0, 0, 0]
     both = said(logits_V, Sampling(presence_penalty=0.6, frequency_penalty=0.5), 5)
