@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
+from llavakit.model.formats.keys import MARKS
 from llavakit.model.rope import linear_factor
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
-MARKS = ("image_newline", "faster_token")  # in the order of vision/rows.py: NEWLINE, FASTER
 
 
 class KeyValueCache(Protocol):
