@@ -5,7 +5,7 @@ Nothing here touches a pixel, so lengths, packing and placeholder counts are exa
 
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
@@ -22,6 +22,7 @@ class ImageConfig(Config):
     `square` resizes the shortest side to `size` and cuts the centre (stage 1 of every CLIP LLaVA); `pad` first pads
     to a square with the mean colour (stage 2 of LLaVA-1.5); `squash` ignores the aspect (SigLIP's own rule);
     `keep` keeps the aspect without cutting; `anyres` and `highres` cut several tiles, as `anyres` says.
+    `depth=12` is for 12-bit grey in files whose headers say 16.
     """
 
     kind: Literal["square", "pad", "squash", "keep", "anyres", "highres"] = "pad"
@@ -31,6 +32,7 @@ class ImageConfig(Config):
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     anyres: AnyresConfig | None = None
     several: Literal["pad", "same"] = "pad"  # images of one sample: each padded to one tile, or as if alone
+    depth: int | None = Field(default=None, ge=8, le=32)  # bits of grey values where a file does not say it
 
     @model_validator(mode="after")
     def _grids_are_whole_tiles(self) -> "ImageConfig":
