@@ -28,7 +28,7 @@ from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
 from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
-from llavakit.model.llava import Llava
+from llavakit.model.llava import KeyValueCache, Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
@@ -357,7 +357,7 @@ def _free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 
-class _Probe:
+class _Probe(KeyValueCache):
     """A cache that only looks at what it is given."""
 
     def __init__(self) -> None:
@@ -366,9 +366,6 @@ class _Probe:
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         self.seen[layer] = (key_1HTD.shape, value_1HTD.shape, key_1HTD.dtype)
         return key_1HTD, value_1HTD
-
-    def get_seq_length(self) -> int:
-        return 0
 
 
 @torch.inference_mode()
