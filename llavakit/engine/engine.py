@@ -23,10 +23,10 @@ from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, fuse
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.grammar import Grammar, Grammars
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
-from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer

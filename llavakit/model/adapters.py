@@ -172,17 +172,17 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
 
 
 def load_adapter(
-    model: Llava, adapter: Adapter, folder: Path, *, marks: tuple[str, ...], dtype: torch.dtype | None
+    model: Llava, adapter: Adapter, folder: Path, *, separators: tuple[str, ...], dtype: torch.dtype | None
 ) -> None:
     """Put the adapters of a directory on the base's model, and its connector and newline rows in place.
 
-    `marks` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
+    `separators` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
     """
     add_adapters(model, adapter.lora)
     for place, layers in _peft_parts(model, adapter.lora).items():
         _fill(layers, folder / place / WEIGHTS)
     tensors = _load(folder / PARTS_FILE)
-    model.newline = Newline(marks, model.language.config.hidden_size)
+    model.newline = Newline(separators, model.language.config.hidden_size)
     for part in ("connector", "newline"):
         mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
         module = model.part(part)
