@@ -32,7 +32,7 @@ def convert(
     ] = None,
 ) -> None:
     """Turn a model directory into another layout, without holding the model in memory."""
-    from llavakit.model.convert.assemble import Sources
+    from llavakit.model.assemble import Sources
     from llavakit.model.convert.convert import Options
     from llavakit.model.convert.convert import convert as convert_model
 

@@ -14,7 +14,7 @@ from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
 from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
-from llavakit.model.convert.gguf import read_gguf
+from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch

@@ -7,7 +7,7 @@ from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.connector import ConnectorConfig
-from llavakit.model.convert.original import card_settings, is_original, need_template, vision_settings
+from llavakit.model.formats.original import card_settings, is_original, need_template, vision_settings
 from llavakit.model.hf_card import MODEL_TYPES, card_fields
 from llavakit.model.tower import TowerConfig
 from llavakit.text.template import Template

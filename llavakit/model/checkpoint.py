@@ -31,10 +31,10 @@ from llavakit.model.adapters import (
     read_adapter,
     write_adapter,
 )
+from llavakit.model.assemble import read_original
 from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.connector import build_connector
-from llavakit.model.convert.assemble import read_original
-from llavakit.model.convert.original import is_original
+from llavakit.model.formats.original import is_original
 from llavakit.model.hf_card import part_settings
 from llavakit.model.hf_config import hf_config, processor_files
 from llavakit.model.huggingface import hf_tensors, our_tensors

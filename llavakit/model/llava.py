@@ -13,10 +13,10 @@ from transformers import PreTrainedModel
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
+from llavakit.model.formats.keys import SEPARATORS
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
-SEPARATORS = ("image_newline", "faster_token")  # in the order of vision/rows.py: NEWLINE, FASTER
 
 
 class KeyValueCache(Protocol):

@@ -9,7 +9,7 @@ from llavakit.core.config import make
 from llavakit.core.errors import UserError
 from llavakit.model.card import Card
 from llavakit.model.convert.export import original_config
-from llavakit.model.convert.keys import (
+from llavakit.model.formats.keys import (
     from_hf,
     from_original,
     from_projector_file,
@@ -17,7 +17,8 @@ from llavakit.model.convert.keys import (
     to_hf,
     to_original,
 )
-from llavakit.model.convert.original import TOWERS, card_settings, is_original, text_settings, vision_settings
+from llavakit.model.formats.original import card_settings, is_original, text_settings, vision_settings
+from llavakit.model.formats.towers import TOWERS
 from llavakit.vision.anyres import tile_grids
 
 CLIP_224, CLIP_336, SIGLIP = TOWERS
@@ -168,7 +169,9 @@ def test_rope_scaling_survives_both_ways():
     text = text_settings(V15 | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 5e5}, "x")
     language = AutoConfig.for_model(**text)
     assert language.rope_parameters["factor"] == 2.0
-    back = original_config(card(V15), language, AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
+    back = original_config(
+        card(V15), language, AutoConfig.for_model(**TOWERS[CLIP_336].fresh_config()), CLIP_336, "float16"
+    )
     assert back["rope_scaling"] == {"type": "linear", "factor": 2.0} and back["rope_theta"] == 5e5
 
 
@@ -242,7 +245,9 @@ def test_a_card_in_released_words_is_the_same_card(tower, image, video, frame):
 def test_a_card_that_released_code_cannot_express_is_refused(changes, message):
     mine = make(Card, changes, where="card")
     with pytest.raises(UserError, match=message):
-        original_config(mine, LlamaConfig(), AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
+        original_config(
+            mine, LlamaConfig(), AutoConfig.for_model(**TOWERS[CLIP_336].fresh_config()), CLIP_336, "float16"
+        )
 
 
 OURS = [

@@ -4,7 +4,7 @@ Ours: `tower.vision.*`, `connector.linear_1.*`, `connector.linear_2.*`, `languag
 `newline.*`. Every rule is anchored at the start of the name.
 """
 
-from llavakit.model.llava import SEPARATORS
+SEPARATORS = ("image_newline", "faster_token")  # learned rows, in the order of vision/rows.py
 
 ORIGINAL_TOWER = "model.vision_tower.vision_tower.vision_model."
 ORIGINAL_LAYERS = {"": "linear_1.", "0.": "linear_1.", "2.": "linear_2."}  # a linear projector has no number
