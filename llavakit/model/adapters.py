@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -32,9 +33,9 @@ SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from 
 class LoraSettings(Config):
     """Defaults are those of the released LLaVA-1.5 LoRA script. Biases are never trained."""
 
-    r: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
+    r: int = Field(128, ge=1)
+    alpha: int = Field(256, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ()  # names of the decoder's linear layers, as q_proj; default: all of them
     tower: bool = False  # adapters in the vision tower too
     four_bit: bool = False  # QLoRA: the decoder's own weights in four bits (nf4), while training only

@@ -14,6 +14,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
 from llavakit.model.formats.keys import SEPARATORS
+from llavakit.model.rope import linear_factor
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
@@ -57,6 +58,11 @@ class Llava(nn.Module):
     def context(self) -> int:
         """Tokens the decoder has positions for."""
         return int(self.language.config.max_position_embeddings)
+
+    @property
+    def stretched(self) -> float:
+        """The factor by which linear RoPE scaling has made `context` longer; 1: it has not."""
+        return linear_factor(self.language.config.to_dict()) or 1.0
 
     def part(self, name: str) -> nn.Module:
         """The module called tower, connector, language or newline: what settings freeze and give learning rates."""

@@ -32,6 +32,12 @@ def train_only(
         for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
             assert table is not None
             table.requires_grad_(False)
+    if not is_trained(model):
+        able = [name for name in PARTS if any(True for _ in model.part(name).parameters())]
+        raise ConfigError(
+            f"train={list(parts)}: nothing would learn, as this model has no weights there; "
+            f"its parts are {', '.join(able)}"
+        )
 
 
 def is_trained(module: nn.Module) -> bool:

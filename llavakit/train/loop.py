@@ -285,7 +285,7 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
     card, tower = checkpoint.card, checkpoint.model.tower
     encoder = Encoder(
         checkpoint.tokenizer, card.prompt(), card.image, card.video,
-        weights=data.weights, context=checkpoint.model.context,
+        weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
     if data.features is None:
         return Loader(data, encoder, seed=run.seed)
