@@ -7,7 +7,7 @@ from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.connector import ConnectorConfig
-from llavakit.model.convert.original import card_settings, is_original, need_template, vision_settings
+from llavakit.model.formats.original import card_settings, is_original, need_template, vision_settings
 from llavakit.model.hf_card import MODEL_TYPES, card_fields
 from llavakit.model.tower import TowerConfig
 from llavakit.text.template import Template
@@ -41,7 +41,7 @@ class Card(Config):
         return (VIDEO_TOKEN,) * (self.video is not None) + IMAGE_FRAME * self.im_start_end
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def separators(self) -> tuple[str, ...]:
         """Names of the learned rows that stand between image tokens under these rules."""
         rows = self.image.anyres is not None and self.image.anyres.merge == "unpad"
         video = self.video is not None and self.video.newline != "no_token"

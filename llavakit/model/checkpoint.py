@@ -31,10 +31,10 @@ from llavakit.model.adapters import (
     read_adapter,
     write_adapter,
 )
+from llavakit.model.assemble import read_original
 from llavakit.model.card import Card, load_card, resolve
 from llavakit.model.connector import build_connector
-from llavakit.model.convert.assemble import read_original
-from llavakit.model.convert.original import is_original
+from llavakit.model.formats.original import is_original
 from llavakit.model.hf_card import part_settings
 from llavakit.model.hf_config import hf_config, processor_files
 from llavakit.model.huggingface import hf_tensors, our_tensors
@@ -126,7 +126,7 @@ def load(
             device_map=device_map,
             quantization=quantization,
         )
-        load_adapter(base.model, adapter, folder, marks=card.marks, dtype=dtype)
+        load_adapter(base.model, adapter, folder, separators=card.separators, dtype=dtype)
         return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
     if is_original(config):
         text, vision, stored, tokenizer = read_original(folder, template_name)
@@ -161,7 +161,7 @@ def empty_model(
         language = AutoModelForCausalLM.from_config(settings)
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, settings.hidden_size)
-    return Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
+    return Llava(tower, connector, language, Newline(card.separators, settings.hidden_size))
 
 
 def merge(path: Path, out: Path) -> None:

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
-from llavakit.model.convert.keys import BUFFERS, from_hf, to_hf
+from llavakit.model.formats.keys import BUFFERS, from_hf, to_hf
 from llavakit.model.llava import Llava
 
 

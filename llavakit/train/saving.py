@@ -6,7 +6,8 @@ training state (see state.py).
 
 import json
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from llavakit.model.card import LATEST, resolve
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
 from llavakit.model.huggingface import hf_tensors
 from llavakit.train import ema
-from llavakit.train.parallel import Ranks, is_sharded, whole
+from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
+from llavakit.train.sharding import gather_full, is_sharded
 from llavakit.train.state import State, save_state
 
 FILE_BYTES = 5 * 10**9  # of one weight file; as much of a sharded model is put together at a time
@@ -63,9 +65,7 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
     Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
     """
     name = f"step{state.step:06d}"
-    path = run.out / name
-    with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
-        ranks.barrier()  # the draft is there for everybody
+    with _shared_draft(run.out / name, ranks) as draft:
         _write_model(checkpoint, draft, ranks)
         if run.optim.ema is not None:
             if ranks.is_first:
@@ -73,7 +73,6 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
             with ema.averaged(optimizer):
                 _write_model(checkpoint, draft / ema.FOLDER, ranks)
         save_state(state, optimizer, checkpoint.model, draft, ranks)
-        ranks.barrier()  # everybody's files are complete
     if ranks.is_first:
         write_text(run.out / LATEST, name + "\n")
         for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
@@ -81,6 +80,15 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
                 shutil.rmtree(old)
         for draft in run.out.glob(".step*.writing"):  # of a run that was killed
             shutil.rmtree(draft)
+
+
+@contextmanager
+def _shared_draft(path: Path, ranks: Ranks) -> Iterator[Path]:
+    """The draft of `path` that every rank writes into; the first one makes it, and names it when all have ended."""
+    with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
+        ranks.barrier()  # the draft is there for everybody
+        yield draft
+        ranks.barrier()  # everybody's files are complete
 
 
 def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
@@ -97,7 +105,7 @@ def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
 def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Path, ranks: Ranks) -> None:
     """The adapter directory of a sharded model. It is small: everything comes together at once."""
     files = {
-        file: {key: whole(tensor) for key, tensor in tensors.items()}
+        file: {key: gather_full(tensor) for key, tensor in tensors.items()}
         for file, tensors in adapter_tensors(checkpoint.model, adapter).items()
     }
     if ranks.is_first:
@@ -113,7 +121,7 @@ def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
     for file, keys in plan.filename_to_tensors.items():
         held: dict[str, Tensor] = {}
         for key in keys:
-            tensor = whole(tensors[key])
+            tensor = gather_full(tensors[key])
             if ranks.is_first:
                 held[key] = tensor.cpu().contiguous()
         if ranks.is_first:

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from llavakit import cli
 from llavakit.core.errors import UserError
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.assemble import Sources
 from llavakit.model.connector import build_connector
-from llavakit.model.convert import shards, weights
-from llavakit.model.convert.assemble import Sources
 from llavakit.model.convert.convert import Options, convert
-from llavakit.model.convert.shards import write_shards
-from llavakit.model.convert.weights import Stored, open_weights
+from llavakit.model.formats import shards, weights
+from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.weights import Stored, open_weights
 from tests import tiny
 from tests.originals import Original, read_weights, write_weights
 

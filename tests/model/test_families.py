@@ -8,7 +8,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES, family
-from llavakit.model.families.parts import SIGLIP
+from llavakit.model.formats.towers import SIGLIP
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import empty_tower
 from llavakit.recipes import RECIPES
@@ -154,7 +154,7 @@ def test_the_counts_are_those_of_the_whole_model(name):
             tower,
             build_connector(row.card.connector, tower.width, width),
             language,
-            Newline(row.card.marks, width),
+            Newline(row.card.separators, width),
         )
     assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(row).total
 

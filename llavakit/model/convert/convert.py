@@ -13,15 +13,16 @@ from torch import Tensor
 from llavakit.core.errors import CheckpointError, ConfigError, pick
 from llavakit.core.files import atomic_directory, read_json
 from llavakit.core.progress import say
+from llavakit.model.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
 from llavakit.model.card import load_card, resolve
 from llavakit.model.checkpoint import Checkpoint, empty_model, write_settings
-from llavakit.model.convert.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
 from llavakit.model.convert.export import differences, original_config, tower_name
-from llavakit.model.convert.keys import BUFFERS, from_hf, to_hf, to_original
-from llavakit.model.convert.original import SIGLIP, is_original
-from llavakit.model.convert.shards import write_shards
-from llavakit.model.convert.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
-from llavakit.model.convert.weights import Stored, Weights, open_weights
+from llavakit.model.formats.keys import BUFFERS, from_hf, to_hf, to_original
+from llavakit.model.formats.original import is_original
+from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.towers import TOWER_KINDS
+from llavakit.model.formats.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
+from llavakit.model.formats.weights import Stored, Weights, open_weights
 from llavakit.model.hf_card import part_settings
 from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
@@ -108,7 +109,7 @@ def export(
 def _without_videos(opened: Opened) -> Opened:
     """The same model for pictures alone; a learned row that only videos use is left behind."""
     card = without_videos(opened.card)
-    gone = {f"newline.{mark}" for mark in set(opened.card.marks) - set(card.marks)}
+    gone = {f"newline.{separator}" for separator in set(opened.card.separators) - set(card.separators)}
     kept = {key: stored for key, stored in opened.weights.items() if key not in gone}
     return replace(opened, card=card).with_weights(kept)
 
@@ -251,10 +252,14 @@ def _write_original(opened: Opened, folder: Path, target: Path, options: Options
         )
     config = original_config(opened.card, model.language.config, vision, name, dtype)
     config["tokenizer_model_max_length"] = _context(opened.tokenizer, config["max_position_embeddings"])
-    for note in differences(opened.card, name, siglip=vision.model_type == SIGLIP):
+    for note in differences(opened.card, name, siglip=TOWER_KINDS[vision.model_type].cut):
         say(f"note: {note}")
     linear = opened.card.connector.kind == "linear"
-    kept = _run_layers(opened.weights, tower.num_layers) if vision.model_type == SIGLIP else opened.weights
+    kept = (
+        _run_layers(opened.weights, tower.num_layers)
+        if TOWER_KINDS[vision.model_type].cut
+        else opened.weights
+    )
     weights = {to_original(key, linear=linear): stored for key, stored in kept.items()}
     with atomic_directory(target) as draft:
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -6,7 +6,8 @@ from pathlib import Path
 from llavakit.core.errors import ConfigError
 from llavakit.model.build import LanguageConfig, ModelConfig
 from llavakit.model.card import Card
-from llavakit.model.families.parts import Decoder, Vision
+from llavakit.model.families.parts import Decoder
+from llavakit.model.formats.towers import Vision
 from llavakit.model.tower import TowerConfig
 from llavakit.vision.anyres import AnyresConfig, Rule, transpose
 from llavakit.vision.frames import plan_video
@@ -84,6 +85,6 @@ def tiled(vision: Vision, anyres: AnyresConfig) -> ImageConfig:
 
 
 def _image(vision: Vision, **rule: object) -> ImageConfig:
-    pixels = {"mean": vision.mean, "std": vision.std}
+    pixels = {"mean": vision.kind.mean, "std": vision.kind.std}
     size = {"size": vision.image_size, "grid": vision.image_size // vision.patch_size}
     return ImageConfig.model_validate({**size, **pixels, **rule})

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
-from llavakit.model.convert.keys import from_original
-from llavakit.model.convert.vocabulary import EMBEDDING, HEAD
-from llavakit.model.convert.weights import Stored, Weights, first_existing, open_file
+from llavakit.model.formats.keys import from_original
+from llavakit.model.formats.vocabulary import EMBEDDING, HEAD
+from llavakit.model.formats.weights import Stored, Weights, first_existing, open_file
 
 ADAPTER = "adapter_config.json"
 # Settings of peft that change the merge: what is here is the plain rule; anything else is refused.

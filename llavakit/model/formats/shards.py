@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from llavakit.core.progress import bar
-from llavakit.model.convert.weights import Weights
+from llavakit.model.formats.weights import Weights
 
 INDEX = "model.safetensors.index.json"
 
