@@ -21,8 +21,8 @@ from benchmarks.sft import build_model
 from llavakit.core.memory import keep_freed_memory
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import Decoder, FusedDecoder, ModuleDecoder, fuse
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.layout import StepLayout
-from llavakit.engine.slots import KvShape
 from llavakit.model.llava import Llava
 
 CACHED, PROMPTS = 220, 4

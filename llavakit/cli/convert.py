@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Overwrite, Template
+from llavakit.cli.options import Overwrite, ShardSize, Template
 
 
 def convert(
@@ -26,7 +26,7 @@ def convert(
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored.")
     ] = None,
-    shard_size: Annotated[float, typer.Option(min=0.0001, help="Largest weight file, in GB.")] = 2.0,
+    shard_size: ShardSize = 2.0,
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="--to original: keep so many rows of the embedding tables.")
     ] = None,

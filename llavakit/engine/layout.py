@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from llavakit.engine.kv_slots import Arena, KvSlot
 from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
-from llavakit.engine.slots import Arena, Slot
 from llavakit.model.attention import SHORT, attend_plain
 
 MANY = 8  # decoding sequences from which plain products beat the CPU's fused kernel
@@ -22,7 +22,7 @@ MANY = 8  # decoding sequences from which plain products beat the CPU's fused ke
 class StepLayout:
     """What a step's rows read and write."""
 
-    def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[Slot, int]]) -> None:
+    def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[KvSlot, int]]) -> None:
         """Rows for the decoding slots of `arenas` in order, then so many rows for each slot of `chunks`."""
         self._parts: list[Decoding | Chunk] = []
         row = 0
@@ -150,7 +150,7 @@ def _attend_many(
 class Chunk:
     """Some more tokens of one sequence's prompt."""
 
-    def __init__(self, slot: Slot, row: int, count: int) -> None:
+    def __init__(self, slot: KvSlot, row: int, count: int) -> None:
         self._slot, self._count, self._rows = slot, count, slice(row, row + count)
         self._start, self.longest = slot.length, slot.length + count
         self._see: Tensor | None = None  # none: plain causal attention within the chunk

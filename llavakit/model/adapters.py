@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -34,9 +35,9 @@ SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from 
 class LoraSettings(Config):
     """Defaults are those of the released LLaVA-1.5 LoRA script. Biases are never trained."""
 
-    r: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
+    r: int = Field(128, ge=1)
+    alpha: int = Field(256, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ()  # names of the decoder's linear layers, as q_proj; default: all of them
     tower: bool = False  # adapters in the vision tower too
     four_bit: bool = False  # QLoRA: the decoder's own weights in four bits (nf4), while training only
@@ -165,17 +166,17 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
 
 
 def load_adapter(
-    model: Llava, adapter: Adapter, folder: Path, *, marks: tuple[str, ...], dtype: torch.dtype | None
+    model: Llava, adapter: Adapter, folder: Path, *, separators: tuple[str, ...], dtype: torch.dtype | None
 ) -> None:
     """Put the adapters of a directory on the base's model, and its connector and newline rows in place.
 
-    `marks` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
+    `separators` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
     """
     add_adapters(model, adapter.lora)
     for place, layers in _peft_parts(model, adapter.lora).items():
         _fill(layers, folder / place / WEIGHTS)
     tensors = _load(folder / PARTS_FILE)
-    model.newline = Newline(marks, model.language.config.hidden_size)
+    model.newline = Newline(separators, model.language.config.hidden_size)
     for part in ("connector", "newline"):
         mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
         module = model.part(part)

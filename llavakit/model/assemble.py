@@ -156,8 +156,8 @@ def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, 
     if TOWER_KINDS[vision["model_type"]].cut:
         cut = ("tower.vision.head.", LAYER.format(vision["num_hidden_layers"]))
         out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
-    marks = {f"newline.{name}" for name in card.marks}
-    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
+    separators = {f"newline.{name}" for name in card.separators}
+    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in separators}
     if text["tie_word_embeddings"]:
         out.pop(HEAD, None)
     elif HEAD not in out and EMBEDDING in out:

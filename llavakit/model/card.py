@@ -35,7 +35,7 @@ class Card(Config):
         return (VIDEO_TOKEN,) * (self.video is not None) + IMAGE_FRAME * self.im_start_end
 
     @property
-    def marks(self) -> tuple[str, ...]:
+    def separators(self) -> tuple[str, ...]:
         """Names of the learned rows that stand between image tokens under these rules."""
         rows = self.image.anyres is not None and self.image.anyres.merge == "unpad"
         video = self.video is not None and self.video.newline != "no_token"

@@ -119,7 +119,7 @@ def load(
             device_map=device_map,
             quantization=quantization,
         )
-        load_adapter(base.model, adapter, folder, marks=card.marks, dtype=dtype)
+        load_adapter(base.model, adapter, folder, separators=card.separators, dtype=dtype)
         return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
     opened = open_model(folder, template_name)
     if is_original(config):

@@ -29,4 +29,4 @@ def empty_model(
         language = AutoModelForCausalLM.from_config(settings)
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, settings.hidden_size)
-    return Llava(tower, connector, language, Newline(card.marks, settings.hidden_size))
+    return Llava(tower, connector, language, Newline(card.separators, settings.hidden_size))

@@ -102,8 +102,8 @@ class Stage:
     @property
     def _newline(self) -> dict[str, float]:
         """Released code trains the newline with the language model, where a model has one."""
-        marks = self.family.card.model_copy(update=dict(self.card)).marks
-        return {"newline": self.rates["language"]} if marks and "language" in self.rates else {}
+        separators = self.family.card.model_copy(update=dict(self.card)).separators
+        return {"newline": self.rates["language"]} if separators and "language" in self.rates else {}
 
     @property
     def description(self) -> str:

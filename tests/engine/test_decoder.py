@@ -23,9 +23,9 @@ from llavakit.data.encode import Sample
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
 from llavakit.engine.sampler import Sampling
-from llavakit.engine.slots import KvShape
 from llavakit.model.adapters import LoraSettings, add_adapters
 from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava

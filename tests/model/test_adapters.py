@@ -16,7 +16,8 @@ from llavakit.model.adapters import Adapter, LoraSettings, adapter_parameters, a
 from llavakit.model.build import ModelConfig, build
 from llavakit.model.convert.convert import merge
 from llavakit.text.conversation import Conversation, user
-from llavakit.train.optim import OptimConfig, build_optimizer, train_only
+from llavakit.train.freezing import train_only
+from llavakit.train.optim import OptimConfig, build_optimizer
 from tests import tiny
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)

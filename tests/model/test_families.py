@@ -155,7 +155,7 @@ def test_the_counts_are_those_of_the_whole_model(name):
             tower,
             build_connector(row.card.connector, tower.width, width),
             language,
-            Newline(row.card.marks, width),
+            Newline(row.card.separators, width),
         )
     assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(row).total
 

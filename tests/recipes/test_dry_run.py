@@ -52,7 +52,7 @@ def write_stand_in(path: Path) -> None:
 
 
 def stand_in(stage: Stage) -> checkpoint.Checkpoint:
-    """What the stage leaves behind, with few and narrow layers: its card, its tile size, its marks."""
+    """What the stage leaves behind, with few and narrow layers: its card, its tile size, its separators."""
     vision, tokenizer = stage.family.vision, TOKENIZERS[stage.family.card.template]()
     card = stage.family.card.model_copy(update=dict(stage.card))
     tokenizer.add_special(["<image>", *card.special_tokens])
@@ -71,7 +71,7 @@ def stand_in(stage: Stage) -> checkpoint.Checkpoint:
         ViTTower(tower, card.tower, card.image),
         build_connector(card.connector, tower.config.hidden_size, language.config.hidden_size),
         language,
-        Newline(card.marks, language.config.hidden_size),
+        Newline(card.separators, language.config.hidden_size),
     )
     return checkpoint.Checkpoint(model, tokenizer, card)
 

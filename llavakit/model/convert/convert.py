@@ -108,7 +108,7 @@ def export(
 def _without_videos(opened: Opened) -> Opened:
     """The same model for pictures alone; a learned row that only videos use is left behind."""
     card = without_videos(opened.card)
-    gone = {f"newline.{mark}" for mark in set(opened.card.marks) - set(card.marks)}
+    gone = {f"newline.{separator}" for separator in set(opened.card.separators) - set(card.separators)}
     kept = {key: stored for key, stored in opened.weights.items() if key not in gone}
     return replace(opened, card=card).with_weights(kept)
 
