@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.card import IMAGE_FRAME, Card
-from llavakit.model.formats.keys import from_original, from_projector_file, from_tower, to_hf
+from llavakit.model.formats.keys import from_original, from_projector_file, from_tower
 from llavakit.model.formats.lora import ADAPTER, add_delta, merge_lora
 from llavakit.model.formats.original import (
     card_settings,
@@ -87,15 +85,6 @@ def with_media_tokens(opened: Opened) -> Opened:
     """With `<image>` (and `<video>`) in the vocabulary and room for it in the tables, as other programs need it."""
     opened.tokenizer.add_special([IMAGE_TOKEN, *opened.card.special_tokens])
     return opened.with_weights(grow(opened.weights, len(opened.tokenizer), block=BLOCK))
-
-
-def read_original(
-    folder: Path, template_name: str | None
-) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
-    """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
-    opened = with_media_tokens(open_original(folder, template_name))
-    tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
-    return opened.text, opened.vision, tensors, opened.tokenizer
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:

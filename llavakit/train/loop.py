@@ -23,9 +23,9 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.build import build
-from llavakit.model.card import LATEST
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
+from llavakit.model.directory import LATEST
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train import saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
