@@ -33,7 +33,7 @@ def request_flops(loaded: Checkpoint, prompt: int, new_tokens: int) -> float:
     model = loaded.model
     head = model.language.get_output_embeddings().weight.numel()
     body = sum(p.numel() for p in model.language.parameters()) - head
-    rows = model.tower.num_rows + model.tower.num_cls
+    rows = model.tower.num_rows + model.tower.kind.num_cls
     seen = sum(p.numel() for p in model.tower.parameters()) * rows
     seen += sum(p.numel() for p in model.connector.parameters()) * rows
     return 2 * (body * (prompt + new_tokens) + head * new_tokens + seen)

@@ -99,6 +99,20 @@ def test_modules_import_smaller_levels_or_their_own_package_only():
     assert wrong == []
 
 
+def test_formats_are_below_the_rest_of_model_and_conversion_above_it():
+    """What reads and writes files knows no model; only the command line and conversion itself know conversion."""
+    formats, convert = "llavakit.model.formats", "llavakit.model.convert"
+    inside = {module: imports(module) for module in MODULES if package_of(module) == "model"}
+    assert [module for module in inside if module.startswith(formats)]
+    wrong = []
+    for module, found in inside.items():
+        for other in found:
+            up = module.startswith(formats) and package_of(other) == "model" and not other.startswith(formats)
+            if up or (other.startswith(convert) and not module.startswith(convert)):
+                wrong.append(f"{module} imports {other}")
+    assert wrong == []
+
+
 @pytest.mark.parametrize("path", CORE_ONLY)
 def test_tables_import_core_and_each_other_only(path):
     module = name_of(ROOT / "llavakit" / path)

@@ -8,8 +8,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llavakit.model.connector import ConnectorConfig, build_connector
-from llavakit.model.families.parts import Decoder, Vision
+from llavakit.model.families.parts import Decoder
 from llavakit.model.families.row import Family
+from llavakit.model.formats.towers import Vision
 from llavakit.model.llava import Newline
 from llavakit.model.tower import VISION_CONFIGS, VISION_MODELS
 
@@ -35,7 +36,7 @@ def count_parameters(family: Family) -> Counts:
     return Counts(
         vision=_vision(family.vision),
         connector=_connector(family.card.connector, family.vision.hidden_size, width),
-        language=_language(family.decoder) + _size(Newline(family.card.marks, width)),
+        language=_language(family.decoder) + _size(Newline(family.card.separators, width)),
     )
 
 

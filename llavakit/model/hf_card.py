@@ -13,17 +13,9 @@ from transformers import AutoConfig
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
-from llavakit.vision.plan import ImageConfig
+from llavakit.model.formats.towers import TOWER_KINDS
 
 MODEL_TYPES = ("llava", "llava_next", "llava_next_video", "llava_onevision")
-SIGLIP = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
-CLIP = {"mean": ImageConfig().mean, "std": ImageConfig().std}
-# What each tower was trained with: taken where a directory has no processor files.
-NORMALISATION = {"clip_vision_model": CLIP, "siglip_vision_model": SIGLIP}
-STRATEGIES = {
-    "clip_vision_model": "default",
-    "siglip_vision_model": "full",
-}  # drop CLIP's class row, keep the rest
 CONNECTORS = {"gelu": "mlp", "linear": "linear"}
 BICUBIC = 3
 PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": BICUBIC}
@@ -79,9 +71,9 @@ def _for_model(config: dict[str, Any], folder: Path) -> Any:
 def _check_features(whole: Any, where: str) -> None:
     """Refuse what no plan of ours expresses: a class row among the image tokens, other connectors."""
     kind, strategy = whole.vision_config.model_type, whole.vision_feature_select_strategy
-    if kind not in STRATEGIES:
-        raise CheckpointError(f"{where}: the tower is a {kind}; llavakit reads {', '.join(STRATEGIES)}")
-    if strategy != STRATEGIES[kind]:
+    if kind not in TOWER_KINDS:
+        raise CheckpointError(f"{where}: the tower is a {kind}; llavakit reads {', '.join(TOWER_KINDS)}")
+    if strategy != TOWER_KINDS[kind].strategy:
         what = (
             "keeps CLIP's class row as an image token" if strategy == "full" else "drops SigLIP's first patch"
         )
@@ -123,8 +115,10 @@ def _normalisation(pixels: dict[str, Any], tower: str, folder: Path) -> dict[str
             raise CheckpointError(
                 f"{folder}: its processor has {name}={pixels[name]}; llavakit has {value} only"
             )
-    default = NORMALISATION[tower]
-    return {name: tuple(pixels.get(f"image_{name}") or default[name]) for name in ("mean", "std")}
+    # Without processor files: what the tower was trained with.
+    kind = TOWER_KINDS[tower]
+    defaults = {"mean": kind.mean, "std": kind.std}
+    return {name: tuple(pixels.get(f"image_{name}") or default) for name, default in defaults.items()}
 
 
 def _kind(pixels: dict[str, Any], default: str, wanted: int, folder: Path) -> str:

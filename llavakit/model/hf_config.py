@@ -207,7 +207,7 @@ def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
         "projector_hidden_act": "linear" if card.connector.kind == "linear" else "gelu",
         "multimodal_projector_bias": True,
         "vision_feature_layer": card.tower.layer,
-        "vision_feature_select_strategy": _strategy(tower),
+        "vision_feature_select_strategy": tower.kind.strategy,
     }
     if kind != "llava_onevision":
         config["image_seq_length"] = tower.num_rows
@@ -242,19 +242,19 @@ def processor_files(model: Llava, card: Card) -> dict[str, dict[str, Any]]:
     processor: dict[str, Any] = {
         "processor_class": names.processor,
         "image_token": IMAGE_TOKEN,
-        "vision_feature_select_strategy": _strategy(tower),
+        "vision_feature_select_strategy": tower.kind.strategy,
     }
     if image.anyres is not None:
         pictures["image_grid_pinpoints"] = image_grid_pinpoints(image.anyres)
     if kind == "llava_onevision":
         processor |= {
-            "num_image_tokens": tower.num_rows + tower.num_cls,
+            "num_image_tokens": tower.num_rows + tower.kind.num_cls,
             "vision_aspect_ratio": _aspect_ratio(card),
         }
     else:
         processor |= {
             "patch_size": tower.vision.config.patch_size,
-            "num_additional_image_tokens": tower.num_cls,
+            "num_additional_image_tokens": tower.kind.num_cls,
         }
     files = {"preprocessor_config.json": pictures, "processor_config.json": processor}
     if names.video_processor is not None:
@@ -271,11 +271,6 @@ def processor_files(model: Llava, card: Card) -> dict[str, dict[str, Any]]:
 def _vit(model: Llava) -> ViTTower:
     assert isinstance(model.tower, ViTTower)  # a class was chosen, so the card's tower is one
     return model.tower
-
-
-def _strategy(tower: ViTTower) -> str:
-    """Their word for what happens to the class row: `default` drops it, `full` keeps all rows."""
-    return "full" if tower.num_cls == 0 else "default"
 
 
 def _row(tokenizer: Tokenizer, token: str, rows: int) -> int:

@@ -10,12 +10,13 @@ from transformers import AutoConfig
 from llavakit.core.errors import ConfigError
 from llavakit.core.files import read_json
 from llavakit.model.adapters import add_adapters
+from llavakit.model.assemble import read_tokenizer
 from llavakit.model.build import LanguageConfig, ModelConfig, add_tokens, check_parts
-from llavakit.model.card import load_card, resolve
-from llavakit.model.checkpoint import empty_model
-from llavakit.model.convert.assemble import read_tokenizer
-from llavakit.model.convert.original import is_original, text_settings, vision_settings
-from llavakit.model.families import DECODERS, TOWERS
+from llavakit.model.directory import load_card, resolve
+from llavakit.model.empty import empty_model
+from llavakit.model.families import DECODERS
+from llavakit.model.formats.original import is_original, text_settings, vision_settings
+from llavakit.model.formats.towers import TOWERS
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer

@@ -6,7 +6,7 @@ class row nor newlines); LLaVA it reads in the layout of the original repositori
 """
 
 from llavakit.model.card import Card
-from llavakit.model.convert.export import TYPES
+from llavakit.model.formats.original import TYPES
 from llavakit.model.hf_config import Fit, hf_fit, shared_differences
 from llavakit.vision.anyres import SLACK, AnyresConfig
 

@@ -5,9 +5,10 @@ tower: a feature map is rows too. Normalisation happens here, on the device, so 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -22,7 +23,8 @@ from transformers import (
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, pick
-from llavakit.model.convert.efficientnet import build_efficientnet, read_efficientnet
+from llavakit.model.formats.efficientnet import build_efficientnet, read_efficientnet
+from llavakit.model.formats.towers import TOWER_KINDS
 from llavakit.vision.plan import ImageConfig
 
 
@@ -32,11 +34,8 @@ class TowerConfig(Config):
     kind: Literal["transformers", "efficientnet_lite0"] = "transformers"
     path: str = "openai/clip-vit-large-patch14-336"  # directory or hub id; unused by efficientnet_lite0
     layer: int = -2  # ViT: index into its hidden states; -2 is the output of the last layer but one
-    blocks: tuple[int, ...] = (
-        4,
-        10,
-        15,
-    )  # EfficientNet: maps after these blocks, pooled to one grid and stacked
+    # EfficientNet: maps after these of its 16 blocks, pooled to one grid and stacked
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(min_length=1)] = (4, 10, 15)
 
 
 class Tower(nn.Module):
@@ -78,7 +77,7 @@ class ViTTower(Tower):
             raise ConfigError(f"tower.layer={config.layer}: the tower has {depth} layers")
         self.vision: Any = vision  # nn.Module's own attribute types are too wide to call
         self.num_layers = config.layer if config.layer >= 0 else depth + 1 + config.layer
-        self.num_cls = CLS_ROWS[settings.model_type]
+        self.kind = TOWER_KINDS[settings.model_type]
         side = settings.image_size // settings.patch_size
         self.num_rows = side * side
         self.size = settings.image_size
@@ -99,7 +98,7 @@ class ViTTower(Tower):
             hidden = self.vision.pre_layrnorm(hidden)
         for layer in self.vision.encoder.layers[: self.num_layers]:
             hidden = layer(hidden, None)
-        rows_NRC: Tensor = hidden[:, self.num_cls :]
+        rows_NRC: Tensor = hidden[:, self.kind.num_cls :]
         return rows_NRC
 
 
@@ -143,7 +142,6 @@ VISION_CONFIGS: dict[str, type[PretrainedConfig]] = {
     "clip_vision_model": CLIPVisionConfig,
     "siglip_vision_model": SiglipVisionConfig,
 }
-CLS_ROWS = {"clip_vision_model": 1, "siglip_vision_model": 0}
 
 
 def load_tower(config: TowerConfig, image: ImageConfig) -> Tower:

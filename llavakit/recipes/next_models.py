@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from llavakit.model.families import family, parts
 from llavakit.model.families.next_models import five_grids
-from llavakit.model.families.parts import CLIP_336, SIGLIP
 from llavakit.model.families.row import Family, clip_tower, tiled
+from llavakit.model.formats.towers import CLIP_336, SIGLIP
 from llavakit.recipes.stage import INSTRUCTIONS, RUNS, Mean, Stage, alignment, full, short
 from llavakit.vision.anyres import AnyresConfig
 

@@ -6,8 +6,8 @@ Their data are lists that the released repository publishes: `mid_stage.yaml`, `
 
 from llavakit.model.families import family
 from llavakit.model.families.next_models import five_grids
-from llavakit.model.families.parts import SIGLIP
 from llavakit.model.families.row import tiled
+from llavakit.model.formats.towers import SIGLIP
 from llavakit.recipes.stage import RUNS, Mean, Stage, alignment, full
 from llavakit.vision.anyres import AnyresConfig
 

@@ -13,8 +13,8 @@ from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.assemble import Sources
 from llavakit.model.build import ModelConfig, build
-from llavakit.model.convert.assemble import Sources
 from llavakit.model.convert.convert import Options, convert
 from llavakit.text.conversation import Conversation, user
 from tests import tiny

@@ -9,7 +9,7 @@ from llavakit.core.config import make
 from llavakit.core.errors import UserError
 from llavakit.model.card import Card
 from llavakit.model.convert.export import original_config
-from llavakit.model.convert.keys import (
+from llavakit.model.formats.keys import (
     from_hf,
     from_original,
     from_projector_file,
@@ -17,7 +17,8 @@ from llavakit.model.convert.keys import (
     to_hf,
     to_original,
 )
-from llavakit.model.convert.original import TOWERS, card_settings, is_original, text_settings, vision_settings
+from llavakit.model.formats.original import card_settings, is_original, text_settings, vision_settings
+from llavakit.model.formats.towers import TOWERS
 from llavakit.vision.anyres import tile_grids
 
 CLIP_224, CLIP_336, SIGLIP = TOWERS
@@ -65,14 +66,14 @@ def test_llava_and_llava_1_5():
     assert first.im_start_end and first.tower.layer == -2 and first.video is None
     second = card(V15)
     assert (second.connector.kind, second.image.kind, second.image.grid) == ("mlp", "pad", 24)
-    assert second.tower.path == CLIP_336 and second.marks == ()
+    assert second.tower.path == CLIP_336 and second.separators == ()
 
 
 def test_llava_next():
     found = card(V16)
     assert found.image.kind == "anyres" and found.image.anyres.rule == "llava"
     assert found.image.anyres.pinpoints == tuple(map(tuple, NEXT))
-    assert found.marks == ("image_newline",) and found.video is None
+    assert found.separators == ("image_newline",) and found.video is None
 
 
 def test_onevision_and_llava_video():
@@ -91,7 +92,7 @@ def test_onevision_and_llava_video():
         True,
     )
     slow_fast = card(VIDEO, add_faster_video=True, faster_token_stride=5)
-    assert slow_fast.video.slow_fast.every == 5 and slow_fast.marks == ("image_newline", "faster_token")
+    assert slow_fast.video.slow_fast.every == 5 and slow_fast.separators == ("image_newline", "faster_token")
 
 
 def test_next_video_pools_before_the_projector_and_knows_no_newline():
@@ -107,7 +108,7 @@ def test_next_video_pools_before_the_projector_and_knows_no_newline():
 def test_interleave_has_one_tile_and_no_newline():
     found = card(ONEVISION, image_aspect_ratio="pad", mm_patch_merge_type="flat")
     assert found.image.kind == "pad" and found.image.anyres is None
-    assert found.video.newline == "no_token" and found.marks == ()
+    assert found.video.newline == "no_token" and found.separators == ()
 
 
 def test_merge_types_are_read_word_by_word():
@@ -168,7 +169,9 @@ def test_rope_scaling_survives_both_ways():
     text = text_settings(V15 | {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 5e5}, "x")
     language = AutoConfig.for_model(**text)
     assert language.rope_parameters["factor"] == 2.0
-    back = original_config(card(V15), language, AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
+    back = original_config(
+        card(V15), language, AutoConfig.for_model(**TOWERS[CLIP_336].fresh_config()), CLIP_336, "float16"
+    )
     assert back["rope_scaling"] == {"type": "linear", "factor": 2.0} and back["rope_theta"] == 5e5
 
 
@@ -242,7 +245,9 @@ def test_a_card_in_released_words_is_the_same_card(tower, image, video, frame):
 def test_a_card_that_released_code_cannot_express_is_refused(changes, message):
     mine = make(Card, changes, where="card")
     with pytest.raises(UserError, match=message):
-        original_config(mine, LlamaConfig(), AutoConfig.for_model(**TOWERS[CLIP_336]), CLIP_336, "float16")
+        original_config(
+            mine, LlamaConfig(), AutoConfig.for_model(**TOWERS[CLIP_336].fresh_config()), CLIP_336, "float16"
+        )
 
 
 OURS = [

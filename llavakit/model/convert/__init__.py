@@ -1,1 +1,1 @@
-"""Foreign weights to ours. The only place that reads pickled files, and only with `weights_only=True`."""
+"""A model directory written anew in another layout: above everything else of `model`."""

@@ -6,15 +6,11 @@ from transformers import PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
-from llavakit.model.convert.original import DECODERS, PIXELS, SIGLIP, TOWERS
+from llavakit.model.formats.original import DECODERS, TYPES
+from llavakit.model.formats.towers import TOWER_KINDS, TOWERS
 from llavakit.vision.frames import VideoConfig
 
 CLASSES = {kind: name for name, kind in DECODERS.items() if name[0] == "L"}
-TYPES = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen"}
-FRAME = {
-    True: "squash",
-    False: "square",
-}  # how the tower's own processor takes one frame or image: SigLIP, CLIP
 SHARED = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings")
 
 
@@ -23,8 +19,7 @@ def original_config(
 ) -> dict[str, Any]:
     """config.json of the original layout. What it cannot express is refused."""
     _refuse(card, language, vision)
-    siglip = vision.model_type == SIGLIP
-    anyres = card.image.anyres
+    tower, anyres = TOWER_KINDS[vision.model_type], card.image.anyres
     config = _language(language) | {
         "architectures": [CLASSES[language.model_type]],
         "model_type": TYPES[language.model_type],
@@ -32,12 +27,12 @@ def original_config(
         "mm_vision_tower": tower_name,
         "mm_hidden_size": vision.hidden_size,
         "mm_projector_type": "linear" if card.connector.kind == "linear" else "mlp2x_gelu",
-        "mm_vision_select_layer": -2 if siglip else card.tower.layer,
+        "mm_vision_select_layer": -2 if tower.cut else card.tower.layer,
         "mm_vision_select_feature": "patch",
         "mm_use_im_start_end": card.im_start_end,
         "mm_use_im_patch_token": False,
         "mm_patch_merge_type": _merge(card),
-        "image_aspect_ratio": _aspect(card, siglip=siglip),
+        "image_aspect_ratio": _aspect(card, tower.frame),
         # Without this released code loads the tower from the hub, over the weights in this directory.
         "unfreeze_mm_vision_tower": True,
         "use_mm_proj": True,
@@ -75,15 +70,15 @@ def tower_name(vision: PreTrainedConfig) -> str | None:
     """The hub id of the released tower with this shape."""
     shape = (vision.model_type, vision.hidden_size, vision.image_size, vision.patch_size)
     for name, row in TOWERS.items():
-        if shape == (row["model_type"], row["hidden_size"], row["image_size"], row["patch_size"]):
+        if shape == (row.model_type, row.hidden_size, row.image_size, row.patch_size):
             return name
     return None
 
 
 def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) -> None:
-    siglip = vision.model_type == SIGLIP
+    tower = TOWER_KINDS[vision.model_type]
     image, video, anyres = card.image, card.video, card.image.anyres
-    kinds = (FRAME[siglip], "pad", "keep", "anyres", "highres")
+    kinds = (tower.frame, "pad", "keep", "anyres", "highres")
     unpad = anyres is not None and anyres.merge == "unpad"
     layers = vision.num_hidden_layers
     faults = {
@@ -91,9 +86,9 @@ def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) ->
         not in CLASSES,
         "connector.standardize": card.connector.standardize,
         f"image.kind={image.kind} with this tower": image.kind not in kinds,
-        "image.mean and std other than the tower's": (image.mean, image.std) != PIXELS[vision.model_type],
+        "image.mean and std other than the tower's": (image.mean, image.std) != (tower.mean, tower.std),
         # It cuts SigLIP's last layer off, and takes what then comes last.
-        f"tower.layer={card.tower.layer}": siglip
+        f"tower.layer={card.tower.layer}": tower.cut
         and card.tower.layer % (layers + 1) not in (layers - 1, layers),
     }
     if anyres is not None:
@@ -104,7 +99,7 @@ def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) ->
         }
     if video is not None:
         faults |= {
-            f"video.kind={video.kind} with this tower": video.kind != FRAME[siglip],
+            f"video.kind={video.kind} with this tower": video.kind != tower.frame,
             f"video.newline={video.newline} without anyres.merge=unpad": video.newline != "no_token"
             and not unpad,
             f"video.newline={video.newline} with pool_first": video.pool_first
@@ -140,8 +135,8 @@ def _merge(card: Card) -> str:
     return "_".join(words)
 
 
-def _aspect(card: Card, *, siglip: bool) -> str:
-    if card.image.kind == FRAME[siglip]:
+def _aspect(card: Card, frame: str) -> str:
+    if card.image.kind == frame:
         return "square"  # their word for the tower's own processor, whatever that does
     anyres = card.image.anyres
     if anyres is not None and anyres.max_tiles is not None:

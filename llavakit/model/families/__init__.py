@@ -1,6 +1,6 @@
 """Every released model as a row of data. Recipes start from a row; nothing branches on its name.
 
-`row.py` says what a row is, `parts.py` holds towers and decoders; then one module per generation.
+`row.py` says what a row is, `parts.py` holds the decoders; then one module per generation.
 """
 
 from llavakit.core.errors import pick
@@ -9,7 +9,6 @@ from llavakit.model.families.row import Family
 
 FAMILIES = {row.name: row for row in (*first.ROWS, *next_models.ROWS, *onevision.ROWS)}
 DECODERS = {row.decoder.path: row.decoder for row in FAMILIES.values()}  # by hub id
-TOWERS = {row.vision.path: row.vision for row in FAMILIES.values()}
 
 
 def family(name: str) -> Family:

@@ -5,8 +5,9 @@ from dataclasses import replace
 from llavakit.model.card import Card
 from llavakit.model.connector import ConnectorConfig
 from llavakit.model.families import parts
-from llavakit.model.families.parts import CLIP_224, CLIP_336, Decoder, Vision
+from llavakit.model.families.parts import Decoder
 from llavakit.model.families.row import Family, clip_tower, one_tile, tiled
+from llavakit.model.formats.towers import CLIP_224, CLIP_336, Vision
 from llavakit.vision.anyres import AnyresConfig, hd_grids
 
 FRAMED = "images stand between <im_start> and <im_end>"

@@ -1,46 +1,10 @@
-"""Towers and decoders of the released models: hub ids, and their published dimensions.
+"""Decoders of the released models: hub ids, and their published dimensions (formats/towers.py has the towers').
 
 Dimensions make it possible to count, plan and check without a download; weights bring their own config along.
 """
 
 from dataclasses import dataclass
 from typing import Any
-
-from llavakit.vision.plan import ImageConfig
-
-Colour = tuple[float, float, float]
-HALF = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class Vision:
-    """A tower as released checkpoints hold it. `path` is where a fresh one comes from."""
-
-    path: str
-    model_type: str
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
-    hidden_act: str
-    head: bool | None = None  # SigLIP's pooling head, which no LLaVA uses; CLIP has no such setting
-    mean: Colour = ImageConfig().mean  # what pixels are normalised with
-    std: Colour = ImageConfig().std
-
-    def config(self) -> dict[str, Any]:
-        """The keyword arguments of the vision config in `transformers`, `model_type` included."""
-        values = {
-            key: value for key, value in vars(self).items() if key not in ("path", "head", "mean", "std")
-        }
-        return values if self.head is None else {**values, "vision_use_head": self.head}
-
-    def fresh_config(self) -> dict[str, Any]:
-        """The same for the tower at `path`, before a release cut off its last layer and head (SigLIP)."""
-        if self.head is None:
-            return self.config()
-        return {**self.config(), "num_hidden_layers": self.num_hidden_layers + 1, "vision_use_head": True}
 
 
 @dataclass(frozen=True)
@@ -65,20 +29,6 @@ class Decoder:
         values["rope_parameters"] = {"rope_type": "default", "rope_theta": self.rope_theta}
         # No released decoder looks through a window; Mistral's class would have one by default.
         return {**values, "sliding_window": None}
-
-
-def _clip(path: str, size: int) -> Vision:
-    return Vision(path, "clip_vision_model", 1024, 4096, 24, 16, size, 14, "quick_gelu")
-
-
-CLIP_224 = _clip("openai/clip-vit-large-patch14", 224)
-CLIP_336 = _clip("openai/clip-vit-large-patch14-336", 336)
-# The hub's tower has 27 layers and a head. Releases deleted the last layer and the head, which leaves the features
-# at layer -2 of the 27 as they are: so a fresh tower is read at -2, and a released checkpoint has 26 layers.
-SIGLIP = Vision(
-    "google/siglip-so400m-patch14-384", "siglip_vision_model", 1152, 4304, 26, 16, 384, 14, "gelu_pytorch_tanh",
-    head=False, mean=HALF, std=HALF,
-)  # fmt: skip
 
 
 def _llama_7b(path: str, positions: int) -> Decoder:

@@ -1,12 +1,11 @@
 """What a released model is, as data."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from llavakit.core.errors import ConfigError
-from llavakit.model.build import LanguageConfig, ModelConfig
 from llavakit.model.card import Card
-from llavakit.model.families.parts import Decoder, Vision
+from llavakit.model.families.parts import Decoder
+from llavakit.model.formats.towers import Vision
 from llavakit.model.tower import TowerConfig
 from llavakit.vision.anyres import AnyresConfig, Rule, transpose
 from llavakit.vision.frames import plan_video
@@ -33,16 +32,6 @@ class Family:
     released: str | None = None  # hub id of the published checkpoint
     rope_scaling: bool = False
     remarks: tuple[str, ...] = ()
-
-    @property
-    def language(self) -> LanguageConfig:
-        """The decoder as settings of a run name it."""
-        return LanguageConfig(path=self.decoder.path)
-
-    def model(self, *, start: Path | None = None, **changes: object) -> ModelConfig:
-        """The settings of a run that makes this model; `changes` replace parts of the card."""
-        card = self.card.model_copy(update=changes)
-        return ModelConfig(start=start, language=self.language, **dict(card))
 
     def plan(
         self, size: Size, *, frames: int | None = None, alone: bool = True, rule: Rule | None = None
@@ -84,6 +73,6 @@ def tiled(vision: Vision, anyres: AnyresConfig) -> ImageConfig:
 
 
 def _image(vision: Vision, **rule: object) -> ImageConfig:
-    pixels = {"mean": vision.mean, "std": vision.std}
+    pixels = {"mean": vision.kind.mean, "std": vision.kind.std}
     size = {"size": vision.image_size, "grid": vision.image_size // vision.patch_size}
     return ImageConfig.model_validate({**size, **pixels, **rule})

@@ -5,24 +5,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.card import IMAGE_FRAME, Card
-from llavakit.model.convert.keys import from_original, from_projector_file, from_tower, to_hf
-from llavakit.model.convert.lora import ADAPTER, add_delta, merge_lora
-from llavakit.model.convert.original import (
-    SIGLIP,
+from llavakit.model.formats.keys import from_original, from_projector_file, from_tower
+from llavakit.model.formats.lora import ADAPTER, add_delta, merge_lora
+from llavakit.model.formats.original import (
     card_settings,
     need_template,
     text_settings,
     tower_folder,
     vision_settings,
 )
-from llavakit.model.convert.vocabulary import BLOCK, EMBEDDING, HEAD, TOKENIZER_FILES, grow, put_rows
-from llavakit.model.convert.weights import Stored, Weights, has_weights, open_file, open_weights
+from llavakit.model.formats.towers import TOWER_KINDS
+from llavakit.model.formats.vocabulary import BLOCK, EMBEDDING, HEAD, TOKENIZER_FILES, grow, put_rows
+from llavakit.model.formats.weights import Stored, Weights, has_weights, open_file, open_weights
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 PROJECTOR = "mm_projector.bin"
@@ -87,15 +85,6 @@ def with_media_tokens(opened: Opened) -> Opened:
     """With `<image>` (and `<video>`) in the vocabulary and room for it in the tables, as other programs need it."""
     opened.tokenizer.add_special([IMAGE_TOKEN, *opened.card.special_tokens])
     return opened.with_weights(grow(opened.weights, len(opened.tokenizer), block=BLOCK))
-
-
-def read_original(
-    folder: Path, template_name: str | None
-) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
-    """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
-    opened = with_media_tokens(open_original(folder, template_name))
-    tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
-    return opened.text, opened.vision, tensors, opened.tokenizer
 
 
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
@@ -164,11 +153,11 @@ def _renamed(weights: Weights, rule: Callable[[str], str | None]) -> Weights:
 def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, Any]) -> Weights:
     """Without what the model does not compute, and with a head of its own where the file left it out."""
     out = dict(weights)
-    if vision["model_type"] == SIGLIP:
+    if TOWER_KINDS[vision["model_type"]].cut:
         cut = ("tower.vision.head.", LAYER.format(vision["num_hidden_layers"]))
         out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
-    marks = {f"newline.{name}" for name in card.marks}
-    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
+    separators = {f"newline.{name}" for name in card.separators}
+    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in separators}
     if text["tie_word_embeddings"]:
         out.pop(HEAD, None)
     elif HEAD not in out and EMBEDDING in out:

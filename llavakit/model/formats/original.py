@@ -12,13 +12,14 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError, ConfigError, pick
+from llavakit.model.formats.towers import TOWER_KINDS, TOWERS
 from llavakit.vision.anyres import read_pinpoints
-from llavakit.vision.plan import ImageConfig
 
 DECODERS = {  # the released class, else (stage-1 files kept the language model's class) its model_type
     "LlavaLlamaForCausalLM": "llama", "LlavaMistralForCausalLM": "mistral", "LlavaQwenForCausalLM": "qwen2",
     "llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2",
 }  # fmt: skip
+TYPES = {"llama": "llava_llama", "mistral": "llava_mistral", "qwen2": "llava_qwen"}  # model_type by decoder
 SENSIBLE = {  # templates that released models with this decoder were trained with
     "llama": "vicuna_v1 (LLaVA-1.5, NeXT), llava_v1 or v0 (LLaVA, LLaVA-Med), llava_llama_2, llava_llama_3, "
     "chatml_direct (34B)",
@@ -30,25 +31,6 @@ MERGES: dict[str, dict[str, Any]] = {
     "flat": {"merge": "flat"}, "spatial": {"merge": "spatial"}, "unpad": {"merge": "unpad"},
     "maxpool2x2": {"max_pool": True}, "nobase": {"base": "none"},
 }  # fmt: skip
-CLIP_L = {
-    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
-    "num_attention_heads": 16, "patch_size": 14, "projection_dim": 768,
-}  # fmt: skip
-# So that a checkpoint that carries its tower's weights needs no hub.
-TOWERS: dict[str, dict[str, Any]] = {
-    "openai/clip-vit-large-patch14": CLIP_L | {"image_size": 224},
-    "openai/clip-vit-large-patch14-336": CLIP_L | {"image_size": 336},
-    "google/siglip-so400m-patch14-384": {
-        "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-        "num_hidden_layers": 27, "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
-    },
-}  # fmt: skip
-HALF = (0.5, 0.5, 0.5)
-PIXELS = {  # mean and deviation of each kind of tower
-    "clip_vision_model": (ImageConfig().mean, ImageConfig().std),
-    "siglip_vision_model": (HALF, HALF),
-}
-SIGLIP = "siglip_vision_model"
 
 
 def is_original(config: dict[str, Any]) -> bool:
@@ -97,7 +79,7 @@ def vision_settings(config: dict[str, Any], where: str, tower: str | None = None
             f"{where}: mm_vision_tower={name!r} names no vision tower; name one with --tower"
         )
     if name in TOWERS and not Path(name).is_dir():
-        settings = dict(TOWERS[name])
+        settings = TOWERS[name].fresh_config()
     else:
         try:
             found = AutoConfig.from_pretrained(name)
@@ -109,10 +91,9 @@ def vision_settings(config: dict[str, Any], where: str, tower: str | None = None
         found = found.vision_config if "vision_config" in found.sub_configs else found
         settings = found.to_diff_dict() | {"model_type": found.model_type}
         settings.pop("transformers_version", None)
-    if settings["model_type"] not in PIXELS:
+    if settings["model_type"] not in TOWER_KINDS:
         raise CheckpointError(f"{where}: the vision tower {name!r} is neither CLIP nor SigLIP")
-    if settings["model_type"] == SIGLIP:
-        # Released code cuts SigLIP's last layer and its head off, and takes what then comes last.
+    if TOWER_KINDS[settings["model_type"]].cut:
         layers = AutoConfig.for_model(**settings).num_hidden_layers
         settings |= {"num_hidden_layers": layers - 1, "vision_use_head": False}
     return settings
@@ -137,7 +118,7 @@ def tower_folder(config: dict[str, Any], where: str, tower: str | None) -> Path:
 def card_settings(config: dict[str, Any], vision: dict[str, Any], where: str) -> dict[str, Any]:
     """Everything of a Card but its template."""
     _refuse(config, where)
-    siglip = vision["model_type"] == SIGLIP
+    tower = TOWER_KINDS[vision["model_type"]]
     kind = config.get("mm_projector_type") or "linear"  # the first release had no such setting
     if kind not in PROJECTORS:
         raise CheckpointError(
@@ -147,11 +128,11 @@ def card_settings(config: dict[str, Any], vision: dict[str, Any], where: str) ->
     return {
         "tower": {
             "path": str(config["mm_vision_tower"]),
-            "layer": -1 if siglip else config.get("mm_vision_select_layer", -2),
+            "layer": -1 if tower.cut else config.get("mm_vision_select_layer", -2),
         },
         "connector": {"kind": PROJECTORS[kind]},
         "image": image,
-        "video": _video(config, image, siglip=siglip, where=where),
+        "video": _video(config, image, tower.frame, where),
         "im_start_end": bool(config.get("mm_use_im_start_end")),
     }
 
@@ -175,14 +156,14 @@ def _refuse(config: dict[str, Any], where: str) -> None:
 
 def _image(config: dict[str, Any], vision: dict[str, Any], where: str) -> dict[str, Any]:
     settings = AutoConfig.for_model(**vision)
-    mean, std = PIXELS[vision["model_type"]]
+    tower = TOWER_KINDS[vision["model_type"]]
     size = settings.image_size
     image: dict[str, Any] = {
-        "size": size, "grid": size // settings.patch_size, "mean": mean, "std": std
+        "size": size, "grid": size // settings.patch_size, "mean": tower.mean, "std": tower.std
     }  # fmt: skip
     aspect = config.get("image_aspect_ratio") or "square"
     merge = _merge(config, where)
-    plain = {"square": "squash" if vision["model_type"] == SIGLIP else "square", "pad": "pad", "keep": "keep"}
+    plain = {"square": tower.frame, "pad": "pad", "keep": "keep"}
     if aspect in plain:
         if merge.get("merge") == "unpad":
             raise CheckpointError(
@@ -218,9 +199,7 @@ def _merge(config: dict[str, Any], where: str) -> dict[str, Any]:
     return merge
 
 
-def _video(
-    config: dict[str, Any], image: dict[str, Any], *, siglip: bool, where: str
-) -> dict[str, Any] | None:
+def _video(config: dict[str, Any], image: dict[str, Any], frame: str, where: str) -> dict[str, Any] | None:
     """How a video is read; None where the config has no pooling, which released code needs for one."""
     pool_first = config.get("mm_resampler_type") == "spatial_pool"
     pool = config.get("mm_spatial_pool_mode") or ("average" if pool_first else None)
@@ -230,7 +209,7 @@ def _video(
     # NeXT-Video (resampler) was trained before there were newlines in videos; later code falls back to one.
     newline = config.get("mm_newline_position") or ("no_token" if pool_first else "one_token")
     video = {
-        "kind": "squash" if siglip else "square",
+        "kind": frame,
         "fps": config.get("video_fps") or 1.0,
         "max_frames": config.get("frames_upbound") or 32,
         "uniform": config.get("force_sample", True),  # released evaluation spreads the frames

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
-from llavakit.model.convert.weights import Stored, Weights
+from llavakit.model.formats.weights import Stored, Weights
 from llavakit.text.tokenizer import Tokenizer
 
 EMBEDDING = "language.model.embed_tokens.weight"
