@@ -37,6 +37,10 @@ Kernels = Annotated[
     typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
 ]
 
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that is at the target already.")
+]
+
 # What `inspect` and `data check` encode records with.
 Encoding = Annotated[
     Path | None,

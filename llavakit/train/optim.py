@@ -3,17 +3,13 @@
 import math
 from typing import Annotated
 
-import torch
 from pydantic import Field, model_validator
-from torch import nn
 from torch.optim import AdamW
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.adapters import Adapter, learn_adapters_only
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train.guard import OnSpike
-from llavakit.train.parallel import whole
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -47,39 +43,6 @@ class OptimConfig(Config):
     clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
     on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out
     ema: float | None = Field(None, gt=0, lt=1)  # decay of a running average of the weights, as 0.999
-
-
-def train_only(
-    model: Llava, parts: tuple[str, ...], *, embeddings: bool = True, adapter: Adapter | None = None
-) -> None:
-    """Freeze everything else; without `embeddings` also the decoder's token tables.
-
-    In a part that has adapters only those learn. Any other part must be one that an adapter directory carries.
-    """
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown or not parts:
-        raise ConfigError(f"train={list(parts)}: name at least one of {', '.join(PARTS)}")
-    adapted = () if adapter is None else adapter.lora.parts
-    if adapter is not None and set(parts) & {"language", "tower"} != set(adapted):
-        raise ConfigError(
-            f"train={list(parts)}, but model.lora puts adapters into {' and '.join(adapted)}: train these, "
-            "and of tower and language model no other (adapters for the tower: model.lora.tower=true)"
-        )
-    for name in PARTS:
-        if name in adapted:
-            learn_adapters_only(model.part(name))
-        else:
-            model.part(name).requires_grad_(name in parts)
-    if not embeddings:
-        for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
-            assert table is not None
-            table.requires_grad_(False)
-    if not any(param.requires_grad for param in model.parameters()):
-        able = [name for name in PARTS if any(True for _ in model.part(name).parameters())]
-        raise ConfigError(
-            f"train={list(parts)}: nothing would learn, as this model has no weights there; "
-            f"its parts are {', '.join(able)}"
-        )
 
 
 def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
@@ -120,12 +83,3 @@ def set_rates(optimizer: AdamW, fraction: float) -> dict[str, float]:
         group["lr"] = group["peak"] * fraction
         rates[group["part"]] = group["lr"]
     return rates
-
-
-def clip_gradients(model: nn.Module, limit: float) -> float:
-    """The gradient's norm before clipping: that of the whole model, also where ranks hold shares of it."""
-    params = [p for p in model.parameters() if p.grad is not None]
-    grads = [p.grad for p in params if p.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(grads))
-    torch.nn.utils.clip_grads_with_norm_(params, limit if limit > 0 else math.inf, norm)
-    return float(norm)

@@ -11,8 +11,8 @@ from llavakit.model.build import ModelConfig
 from llavakit.train.evaluation import EvalConfig
 from llavakit.train.events import WatchConfig
 from llavakit.train.optim import OptimConfig
-from llavakit.train.parallel import ParallelConfig
 from llavakit.train.probes import ProbeConfig
+from llavakit.train.ranks import ParallelConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
 HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad", "data.workers"}

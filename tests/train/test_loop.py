@@ -19,12 +19,13 @@ from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import ModelConfig
-from llavakit.model.card import load_card, resolve
+from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
+from llavakit.train.freezing import train_only
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, schedule, train_only
+from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, schedule
 from llavakit.train.run import Run
 from tests import tiny
 

@@ -4,7 +4,8 @@ import pytest
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Newline
-from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, train_only
+from llavakit.train.freezing import train_only
+from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer
 from tests import tiny
 
 
