@@ -1,10 +1,10 @@
 """Features of a frozen tower, kept on disk: an image is encoded once, whatever the number of epochs and runs.
 
-A cache is a folder with a folder for each tower, named by the fingerprint of its weights and settings. A key names
-the content and the plan, so a changed file, rule or tower is computed anew. Every process writes two files of its
-own: `NAME.rows` (bfloat16 numbers) and `NAME.keys` (a line an image: its key, where its numbers begin, how many tiles
-it has, rows and width of each). Nobody touches the files of another, so runs may fill one cache at once. Keys follow
-their numbers: a process that is killed leaves a shorter but correct cache.
+A cache is a folder with a folder for each tower, named by the fingerprint of its weights and settings. A key
+names the content and the plan, so a changed file, rule or tower is computed anew. Every process writes two files
+of its own: `NAME.rows` (bfloat16 numbers) and `NAME.keys` (a line an image: its key, where its numbers begin, how
+many tiles it has, rows and width of each). Nobody touches the files of another, so runs may fill one cache at
+once. Keys follow their numbers: a process that is killed leaves a shorter but correct cache.
 """
 
 from collections.abc import Callable, Iterable, Sequence
