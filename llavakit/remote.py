@@ -38,7 +38,9 @@ GREEDY = Sampling()
 CHAT = "/chat/completions"
 BUSY = (429, 503)  # come back later
 # What other servers know under the same names; sent only where it differs from the default.
-EXTRA = ("top_p", "top_k", "min_p", "repetition_penalty")
+EXTRA = (
+    "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",
+)  # fmt: skip
 
 
 class Remote:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.core.types import IMAGE_ID, Segment
+from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.media import Media
 from llavakit.data.pack import collate
@@ -23,12 +23,12 @@ from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, fuse
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.grammar import Grammar, Grammars
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
-from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
-from llavakit.model.llava import Llava
+from llavakit.model.llava import KeyValueCache, Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
@@ -102,12 +102,8 @@ class Engine:
         """
         if len(sample.segments) != 1:
             raise ValueError("a prompt is one segment")
-        if sample.num_tokens >= self.context:
-            what = "the model's context (max_position_embeddings) is"
-            if self.context < self.model.context:
-                what = "the memory given to keys and values (kv_bytes) holds"
-            raise DataError(f"the prompt has {sample.num_tokens} tokens; {what} {self.context}")
-        self._grammar(sampling)
+        self._check_length(sample)
+        self._check(sampling)
         keys = tuple(map(media_key, sample.media))
         tiles = {
             key: media.tiles()
@@ -125,7 +121,7 @@ class Engine:
         room = min(sampling.max_tokens, self.context - request.sample.num_tokens)
         for choice in range(sampling.n):
             ids, names = list(request.sample.ids), list(request.names)
-            draw = Draw(sampling, choice, self._grammar(sampling))
+            draw = Draw(sampling, choice, self._grammar(sampling), request.sample.ids)
             self._scheduler.add(Sequence(number, choice, request, draw, listen, ends, room, ids, names))
         return number
 
@@ -154,7 +150,7 @@ class Engine:
             self._scheduler.filled(sequence)
         if speaking:
             logits_SV = self._decoder.logits(hidden_SD)
-            self._hear(speaking, choose(logits_SV, [s.draw for s in speaking], [s.ids for s in speaking]))
+            self._hear(speaking, choose(logits_SV, [sequence.draw for sequence in speaking]))
 
     def generate(self, samples: Many[Sample], sampling: Sampling) -> list[list[int]]:
         """The generated ids of each sample, without the stop token."""
@@ -205,17 +201,34 @@ class Engine:
     def score(self, samples: Many[Sample]) -> list[list[float]]:
         """The log-probability of each learned token of each sample, in order: how likely given answers are."""
         scores: list[list[float]] = []
-        for (
-            sample
-        ) in samples:  # a row each; answers about one prompt share it as one sample (data/encode.py: join)
-            tiles = [media.tiles() for media in sample.media]
-            batch = collate([sample], tiles).to(self._device)
-            layout = packed_layout(batch.segments, batch.ids_T.device)
-            x_TD = self.model.embed(batch)
-            hidden_LD = self._decoder(x_TD, batch.positions_T, layout, last_L=batch.predict_L)
-            logprobs_LV = self._decoder.logits(hidden_LD).float().log_softmax(dim=-1)
+        for sample in samples:  # answers about one prompt share it as one sample (data/encode.py: join)
+            batch = self._whole(sample)
+            logits_LV = self._decoder.logits(self._hidden(batch, batch.predict_L))
+            logprobs_LV = logits_LV.float().log_softmax(dim=-1)
             scores.append(logprobs_LV.gather(1, batch.labels_L[:, None]).flatten().tolist())
         return scores
+
+    @torch.inference_mode()
+    def embed(self, samples: Many[Sample]) -> Tensor:
+        """[S, D] float32: the mean of each sample's last hidden states (after the decoder's final norm).
+
+        Raises DataError for a sample that has no tokens or more than the context.
+        """
+        for sample in samples:
+            self._check_length(sample)
+        width = self.model.language.config.hidden_size
+        means_SD = torch.empty(len(samples), width, device=self._device)
+        for mean_D, sample in zip(means_SD, samples, strict=True):
+            mean_D.copy_(self._hidden(self._whole(sample)).float().mean(dim=0))
+        return means_SD
+
+    def _whole(self, sample: Sample) -> Batch:
+        """A sample as a row of its own."""
+        return collate([sample], [media.tiles() for media in sample.media]).to(self._device)
+
+    def _hidden(self, batch: Batch, last_L: Tensor | None = None) -> Tensor:
+        layout = packed_layout(batch.segments, batch.ids_T.device)
+        return self._decoder(self.model.embed(batch), batch.positions_T, layout, last_L=last_L)
 
     @torch.inference_mode()
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
@@ -250,6 +263,24 @@ class Engine:
             preemptions=scheduler.preemptions,
             tower_tiles=self._features.tiles,
         )
+
+    def _check_length(self, sample: Sample) -> None:
+        """Raise for a prompt that is empty, or leaves no place for an answer."""
+        if not sample.num_tokens:
+            raise DataError("the prompt has no tokens; say something in it")
+        if sample.num_tokens >= self.context:
+            what = "the model's context (max_position_embeddings) is"
+            if self.context < self.model.context:
+                what = "the memory given to keys and values (kv_bytes) holds"
+            raise DataError(f"the prompt has {sample.num_tokens} tokens; {what} {self.context}")
+
+    def _check(self, sampling: Sampling) -> None:
+        """Raise for what this model cannot do."""
+        self._grammar(sampling)
+        vocabulary = self.model.language.config.vocab_size
+        beyond = [token for token in sampling.logit_bias if token >= vocabulary]
+        if beyond:
+            raise DataError(f"logit_bias: there is no token {beyond[0]}; this model has {vocabulary}")
 
     def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.json_schema is None:
@@ -357,7 +388,7 @@ def _free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 
-class _Probe:
+class _Probe(KeyValueCache):
     """A cache that only looks at what it is given."""
 
     def __init__(self) -> None:
@@ -366,9 +397,6 @@ class _Probe:
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         self.seen[layer] = (key_1HTD.shape, value_1HTD.shape, key_1HTD.dtype)
         return key_1HTD, value_1HTD
-
-    def get_seq_length(self) -> int:
-        return 0
 
 
 @torch.inference_mode()

@@ -3,35 +3,46 @@
 Shape letters: S sequences, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from llavakit.core.config import Config
 from llavakit.engine.grammar import Grammar
 
 MOST = 1024  # tokens that are sorted first
+COLDEST = 1e-5  # what is colder is greedy: at such temperatures the likeliest token is all there is to draw
+LARGEST = 1e30  # of a score, so that no later division leaves the numbers of float32
+
+Penalty = Annotated[FiniteFloat, Field(ge=-2, le=2)]
+Bias = Annotated[FiniteFloat, Field(ge=-100, le=100)]
 
 
 class Sampling(Config):
     """Temperature 0 is greedy. With a seed, a request draws the same whatever runs beside it.
 
-    The order is that of `transformers`: repetition penalty, grammar, temperature, top-k, top-p, min-p.
+    The order is that of `transformers` and vLLM: bias, repetition, frequency and presence penalty, grammar,
+    temperature, top-k, top-p, min-p.
     """
 
-    temperature: float = Field(default=0.0, ge=0)
+    temperature: FiniteFloat = Field(default=0.0, ge=0)  # greedy below COLDEST
     top_p: float = Field(default=1.0, gt=0, le=1)
     top_k: int = Field(default=0, ge=0)  # 0: all
     min_p: float = Field(default=0.0, ge=0, le=1)  # relative to the likeliest token
-    repetition_penalty: float = Field(default=1.0, gt=0)  # on tokens of prompt and answer (arXiv 1909.05858)
+    repetition_penalty: FiniteFloat = Field(default=1.0, gt=0)  # of prompt and answer (arXiv 1909.05858)
+    presence_penalty: Penalty = 0.0  # taken from the score of every token that the answer has
+    frequency_penalty: Penalty = 0.0  # taken as often as the answer has the token
+    logit_bias: dict[Annotated[int, Field(ge=0)], Bias] = Field(default={})  # token id: added to its score
     max_tokens: int = Field(default=512, ge=1)
     seed: int = 0
     n: int = Field(default=1, ge=1)  # answers that share the prompt; answer i draws from stream seed + i
     stop: tuple[str, ...] = ()  # texts that end an answer; looked for where text is made (chat.py)
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     ignore_end: bool = False  # go on past the model's own end of an answer
     logprobs: int | None = Field(default=None, ge=0)  # of the chosen token, and of so many of the likeliest
     json_schema: str | None = None  # the answer must be JSON that this schema (as JSON text) admits
@@ -47,33 +58,68 @@ class Choice:
 
 
 class Draw:
-    """What belongs to one sequence: its settings, its random stream, its grammar."""
+    """What belongs to one sequence: its settings, its random stream, its grammar, and what it has said."""
 
-    def __init__(self, sampling: Sampling, stream: int = 0, grammar: Grammar | None = None) -> None:
+    def __init__(
+        self, sampling: Sampling, stream: int = 0, grammar: Grammar | None = None, prompt: Sequence[int] = ()
+    ) -> None:
+        """`prompt` is what the repetition penalty counts before the answer; slots of pictures are no tokens."""
         self.sampling, self.grammar = sampling, grammar
+        self.greedy = sampling.temperature < COLDEST
+        self._seen = {token for token in prompt if token >= 0} if sampling.repetition_penalty != 1 else set()
+        self._answer: Counter[int] = Counter()
         self._generator = torch.Generator().manual_seed((sampling.seed + stream) % 2**63)
 
     @property
     def plain(self) -> bool:
         """Whether the token is simply the likeliest one."""
-        return (
-            self.sampling.temperature == 0 and self.sampling.repetition_penalty == 1 and self.grammar is None
+        return self.greedy and self.grammar is None and not self._weighs
+
+    @property
+    def _weighs(self) -> bool:
+        how = self.sampling
+        return bool(
+            how.repetition_penalty != 1 or how.presence_penalty or how.frequency_penalty or how.logit_bias
         )
+
+    def weigh(self, scores_V: Tensor) -> Tensor:
+        """Scores with bias and penalties; the given ones stay as they are."""
+        if not self._weighs:
+            return scores_V
+        how, scores_V = self.sampling, scores_V.clone()
+        if how.logit_bias:
+            scores_V[_ids(how.logit_bias, scores_V)] += scores_V.new_tensor(list(how.logit_bias.values()))
+        if how.repetition_penalty != 1 and (self._seen or self._answer):
+            seen = _ids(self._seen | self._answer.keys(), scores_V)
+            scores = scores_V[seen]
+            scores_V[seen] = torch.where(
+                scores > 0, scores / how.repetition_penalty, scores * how.repetition_penalty
+            )
+        if self._answer:
+            counts = scores_V.new_tensor(list(self._answer.values()))
+            scores_V[_ids(self._answer, scores_V)] -= how.presence_penalty + how.frequency_penalty * counts
+        return scores_V.clamp_(-LARGEST, LARGEST)
 
     def number(self) -> float:
         """The next random number in [0, 1)."""
         return float(torch.rand(1, generator=self._generator, dtype=torch.float64))
 
+    def accept(self, token: int) -> None:
+        """The sequence says this token."""
+        if self._weighs:
+            self._answer[token] += 1
+        if self.grammar is not None:
+            self.grammar.accept(token)
 
-def choose(logits_SV: Tensor, draws: Sequence[Draw], said: Sequence[Sequence[int]]) -> list[Choice]:
-    """The next token of each sequence; `said` are its prompt and answer so far."""
+
+def choose(logits_SV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
+    """The next token of each sequence, which its draw has accepted."""
     # The first of the likeliest, as argmax gives it, which takes nine times as long for bfloat16 on the CPU.
     tokens: list[int] = logits_SV.max(dim=-1).indices.tolist()
     for row, draw in enumerate(draws):
         if not draw.plain:
-            tokens[row] = _draw(logits_SV[row], draw, said[row])
-        if draw.grammar is not None:
-            draw.grammar.accept(tokens[row])
+            tokens[row] = _draw(logits_SV[row], draw)
+            draw.accept(tokens[row])
     return [_choice(logits_SV[row], draw, tokens[row]) for row, draw in enumerate(draws)]
 
 
@@ -104,17 +150,16 @@ def _cut(probs: Tensor, how: Sampling) -> Tensor:
     return kept / kept.sum()
 
 
-def _draw(logits_V: Tensor, draw: Draw, said: Sequence[int]) -> int:
+def _ids(tokens: Iterable[int], like: Tensor) -> Tensor:
+    return torch.tensor(list(tokens), dtype=torch.long, device=like.device)
+
+
+def _draw(logits_V: Tensor, draw: Draw) -> int:
     how = draw.sampling
-    scores_V = logits_V.float()
-    if how.repetition_penalty != 1:
-        seen = torch.tensor(sorted({token for token in said if token >= 0}), device=scores_V.device)
-        scores = scores_V[seen]
-        scores = torch.where(scores > 0, scores / how.repetition_penalty, scores * how.repetition_penalty)
-        scores_V = scores_V.index_copy(0, seen, scores)
+    scores_V = draw.weigh(logits_V.float())
     if draw.grammar is not None:
         scores_V = draw.grammar.mask(scores_V)
-    if how.temperature == 0:
+    if draw.greedy:
         return int(scores_V.argmax())
     tokens, probs = distribution(scores_V, how)
     cumulative = probs.cumsum(dim=0, dtype=torch.float64)

@@ -31,7 +31,8 @@ from llavakit.serve.conversation import (
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fetch import Fetcher
 from llavakit.serve.media import Budget, MediaReader
-from llavakit.serve.schema import ChatRequest, parse
+from llavakit.serve.parse import parse
+from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class Service:
                 each.cancel()
 
     def _parse(self, body: bytes) -> ChatRequest:
-        request = parse(body)
+        request = parse(body, self.settings.max_json_values)
         check_bounds(request, self.settings)
         return request
 

@@ -25,6 +25,7 @@ class ServeConfig(Config):
     )  # at once on the whole server, waiting ones included; then 429
     request_seconds: float = Field(default=600, gt=0)  # from the first byte to the last, waiting included
     max_body_bytes: int = Field(default=64 * MIB, ge=1)
+    max_json_values: int = Field(default=20_000, ge=1)  # in a body: lists, objects, and what stands in them
     max_messages: int = Field(default=1000, ge=1)
     max_text_chars: int = Field(
         default=2_000_000, ge=1

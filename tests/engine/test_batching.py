@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample, join
+from llavakit.data.pack import collate
 from llavakit.engine.engine import Engine
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.sampler import Sampling
@@ -54,6 +55,7 @@ HOWS = [
     Sampling(max_tokens=12, temperature=0.8, n=3, seed=1),
     Sampling(max_tokens=15, repetition_penalty=1.5),
     Sampling(max_tokens=140, ignore_end=True),
+    Sampling(max_tokens=15, presence_penalty=0.7, frequency_penalty=1.9, logit_bias={50: 6.0, 60: 6.0}),
 ]
 
 
@@ -84,7 +86,7 @@ def expected(model, samples):
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     work=st.lists(
-        st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 6), st.sampled_from([None, None, 0, 3, 9])),
+        st.tuples(st.integers(0, 5), st.integers(0, 6), st.integers(0, 6), st.sampled_from([None, None, 0, 3, 9])),
         min_size=1, max_size=9,
     ),
     max_sequences=st.sampled_from([1, 2, 5, 64]),
@@ -205,6 +207,33 @@ def test_answers_that_share_a_prompt_are_scored_as_one_sample(model, encoder, sa
     engine = Engine(model, STOPS)
     apart = [score for scores in engine.score(each) for score in scores]
     assert engine.score([join(each)])[0] == pytest.approx(apart, abs=1e-4)
+
+
+def test_an_embedding_is_the_mean_of_the_last_hidden_states(model, samples):
+    engine = Engine(model, STOPS)
+    with torch.no_grad():
+        expected_SD = [
+            model.hidden(collate([sample], [media.tiles() for media in sample.media])).mean(dim=0)
+            for sample in samples
+        ]
+    torch.testing.assert_close(engine.embed(samples), torch.stack(expected_SD), atol=1e-4, rtol=1e-4)
+    assert engine.embed([]).shape == (0, 48)
+
+
+@pytest.mark.parametrize("give", ["prepare", "embed"])
+def test_a_prompt_without_tokens_is_refused(model, give):
+    """As a template renders that has nothing around an empty question."""
+    engine, empty = Engine(model, STOPS), Sample((), (), (Segment(0, 0),))
+    with pytest.raises(DataError, match="the prompt has no tokens"):
+        engine.prepare(empty, HOWS[0]) if give == "prepare" else engine.embed([empty])
+
+
+def test_a_bias_for_a_token_that_the_model_does_not_have_is_refused(model, samples):
+    vocabulary = model.language.config.vocab_size
+    with pytest.raises(DataError, match=f"logit_bias: there is no token {vocabulary}"):
+        Engine(model, STOPS).prepare(samples[0], Sampling(logit_bias={vocabulary: 1.0}))
+    only = Sampling(max_tokens=3, logit_bias={vocabulary - 1: 100})
+    assert Engine(model, STOPS).generate(samples[:1], only) == [[vocabulary - 1] * 3]
 
 
 SCHEMA = {

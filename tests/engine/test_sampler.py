@@ -51,16 +51,79 @@ def test_the_repetition_penalty_is_that_of_transformers():
     expected = (
         RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(said), scores_SV.clone()).argmax(-1).tolist()
     )
-    draws = [Draw(Sampling(repetition_penalty=1.7)) for _ in range(20)]
-    assert [choice.token for choice in choose(scores_SV, draws, said)] == expected
+    draws = [Draw(Sampling(repetition_penalty=1.7), prompt=prompt) for prompt in said]
+    assert [choice.token for choice in choose(scores_SV, draws)] == expected
     assert expected != scores_SV.argmax(-1).tolist()
+
+
+def said(logits_V, how, count, prompt=()):
+    """So many tokens in a row from the same scores."""
+    draw = Draw(how, prompt=prompt)
+    return [choose(logits_V[None], [draw])[0].token for _ in range(count)]
+
+
+def test_presence_is_taken_once_and_frequency_as_often_as_the_answer_has_the_token():
+    logits_V = torch.tensor([3.0, 2.0, 1.0, -9.0])
+    assert said(logits_V, Sampling(presence_penalty=1.5), 4, prompt=[0, 0]) == [0, 1, 0, 0], (
+        "not in the prompt"
+    )
+    assert said(logits_V, Sampling(frequency_penalty=0.9), 7) == [0, 0, 1, 0, 1, 2, 0]
+    assert said(logits_V, Sampling(frequency_penalty=-2, presence_penalty=-2), 3) == [0, 0, 0]
+    both = said(logits_V, Sampling(presence_penalty=0.6, frequency_penalty=0.5), 5)
+    scores, counts, expected = logits_V.tolist(), [0] * 4, []
+    for _ in range(5):
+        now = [score - 0.6 * (n > 0) - 0.5 * n for score, n in zip(scores, counts, strict=True)]
+        expected.append(now.index(max(now)))
+        counts[expected[-1]] += 1
+    assert both == expected
+
+
+def test_a_bias_is_added_before_anything_else():
+    logits_V = torch.tensor([3.0, 2.0, 1.0, -9.0])
+    assert said(logits_V, Sampling(logit_bias={0: -100, 2: 1.5}), 2) == [2, 2]
+    assert said(logits_V, Sampling(logit_bias={3: 100}, temperature=1.0), 5) == [3] * 5
+    # 3 + 2 halved is 2.5, not 3 / 2 + 2: the repetition penalty sees the biased score
+    assert said(logits_V, Sampling(logit_bias={0: 2.0}, repetition_penalty=2), 3) == [0, 0, 0]
+    assert said(logits_V, Sampling(logit_bias={0: 2.0}, repetition_penalty=3), 2) == [0, 1]
+
+
+@pytest.mark.parametrize("bad", [
+    {"temperature": float("inf")}, {"temperature": float("nan")}, {"presence_penalty": 2.1},
+    {"frequency_penalty": -3}, {"logit_bias": {5: 101}}, {"logit_bias": {-1: 1}}, {"repetition_penalty": 0},
+    {"repetition_penalty": float("inf")},
+])  # fmt: skip
+def test_settings_that_are_no_numbers_of_a_sampler_are_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Sampling(**bad)
+
+
+@pytest.mark.parametrize("temperature", [1e-5 / 2, 1e-20, 1e-39, 1e-40, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature):
+    logits_V = torch.randn(300, generator=torch.Generator().manual_seed(4)) * 5
+    assert said(logits_V, Sampling(temperature=temperature), 3) == [int(logits_V.argmax())] * 3
+
+
+@pytest.mark.parametrize("penalty", [1e-39, 5e-324, 1e39, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 2e-5])
+def test_no_penalty_leaves_the_numbers(penalty, temperature):
+    """What was said once is overwhelmingly likely, or never said again; nothing ends in a NaN."""
+    logits_V = torch.randn(300, generator=torch.Generator().manual_seed(4)) * 5
+    how = Sampling(temperature=temperature, repetition_penalty=penalty, top_p=0.9, seed=1)
+    answer = said(logits_V, how, 6, prompt=[7, 8])
+    assert (len(set(answer)) == 6) == (penalty > 1) and all(0 <= token < 300 for token in answer)
+
+
+def test_a_prompt_of_pictures_alone_has_nothing_to_penalise():
+    logits_V = torch.randn(300, generator=torch.Generator().manual_seed(4))
+    first = said(logits_V, Sampling(repetition_penalty=1.7), 1, prompt=[-200, -200])
+    assert first == [int(logits_V.argmax())]
 
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -9.0]])
     how = Sampling(temperature=1.0, top_p=0.9, seed=3)
     draw = Draw(how)
-    drawn = torch.tensor([choose(logits, [draw], [[]])[0].token for _ in range(4000)])
+    drawn = torch.tensor([choose(logits, [draw])[0].token for _ in range(4000)])
     tokens, probs = distribution(logits[0], how)
     shares = torch.bincount(drawn, minlength=5)[tokens] / 4000
     assert (shares - probs).abs().max() < 0.03
@@ -70,16 +133,16 @@ def test_draws_follow_the_distribution():
 def test_a_sequence_draws_the_same_whatever_stands_beside_it():
     logits_SV = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
     hot, other = Sampling(temperature=1.5, seed=5), Sampling(temperature=0.7, top_k=3, seed=9)
-    alone = [choose(logits_SV[1:2], [draw], [[]])[0].token for draw in [Draw(hot)] for _ in range(5)]
+    alone = [choose(logits_SV[1:2], [draw])[0].token for draw in [Draw(hot)] for _ in range(5)]
     draws = [Draw(other), Draw(hot), Draw(Sampling())]
-    beside = [choose(logits_SV, draws, [[], [], []])[1].token for _ in range(5)]
+    beside = [choose(logits_SV, draws)[1].token for _ in range(5)]
     assert alone == beside
 
 
 def test_logprobs_are_those_of_the_model():
     logits_SV = torch.randn(2, 30, generator=torch.Generator().manual_seed(2))
     hot = Sampling(temperature=2.0, top_k=2, repetition_penalty=3.0, logprobs=4)
-    with_logprobs, without = choose(logits_SV, [Draw(hot), Draw(Sampling())], [[1], []])
+    with_logprobs, without = choose(logits_SV, [Draw(hot, prompt=[1]), Draw(Sampling())])
     expected_V = logits_SV[0].log_softmax(0)
     assert with_logprobs.logprob == pytest.approx(float(expected_V[with_logprobs.token]))
     assert with_logprobs.top == tuple(
@@ -92,5 +155,5 @@ def test_logprobs_are_those_of_the_model():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_equally_likely_tokens_the_first_is_taken(dtype):
     logits_SV = torch.randint(0, 4, (50, 3000), generator=torch.Generator().manual_seed(3)).to(dtype)
-    greedy = [choice.token for choice in choose(logits_SV, [Draw(Sampling())] * 50, [[]] * 50)]
+    greedy = [choice.token for choice in choose(logits_SV, [Draw(Sampling())] * 50)]
     assert greedy == logits_SV.argmax(-1).tolist()

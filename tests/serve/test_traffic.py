@@ -111,6 +111,37 @@ def in_flight(url: str) -> float:
     return float(page.split("\nllavakit_requests_in_flight ")[1].split("\n")[0])
 
 
+def send(url: str, data: bytes) -> socket.socket:
+    """A connection with `data` on its way: what no client library would send."""
+    host, port = url.removeprefix("http://").split(":")
+    wire = socket.create_connection((host, int(port)), timeout=10)
+    wire.sendall(data)
+    return wire
+
+
+def head(length: int, host: str = "localhost") -> bytes:
+    """A chat request but for its body."""
+    return (
+        f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+def test_an_upload_that_breaks_off_is_a_client_that_left(caplog):
+    with served(ScriptedWorker("a")) as (url, _), caplog.at_level("INFO"):
+        send(url, head(1000) + b'{"model": ').close()
+        counted = f'llavakit_http_requests_total{{route="{CHAT}",status="499"}} 1.0'
+        wait_until(lambda: counted in httpx2.get(f"{url}/metrics").text)
+    assert not any(record.exc_info for record in caplog.records)
+
+
+def test_no_answer_sends_a_client_to_the_host_it_named():
+    with served(ScriptedWorker("a")) as (url, _):
+        answer = httpx2.get(f"{url}/health/", headers={"Host": "evil.example"})
+        assert answer.status_code == 404 and "location" not in answer.headers
+        assert "evil.example" not in answer.text
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_slot(stream):
     worker = ScriptedWorker(LONG)
@@ -222,14 +253,10 @@ def test_a_body_that_drips_is_cut_off(monkeypatch):
 def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
     monkeypatch.setattr("llavakit.serve.gate.GRACE", 0.1)
     with served(ScriptedWorker("word " * 20_000), request_seconds=1) as (url, _):
-        host, port = url.removeprefix("http://").split(":")
         body = json.dumps(asked(stream=True)).encode()
-        with socket.create_connection((host, int(port))) as wire:
+        with send(url, b"") as wire:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            wire.sendall(
-                b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-                % (CHAT.encode(), len(body), body)
-            )
+            wire.sendall(head(len(body)) + body)
             wait_until(lambda: in_flight(url) == 1)
             wait_until(lambda: in_flight(url) == 0, 10)
 
