@@ -212,7 +212,7 @@ def test_a_broken_picture_is_left_out_and_told_when_it_is_read(tmp_path):
     assert_right(cache, [good, other])
     with pytest.raises(DataError, match=r"1\.png: broken image"):
         cache.features(bad)
-    with pytest.raises(DataError, match=r"2\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"2\.png"):
         cache.features(gone)
 
 
