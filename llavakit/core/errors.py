@@ -4,12 +4,14 @@ The command line prints the line and exits with 2; everything else (a bug of our
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
 T = TypeVar("T")
-Flaw = Literal[
+LONG_WORD = re.compile(r"\S{400,}")  # no path of people's; a picture in base64, say
+FlawKind = Literal[
     "record", "placeholders", "answer"
 ]  # what can be wrong with a record before its media are looked at
 
@@ -28,11 +30,28 @@ class DataError(UserError):
     """A record or a media file that cannot be used. Knows its place, so that it can be skipped and listed."""
 
     def __init__(
-        self, what: str, *, path: Path | str | None = None, line: int | None = None, kind: Flaw = "record"
+        self, what: str, *, path: Path | str | None = None, line: int | None = None, kind: FlawKind = "record"
     ) -> None:
-        self.what, self.path, self.line, self.kind = what, path, line, kind
+        self.what, self.path, self.line, self.kind = printable(what), path, line, kind
         place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
-        super().__init__(place + what)
+        super().__init__(_encodable(place) + self.what)
+
+
+def printable(what: str) -> str:
+    """Text that quotes anything as one line that any terminal and file takes; long words are shortened."""
+    return LONG_WORD.sub(lambda found: shorten(found[0]), _encodable(" ".join(what.splitlines())))
+
+
+def shorten(text: str, most: int = 120) -> str:
+    """A text with its middle left out where it is longer than `most` characters."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 2 // 3]}...{text[-most // 3 :]} ({len(text)} characters)"
+
+
+def _encodable(text: str) -> str:
+    """Halves of characters (lone surrogates) as JSON escapes; they have no bytes of their own."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class RemoteError(UserError):

@@ -26,6 +26,7 @@ KIND = np.zeros(256, dtype=np.uint8)
 KIND[[ord(letter) for letter in '"{}[],']] = [QUOTE, OPEN, CLOSE, OPEN, CLOSE, COMMA]
 STEP = np.array([0, 0, 1, -1, 0])  # what each kind does to the depth
 BACKSLASH, NEWLINE = ord("\\"), ord("\n")
+BLANKS = b" \t\r\n"
 NOT_BLANK = re.compile(rb"[^ \t\r\n]")
 MARK = b"\xef\xbb\xbf"  # some editors begin a file with a byte order mark
 
@@ -67,7 +68,8 @@ class TextRows:
 
     def raw(self, index: int) -> Any:
         start, end, line = (int(number) for number in self._spans_N3[index])
-        return _parse(_read(self.path, start, end), line)
+        entry = read_span(self.path, start, end)
+        return entry if isinstance(entry, Unreadable) else parse_entry(entry, line)
 
 
 def cache_folder() -> Path:
@@ -78,16 +80,25 @@ def cache_folder() -> Path:
 
 
 def index_text(path: Path, chunk: int = CHUNK) -> np.ndarray:
-    """int64[N, 3]: first byte, end and line of every entry of a JSON list, or of every line that is not blank."""
+    """int64[N, 3]: first byte, end and line of every entry of a JSON list, or of every line that is not blank.
+
+    Objects that are written over several lines, one after the other, are an entry each.
+    """
+    first = next((found[0] for block in _blocks(path, chunk) if (found := NOT_BLANK.search(block))), b"")
     with path.open("rb") as file:
-        first = next((found[0] for block in _blocks(path, chunk) if (found := NOT_BLANK.search(block))), b"")
-        is_list = first == b"[" or (first == MARK[:1] and _after_mark(file.read(4096)) == b"[")
-    return _index_list(path, chunk) if is_list else _index_lines(path, chunk)
+        head = file.read(CHUNK).removeprefix(MARK).lstrip(BLANKS)
+    if first == b"[" or (first == MARK[:1] and head[:1] == b"["):
+        return _index_list(path, chunk)
+    spans_N3 = _index_objects(path, chunk) if _goes_on(head) else None
+    return _index_lines(path, chunk) if spans_N3 is None else spans_N3
 
 
-def _after_mark(head: bytes) -> bytes:
-    found = NOT_BLANK.search(head.removeprefix(MARK))
-    return found[0] if found else b""
+def _goes_on(head: bytes) -> bool:
+    """Whether an object begins here and is not closed where its first line ends."""
+    line, newline, _ = head.partition(b"\n")
+    marks = _Marks()
+    marks.scan(np.frombuffer(line, dtype=np.uint8))
+    return bool(newline) and line[:1] == b"{" and marks.is_open
 
 
 def _indexed(path: Path) -> np.ndarray:
@@ -95,7 +106,7 @@ def _indexed(path: Path) -> np.ndarray:
     facts = path.stat()
     if facts.st_size < KEEP_FROM:
         return index_text(path)
-    key = hashlib.sha256(f"1 {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
+    key = hashlib.sha256(f"2 {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
     kept = cache_folder() / "index" / f"{key[:24]}.npy"
     with suppress(OSError, ValueError):  # missing, or cut by a full disk
         return np.load(kept, mmap_mode="r")
@@ -115,14 +126,18 @@ def _blocks(path: Path, chunk: int) -> Iterator[bytes]:
             yield block
 
 
-def _read(path: Path, start: int, end: int) -> bytes:
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        return file.read(end - start) or b""
+def read_span(path: Path, start: int, end: int) -> bytes | Unreadable:
+    """These bytes of a file, or fewer where it has become shorter."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(end - start) or b""
+    except OSError as error:
+        return Unreadable(f"cannot be read: {error.strerror}")
 
 
-def _parse(entry: bytes, line: int) -> Any:
-    """The entry's value. `line` is the one it begins on, for the message."""
+def parse_entry(entry: bytes, line: int = 1) -> Any:
+    """The entry's value, or Unreadable. `line` is the one it begins on, for the message."""
     try:
         return json.loads(entry.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -130,6 +145,8 @@ def _parse(entry: bytes, line: int) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {line + error.lineno - 1}, " if error.lineno > 1 else ""
         return Unreadable(f"not JSON: {error.msg} ({place}column {error.colno})")
+    except ValueError as error:  # a number of more digits than Python turns into one
+        return Unreadable(f"not JSON that can be read: {error}")
     except RecursionError:
         return Unreadable("not a record: nested too deep")
 
@@ -180,6 +197,19 @@ def _index_lines(path: Path, chunk: int) -> np.ndarray:
     return spans_N3[spans_N3[:, 0] < spans_N3[:, 1]]  # a blank line's first letter is that of a later line
 
 
+def _index_objects(path: Path, chunk: int) -> np.ndarray | None:
+    """Entries that begin where an object does that is in no other; None if the last one has no end."""
+    cuts, marks = _Cuts(), _Marks()
+    for block in _blocks(path, chunk):
+        at, kinds, depths = marks.scan(np.frombuffer(block, dtype=np.uint8))
+        cuts.add(block, at[(kinds == OPEN) & (depths == 1)] - 1)
+    if not marks.is_whole:
+        return None
+    spans_N3 = cuts.spans()
+    spans_N3[:-1, 1] = spans_N3[1:, 0]
+    return spans_N3
+
+
 def _index_list(path: Path, chunk: int) -> np.ndarray:
     cuts, marks = _Cuts(), _Marks()
     for block in _blocks(path, chunk):
@@ -205,7 +235,8 @@ def _index_list(path: Path, chunk: int) -> np.ndarray:
 def _explain(path: Path, spans_N3: np.ndarray, last: int) -> DataError:
     """What is wrong with a list whose end was not found: its first broken entry, else the missing bracket."""
     for start, end, line in spans_N3.tolist():
-        value = _parse(_read(path, start, end), line)
+        entry = read_span(path, start, end)
+        value = entry if isinstance(entry, Unreadable) else parse_entry(entry, line)
         if isinstance(value, Unreadable):
             return DataError(value.problem, path=path, line=line)
     return DataError("not JSON: expected ',' or ']' after a record", path=path, line=last)
@@ -221,8 +252,29 @@ class _Marks:
         self._escaped = False  # the block before ended with a backslash that counts
 
     def find(self, block_B: np.ndarray) -> np.ndarray:
+        """Places in the block, in order."""
         if self.closed:
             return np.empty(0, dtype=np.int64)
+        at, kinds, depths = self.scan(block_B)
+        ends = np.flatnonzero((kinds == CLOSE) & (depths <= 0))
+        if len(ends):  # what comes after the list's own bracket is not ours to split
+            self.closed = True
+            at, kinds, depths = (part[: ends[0] + 1] for part in (at, kinds, depths))
+        before = depths - STEP[kinds]
+        return at[((kinds == COMMA) & (depths == 1)) | ((kinds == OPEN) & (before == 0)) | (depths <= 0)]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what was scanned ends within an object or a list, and in no string."""
+        return self._depth > 0 and not self._in_string
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that was scanned is closed."""
+        return self._depth == 0 and not self._in_string
+
+    def scan(self, block_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Brackets and commas outside strings: their places in the block, kinds, and the depth behind each."""
         kinds = KIND[block_B]
         kinds[self._escapes(block_B)] = 0
         at = np.flatnonzero(kinds)
@@ -235,12 +287,7 @@ class _Marks:
         depths = self._depth + np.cumsum(STEP[kinds])
         if len(depths):
             self._depth = int(depths[-1])
-        ends = np.flatnonzero((kinds == CLOSE) & (depths <= 0))
-        if len(ends):  # what comes after the list's own bracket is not ours to split
-            self.closed = True
-            at, kinds, depths = (part[: ends[0] + 1] for part in (at, kinds, depths))
-        before = depths - STEP[kinds]
-        return at[((kinds == COMMA) & (depths == 1)) | ((kinds == OPEN) & (before == 0)) | (depths <= 0)]
+        return at, kinds, depths
 
     def _escapes(self, block_B: np.ndarray) -> np.ndarray:
         """Places of bytes that a backslash makes ordinary: those after every other one of a run of backslashes."""

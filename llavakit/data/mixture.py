@@ -20,6 +20,7 @@ What `random` and a broken weight choose is drawn from the run's seed.
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -119,12 +120,14 @@ class Mixture(Sequence[Record]):
     def __init__(self, sources: Sequence[Source], *, seed: int) -> None:
         self.sources, self.seed = list(sources), seed
         self._files: list[list[Records]] = []
+        self._starts: list[list[int]] = []  # of every source: the number of each file's first record
         self._chosen: list[np.ndarray] = []
         for number, source in enumerate(self.sources):
             files = [read_records(path, source.images) for path in source.paths]
             rng = np.random.default_rng([seed, TAKEN, number])
             self._files.append(files)
-            self._chosen.append(source.take.choose(sum(map(len, files)), rng))
+            self._starts.append([0, *accumulate(map(len, files))])
+            self._chosen.append(source.take.choose(self._starts[-1][-1], rng))
         self._firsts = [0, *accumulate(map(len, self._chosen))]
 
     def __len__(self) -> int:
@@ -182,11 +185,9 @@ class Mixture(Sequence[Record]):
         index %= len(self)
         number = self.source_of(index)
         row = int(self._chosen[number][index - self._firsts[number]])
-        for records in self._files[number]:
-            if row < len(records):
-                return records, row
-            row -= len(records)
-        raise IndexError(index)
+        starts = self._starts[number]
+        file = bisect_right(starts, row) - 1
+        return self._files[number][file], row - starts[file]
 
 
 def _read_list(path: Path, images: Path | None) -> list[Source]:

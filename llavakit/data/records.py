@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
-from llavakit.core.errors import DataError, Flaw
+from llavakit.core.errors import DataError, FlawKind
 from llavakit.data.dialects import unify
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import ShardRows
@@ -30,7 +30,7 @@ from llavakit.text.conversation import (
     Video,
 )
 
-IMAGE_MARK, VIDEO_MARK = re.compile("<image>"), re.compile("<image>|<video>")
+IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER = re.compile("<image>"), re.compile("<image>|<video>")
 ADVICE = "; fix the record or set data.on_bad=skip"  # the end of a record's error
 ROLES: dict[str, Role] = {
     "human": "user",
@@ -54,7 +54,7 @@ class Record:
     def name(self) -> str:
         return f"{self.path}:{self.line}"
 
-    def error(self, what: str, kind: Flaw = "record") -> DataError:
+    def error(self, what: str, kind: FlawKind = "record") -> DataError:
         return DataError(f"{what}{ADVICE}", path=self.path, line=self.line, kind=kind)
 
     def conversation(self) -> Conversation:
@@ -76,7 +76,9 @@ class Record:
         if not isinstance(turns, list) or not turns:
             raise self.error("'conversations' must be a non-empty list")
         media = self._media()
-        marks = VIDEO_MARK if any(isinstance(part, Video) for part in media) else IMAGE_MARK
+        placeholder = (
+            VIDEO_PLACEHOLDER if any(isinstance(part, Video) for part in media) else IMAGE_PLACEHOLDER
+        )
         messages: list[Message] = []
         used = 0
         for number, turn in enumerate(turns):
@@ -86,7 +88,7 @@ class Record:
             if role == "assistant":
                 messages.append(Message(role, (Text(value),)))
                 continue
-            texts = marks.split(value)
+            texts = placeholder.split(value)
             messages.append(Message(role, _interleave(texts, media[used:])))
             used += len(texts) - 1
         if used != len(media):

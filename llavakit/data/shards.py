@@ -4,20 +4,21 @@ A shard is indexed once by member and its media are read by offset. Nothing is e
 an archive is used as a path. Not covered: a member's bytes go to the image and video decoders, which check them.
 """
 
-import json
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llavakit.core.errors import DataError
-from llavakit.data.index import Unreadable
+from llavakit.core.errors import DataError, shorten
+from llavakit.data.index import Unreadable, parse_entry, read_span
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
 MAX_JSON = 1 << 24  # bytes of a record
 MAX_MEDIA = 1 << 30  # bytes of a picture or video, which is held in memory
+SAMPLE = (".json", *IMAGES, *VIDEOS)  # a sample has one of these; a README has not
+APPLE = "._"  # macOS writes a file's attributes beside it under this name, with the file's own ending
 Cell = dict[str, Any]
 
 
@@ -61,10 +62,10 @@ class ShardRows:
             return Unreadable(f"sample {entry.key!r} has {len(texts)} .json members; it must have one")
         if texts[0].size > MAX_JSON:
             return Unreadable(f"{texts[0].name!r} has {texts[0].size} bytes; the limit is {MAX_JSON}")
-        try:
-            record = json.loads(self._bytes(texts[0]).decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            return Unreadable(f"{texts[0].name!r} is not JSON: {error}")
+        text = self._bytes(texts[0])
+        record = text if isinstance(text, Unreadable) else parse_entry(text)
+        if isinstance(record, Unreadable):
+            return Unreadable(f"{texts[0].name!r} is {record.problem}")
         if not isinstance(record, dict):
             return record
         for name, endings in (("image", IMAGES), ("video", VIDEOS)):
@@ -81,19 +82,23 @@ class ShardRows:
             names = listed if isinstance(listed, list) else [listed]
             found = [_member(entry, name) for name in names]
             if None in found:
-                missing = names[found.index(None)]
-                have = ", ".join(repr(member.name) for member in entry.members)
-                return Unreadable(f"{missing!r} is not a member of sample {entry.key!r}, which has {have}")
+                missing = shorten(repr(names[found.index(None)]))
+                have = shorten(", ".join(repr(member.name) for member in entry.members), 400)
+                return Unreadable(f"{missing} is not a member of sample {entry.key!r}, which has {have}")
             members = [member for member in found if member is not None]
         for member in members:
             if member.size > MAX_MEDIA:
                 return Unreadable(f"{member.name!r} has {member.size} bytes; the limit is {MAX_MEDIA}")
-        return [{"bytes": self._bytes(member), "path": member.name} for member in members]
+        cells: list[Cell] = []
+        for member in members:
+            data = self._bytes(member)
+            if isinstance(data, Unreadable):
+                return data
+            cells.append({"bytes": data, "path": member.name})
+        return cells
 
-    def _bytes(self, member: Member) -> bytes:
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(member.start)
-            return file.read(member.size) or b""
+    def _bytes(self, member: Member) -> bytes | Unreadable:
+        return read_span(self.path, member.start, member.start + member.size)
 
 
 def _member(entry: Entry, name: Any) -> Member | None:
@@ -106,7 +111,10 @@ def _member(entry: Entry, name: Any) -> Member | None:
 
 
 def _entries(path: Path) -> Iterator[Entry]:
-    """Neighbouring members with one key, which is the name up to the first dot behind the last slash."""
+    """Neighbouring members with one key, which is the name up to the first dot behind the last slash.
+
+    What macOS adds is passed over, and so are files that are neither a record nor a medium nor beside one.
+    """
     entry: Entry | None = None
     try:
         size = path.stat().st_size
@@ -118,13 +126,15 @@ def _entries(path: Path) -> Iterator[Entry]:
                 if info.offset_data + info.size > size:
                     raise DataError(f"the archive ends within {info.name!r}; copy it again", path=path)
                 folder, slash, base = info.name.rpartition("/")
+                if base.startswith(APPLE) or base == ".DS_Store" or "__MACOSX" in folder.split("/"):
+                    continue
                 key = folder + slash + base.partition(".")[0]
                 if entry is None or entry.key != key:
-                    if entry is not None:
+                    if entry is not None and entry.ending(*SAMPLE):
                         yield entry
                     entry = Entry(key)
                 entry.members.append(Member(info.name, info.offset_data, info.size))
     except (tarfile.TarError, OSError) as error:
         raise DataError(f"not a plain (unpacked) tar archive: {error}", path=path) from None
-    if entry is not None:
+    if entry is not None and entry.ending(*SAMPLE):
         yield entry

@@ -68,6 +68,7 @@ class Request:
     keys: tuple[bytes, ...]  # of the media
     tiles: dict[bytes, Tensor]
     slots: tuple[int, ...]  # places of pictures' tokens, media after media
+    salt: bytes = b""  # whose it is: only they find again what is kept of it
 
     def media_from(self, start: int) -> dict[bytes, Media]:
         """The media with slots at token `start` or behind it, first ones first."""
@@ -95,9 +96,9 @@ class Request:
         return self.slots[first:after], rows
 
 
-def media_key(media: Media) -> bytes:
-    """Equal for pictures that give equal rows: by what is seen and how it is cut."""
-    return blake2b(f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()
+def media_key(media: Media, salt: bytes = b"") -> bytes:
+    """Equal for pictures of one `salt` that give equal rows: by what is seen and how it is cut."""
+    return blake2b(salt + f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()
 
 
 def name_tokens(sample: Sample, keys: Sequence[bytes], slots: Sequence[int]) -> tuple[int, ...]:

@@ -118,7 +118,9 @@ def check_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
                 f"new weights: {name} is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
             )
         if tensor.is_meta or tensor.layout != torch.strided:
-            raise ConfigError(f"new weights: {name} has no values of its own ({tensor.device}, {tensor.layout})")
+            raise ConfigError(
+                f"new weights: {name} has no values of its own ({tensor.device}, {tensor.layout})"
+            )
 
 
 def check(

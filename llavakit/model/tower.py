@@ -5,9 +5,10 @@ tower: a feature map is rows too. Normalisation happens here, on the device, so 
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -33,11 +34,8 @@ class TowerConfig(Config):
     kind: Literal["transformers", "efficientnet_lite0"] = "transformers"
     path: str = "openai/clip-vit-large-patch14-336"  # directory or hub id; unused by efficientnet_lite0
     layer: int = -2  # ViT: index into its hidden states; -2 is the output of the last layer but one
-    blocks: tuple[int, ...] = (
-        4,
-        10,
-        15,
-    )  # EfficientNet: maps after these blocks, pooled to one grid and stacked
+    # EfficientNet: maps after these of its 16 blocks, pooled to one grid and stacked
+    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(min_length=1)] = (4, 10, 15)
 
 
 class Tower(nn.Module):

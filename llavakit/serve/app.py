@@ -62,8 +62,16 @@ def create_app(service: Service) -> FastAPI:
         yield
         await asyncio.to_thread(service.close)
 
-    # Without FastAPI's own pages: they load scripts from elsewhere.
-    app = Application(title="llavakit", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    # Without FastAPI's own pages, which load scripts from elsewhere, and its redirects of paths that end in a
+    # slash, which send clients to whatever host their own request named.
+    app = Application(
+        title="llavakit",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.model_name = service.settings.model_name
     app.add_middleware(Gate, settings=service.settings, metrics=metrics)
     app.add_exception_handler(ApiError, _tell)

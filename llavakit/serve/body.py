@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from llavakit.serve.errors import ApiError
 
@@ -16,7 +16,7 @@ class ClientGone(Exception):
 
 
 async def read_json(request: Request, limit: int) -> bytes:
-    """The body's bytes, which are said to be JSON. Stops reading where they get too many."""
+    """The body's bytes, said to be JSON. Stops reading where they get too many; ClientGone if broken off."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Also what keeps a web page from posting to a server on the reader's own machine unasked.
@@ -26,10 +26,13 @@ async def read_json(request: Request, limit: int) -> bytes:
     if said.isascii() and said.isdigit() and int(said[:20]) > limit:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(body)
 
 

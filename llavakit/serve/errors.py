@@ -14,6 +14,9 @@ TYPES = {
 }
 
 
+LONGEST = 400  # letters of a message: what a client sent is never sent back whole
+
+
 class ApiError(UserError):
     """An answer that is an error. `param` is the field at fault, `code` a word for programs."""
 
@@ -26,7 +29,7 @@ class ApiError(UserError):
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}...")
         self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
 
     def body(self) -> dict[str, object]:

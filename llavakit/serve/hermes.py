@@ -71,13 +71,10 @@ def read_call(text: str, names: frozenset[str]) -> Call | None:
         said = json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
-    if (
-        not isinstance(said, dict)
-        or not isinstance(said.get("arguments"), dict)
-        or said.get("name") not in names
-    ):
-        return None
-    return Call(said["name"], json.dumps(said["arguments"], ensure_ascii=False))
+    match said:
+        case {"name": str(name), "arguments": dict(arguments)} if name in names:
+            return _call(name, arguments)
+    return None
 
 
 class CallReader:
@@ -135,6 +132,25 @@ class CallReader:
         if text:
             self._called = False
             out.append(text)
+
+
+def _call(name: str, arguments: dict[str, Any]) -> Call | None:
+    """None where JSON cannot say the arguments again: 1e999 is read as infinity."""
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return None
+    # Half of a surrogate pair is no letter, and stays the escape that the model wrote.
+    return Call(name, text if _is_text(text) else json.dumps(arguments))
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be sent: no halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(constant: str) -> None:

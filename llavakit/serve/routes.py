@@ -26,8 +26,8 @@ class Routes:
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, in one piece or as server-sent events."""
         visit: Visit = request.state.visit
-        body = await read_json(request, self.settings.max_body_bytes)
         try:
+            body = await read_json(request, self.settings.max_body_bytes)
             asked = await unless_gone(request, self.service.parse(body))
             visit.notes["stream"] = bool(asked.stream)
             answer = await unless_gone(request, self._start(asked, visit))
@@ -68,7 +68,7 @@ class Routes:
         )
 
     async def _start(self, asked: ChatRequest, visit: Visit) -> Answer:
-        answer = await self.service.start(asked)
+        answer = await self.service.start(asked, visit.owner)
         visit.exits.callback(self._end, asked, answer, visit)
         return answer
 

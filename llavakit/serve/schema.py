@@ -13,13 +13,8 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
-    ValidationError,
     model_validator,
 )
-from pydantic_core import from_json
-
-from llavakit.core.errors import nearest
-from llavakit.serve.errors import ApiError
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"  # OpenAI's rule for functions and schemas
 
@@ -45,6 +40,7 @@ def _only(*allowed: object) -> AfterValidator:
 
 
 Unused = Annotated[Any, _only([])]  # an answer's field that is empty here, sent back to us in the history
+Short = Annotated[str, Field(max_length=256)]  # names and ids: they are looked up, compared and said again
 
 
 class TextPart(Wire):
@@ -82,11 +78,12 @@ def _content_kind(value: object) -> str:
 
 
 Texts = Annotated[
-    Annotated[str, Tag("text")] | Annotated[tuple[TextPart, ...], Tag("parts")],
+    Annotated[str, Tag("text")] | Annotated[tuple[TextPart, ...], Field(fail_fast=True), Tag("parts")],
     Discriminator(_content_kind),
 ]
 Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Tag("parts")], Discriminator(_content_kind)
+    Annotated[str, Tag("text")] | Annotated[tuple[Part, ...], Field(fail_fast=True), Tag("parts")],
+    Discriminator(_content_kind),
 ]
 
 
@@ -101,12 +98,12 @@ class UserMessage(Wire):
 
 
 class CalledFunction(Wire):
-    name: str
+    name: Short
     arguments: str  # JSON text
 
 
 class CallMade(Wire):
-    id: str
+    id: Short
     type: Literal["function"] = "function"
     function: CalledFunction
     index: Annotated[int | None, Field(ge=0)] = None  # clients that gather a stream leave it in
@@ -115,7 +112,7 @@ class CallMade(Wire):
 class AssistantMessage(Wire):
     role: Literal["assistant"]
     content: Texts | None = None
-    tool_calls: tuple[CallMade, ...] | None = None
+    tool_calls: Annotated[tuple[CallMade, ...], Field(fail_fast=True)] | None = None
     refusal: Unused = None
     annotations: Unused = None
     audio: Unused = None
@@ -132,8 +129,8 @@ class AssistantMessage(Wire):
 class ToolMessage(Wire):
     role: Literal["tool"]
     content: Texts
-    tool_call_id: str
-    name: str | None = None  # of the function; its call says it too
+    tool_call_id: Short
+    name: Short | None = None  # of the function; its call says it too
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
@@ -152,7 +149,7 @@ class Tool(Wire):
 
 
 class FunctionName(Wire):
-    name: str
+    name: Short
 
 
 class NamedTool(Wire):
@@ -194,14 +191,14 @@ def _stop_kind(value: object) -> str:
 
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[tuple[Stop, ...], Field(max_length=16)]
+Stops = Annotated[tuple[Stop, ...], Field(max_length=16, fail_fast=True)]
 
 
 class ChatRequest(Wire):
     """The body of POST /v1/chat/completions."""
 
-    model: str
-    messages: Annotated[tuple[Message, ...], Field(min_length=1)]
+    model: Short
+    messages: Annotated[tuple[Message, ...], Field(min_length=1, fail_fast=True)]
 
     temperature: Annotated[float | None, Field(ge=0, le=2)] = None  # None: 1, as OpenAI says
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
@@ -221,7 +218,7 @@ class ChatRequest(Wire):
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = (
         None
     )
-    tools: tuple[Tool, ...] | None = None
+    tools: Annotated[tuple[Tool, ...], Field(fail_fast=True)] | None = None
     tool_choice: (
         Annotated[
             Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedTool, Tag("named")],
@@ -273,36 +270,3 @@ class ChatRequest(Wire):
     def stops(self) -> tuple[str, ...]:
         """The stop strings, however they were written."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop or ()
-
-
-def parse(body: bytes) -> ChatRequest:
-    """The request in `body`; anything else is an ApiError that names the field."""
-    try:
-        return ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-    if first["type"] == "json_invalid":
-        raise ApiError(
-            f"the body is not JSON: {first['msg'].removeprefix('Invalid JSON: ')}", code="invalid_json"
-        )
-    param = _path(first["loc"], from_json(body), missing=first["type"] == "missing") or None
-    what = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        last = str(first["loc"][-1])
-        known = ChatRequest.model_fields if len(first["loc"]) == 1 else {}
-        what = "unknown or unsupported field" + (nearest(last, known) if known else "")
-    raise ApiError(f"{param}: {what}" if param else what, param=param, code=first["type"])
-
-
-def _path(location: tuple[int | str, ...], value: Any, *, missing: bool) -> str:
-    """`messages[0].content` of pydantic's location, which also names the branches of unions it took.
-
-    What is not there in `value` is such a branch, but for the last step to a `missing` field.
-    """
-    path = ""
-    for number, step in enumerate(location, 1):
-        if isinstance(value, dict) and (step in value or (missing and number == len(location))):
-            path, value = f"{path}.{step}" if path else str(step), value.get(step)
-        elif isinstance(value, list) and isinstance(step, int):
-            path, value = f"{path}[{step}]", value[step]
-    return path

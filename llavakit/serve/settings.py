@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 
 from llavakit.core.config import Config
 
@@ -19,12 +19,18 @@ class ServeConfig(Config):
     ] = ()  # none: whoever reaches the port may ask
     media_root: Path | None = None  # file:// is refused without it
     allow_http: bool = False  # fetch pictures over http:// too
+    fetch_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    refuse_networks: tuple[
+        IPvAnyNetwork, ...
+    ] = ()  # public, and yet not to be fetched from (one's own router)
+    host_names: tuple[str, ...] = ()  # what clients on this machine may call it besides localhost
 
     max_requests: int = Field(
         default=256, ge=1
     )  # at once on the whole server, waiting ones included; then 429
     request_seconds: float = Field(default=600, gt=0)  # from the first byte to the last, waiting included
     max_body_bytes: int = Field(default=64 * MIB, ge=1)
+    max_json_values: int = Field(default=20_000, ge=1)  # in a body: lists, objects, and what stands in them
     max_messages: int = Field(default=1000, ge=1)
     max_text_chars: int = Field(
         default=2_000_000, ge=1

@@ -79,6 +79,41 @@ def test_lines_are_split_where_they_end(tmp_path_factory, values, chunk, data):
 
 
 @FEW
+@given(
+    values=st.lists(st.dictionaries(NASTY, VALUES, min_size=1, max_size=3), min_size=1, max_size=4),
+    indent=st.sampled_from([1, 4, "\t"]),
+    between=st.sampled_from(["\n", "", "\r\n\n "]),
+    chunk=CHUNKS,
+    mark=st.booleans(),
+)
+def test_objects_over_several_lines_are_an_entry_each(tmp_path_factory, values, indent, between, chunk, mark):
+    path = tmp_path_factory.mktemp("index") / "a.json"
+    texts = [json.dumps(value, indent=indent) for value in values]
+    path.write_bytes(b"\xef\xbb\xbf" * mark + between.join(texts).encode())
+    entries, lines = spans(path, chunk)
+    assert entries == values
+    assert lines == [1 + between.join([*texts[:at], ""]).count("\n") for at in range(len(texts))]
+
+
+@pytest.mark.parametrize("first", ['{"a": [', '{"a": {"b": 1}', '{"a": "[', "{"])
+def test_a_first_line_that_is_cut_leaves_the_others_readable(first, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(first + '\n{"b": 1}\n{"c": 2}\n')
+    rows = TextRows(path)
+    assert isinstance(rows.raw(0), Unreadable)
+    assert [rows.raw(1), rows.raw(2)] == [{"b": 1}, {"c": 2}]
+
+
+def test_a_number_longer_than_python_reads_and_a_file_that_is_gone_are_told_when_they_are_used(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": ' + "9" * 5000 + "}\n{}")
+    rows = TextRows(path)
+    assert "4300 digits" in rows.raw(0).problem and rows.raw(1) == {}
+    path.unlink()
+    assert rows.raw(1) == Unreadable("cannot be read: No such file or directory")
+
+
+@FEW
 @given(cut=st.integers(0, 200), chunk=CHUNKS)
 def test_a_cut_list_is_one_line_or_what_is_whole(tmp_path_factory, cut, chunk):
     path = tmp_path_factory.mktemp("index") / "a.json"

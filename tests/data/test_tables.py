@@ -184,11 +184,32 @@ def test_a_shard_has_a_record_for_every_key(tmp_path):
     assert records[6].name == f"{path}:7"
 
 
+def test_what_macos_and_people_add_to_a_shard_is_no_sample(tmp_path):
+    path = shard(
+        tmp_path / "a.tar",
+        [
+            ("README.md", b"# pictures"), ("LICENSE", b"mine"),
+            ("._0.json", b"\0\5\x16"), ("0.json", text("<image>")), ("._0.jpg", b"\0\5"), ("0.jpg", b"zero"),
+            (".DS_Store", b"Bud1"), ("__MACOSX/1.json", b"\0"), ("s/__MACOSX/1.jpg", b"\0"),
+            ("s/.DS_Store", b"Bud1"), ("s/1.json", text()), ("s/1.txt", b"a caption"),
+        ],
+    )  # fmt: skip
+    assert [record.conversation().media for record in read_records(path)] == [(Image(b"zero"),), ()]
+
+
+def test_a_number_of_5000_digits_in_a_shard_is_a_flaw_of_its_sample(tmp_path):
+    path = shard(tmp_path / "a.tar", [("0.json", b'{"id": ' + b"9" * 5000 + b"}"), ("1.json", text())])
+    first, second = read_records(path)
+    with pytest.raises(DataError, match=r"a\.tar:1: '0\.json' is not JSON that can be read: "):
+        first.conversation()
+    assert second.conversation().media == ()
+
+
 BAD_SAMPLES = {
     "no record": ([("0.jpg", b"x")], "sample '0' has 0 .json members; it must have one"),
     "two records": ([("0.json", b"{}"), ("0.b.json", b"{}")], "sample '0' has 2 .json members"),
     "not JSON": ([("0.json", b"{")], "'0.json' is not JSON: "),
-    "not UTF-8": ([("0.json", b"\xff")], "'0.json' is not JSON: "),
+    "not UTF-8": ([("0.json", b"\xff")], "'0.json' is not UTF-8: "),
     "a list": ([("0.json", b"[]")], "a record must be an object, found list"),
     "an unknown member": (
         [("0.json", text("<image>", image="/etc/passwd")), ("0.png", b"x")],

@@ -15,9 +15,9 @@ from llavakit.data.pack import collate
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.kv_slots import Arena, KvShape
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.sampler import Sampling
-from llavakit.engine.slots import Arena, KvShape
 from llavakit.text.conversation import Conversation, assistant, user
 from tests import tiny
 

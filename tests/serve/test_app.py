@@ -198,6 +198,14 @@ def test_free_calls_are_read_out_of_the_answer():
         assert streamed[-1]["choices"][0]["finish_reason"] == "tool_calls"
 
 
+def test_half_a_letter_in_a_call_is_no_error():
+    call = r'<tool_call>{"name": "look", "arguments": {"x": "\ud83d"}}</tool_call>'
+    with client(ScriptedWorker(call)) as found:
+        (made,) = post(found, tools=[TOOL])["choices"][0]["message"]["tool_calls"]
+        assert json.loads(made["function"]["arguments"]) == {"x": "\ud83d"}
+        assert "[DONE]" in found.post(CHAT, json=asked(tools=[TOOL], stream=True)).text
+
+
 def test_blanks_around_an_answer_are_dropped_in_both_shapes():
     with client(ScriptedWorker("  \n a \n b \n\n ")) as found:
         assert text_of(post(found)) == "a \n b"
@@ -308,8 +316,10 @@ def test_keys_are_asked_for_and_shown_to_nobody(caplog):
             answer = found.post(CHAT, json=asked(), headers={"Authorization": f"Bearer {key}"})
             assert answer.status_code == 200
             assert found.get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
-        assert found.get("/health").status_code == found.get("/metrics").status_code == 200
-        page = found.get("/metrics").text
+        assert found.get("/health").status_code == 200
+        assert found.get("/metrics").status_code == 401, "it tells what others do"
+        page = found.get("/metrics", headers={"Authorization": f"Bearer {keys[0]}"}).text
+        assert "llavakit_http_requests_total" in page
     logged = "".join(str(record.__dict__) for record in caplog.records)
     assert "request" in logged
     for key in keys:

@@ -13,19 +13,21 @@ from llavakit.serve.conversation import (
     sampling,
 )
 from llavakit.serve.errors import ApiError
-from llavakit.serve.schema import ChatRequest, parse
+from llavakit.serve.parse import parse
+from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 from llavakit.text.conversation import Conversation, Image, Message, Text, Video, assistant, system, user
 from tests import tiny
 
 SETTINGS = ServeConfig(model_name="m")
+VALUES = SETTINGS.max_json_values
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "zoom"}}
 CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"x": 1}'}}
 
 
 def request(*messages: dict, **fields) -> ChatRequest:
-    return parse(json.dumps({"model": "m", "messages": list(messages)} | fields).encode())
+    return parse(json.dumps({"model": "m", "messages": list(messages)} | fields).encode(), VALUES)
 
 
 def say(role: str, content, **more) -> dict:
@@ -181,7 +183,7 @@ def pictures(count: int, kind: str = "image_url") -> dict:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"messages": [pictures(10_000)]}, "10000 images; this server takes at most 64"),
+        ({"messages": [pictures(4_000)]}, "4000 images; this server takes at most 64"),
         ({"messages": [pictures(5, "video_url")]}, "5 videos"),
         ({"messages": [say("user", "x" * 2_000_001)]}, "2000001 letters of text"),
         ({"messages": [say("user", "x")] * 1001}, "1001 messages"),
@@ -196,7 +198,7 @@ def pictures(count: int, kind: str = "image_url") -> dict:
 def test_bounds_are_checked_before_anything_is_fetched(fields, said):
     asked = {"model": "m", "messages": [say("user", "a")]} | fields
     with pytest.raises(ApiError, match=said):
-        check_bounds(parse(json.dumps(asked).encode()), SETTINGS)
+        check_bounds(parse(json.dumps(asked).encode(), VALUES), SETTINGS)
 
 
 def test_another_model_is_not_served():
@@ -209,4 +211,4 @@ def test_numbers_that_json_cannot_write_are_refused():
     body = b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", '
     body += b'"function": {"name": "f", "parameters": {"maximum": Infinity}}}]}'
     with pytest.raises(ApiError, match="number"):
-        check_bounds(parse(body), SETTINGS)
+        check_bounds(parse(body, VALUES), SETTINGS)

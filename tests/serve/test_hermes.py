@@ -55,6 +55,8 @@ def test_what_the_history_says_is_what_the_model_said():
         '<tool_call>{"name": "look", "arguments": "x"}</tool_call>',
         '<tool_call>{"name": "look", "arguments": {"x": NaN}}</tool_call>',
         '<tool_call>["look"]</tool_call>',
+        '<tool_call>{"name": ["look"], "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "look", "arguments": {"x": 1e999}}</tool_call>',
         f"<tool_call>{'[' * 100_000}</tool_call>",
         "<tool_call>\n" + '{"name": "look", "argum',
     ],
@@ -98,3 +100,11 @@ def test_a_forced_call_is_one_of_the_functions():
         "b",
     ]
     assert read_call('{"name": "look", "arguments": {"a": "ü"}}', NAMES) == Call("look", '{"a": "ü"}')
+
+
+def test_half_of_a_surrogate_pair_stays_the_escape_it_was():
+    text = r'{"name": "look", "arguments": {"x": "\ud83d é"}}'
+    call = read_call(text, NAMES)
+    assert call is not None and json.loads(call.arguments.encode()) == {"x": "\ud83d é"}
+    whole = read_call(text.replace(r"\ud83d", r"\ud83d\ude00"), NAMES)
+    assert whole == Call("look", '{"x": "😀 é"}')

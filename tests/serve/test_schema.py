@@ -6,8 +6,11 @@ import pytest
 from openai.types.chat import completion_create_params
 
 from llavakit.serve.errors import ApiError
-from llavakit.serve.schema import ChatRequest, parse
+from llavakit.serve.parse import parse
+from llavakit.serve.schema import ChatRequest
+from llavakit.serve.settings import ServeConfig
 
+VALUES = ServeConfig().max_json_values
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 # Fields of OpenAI's that would change the answer, and that this server does not have.
@@ -20,7 +23,7 @@ REFUSED = {
 def refused(**fields) -> tuple[str, str | None]:
     """(message, field)"""
     with pytest.raises(ApiError) as error:
-        parse(json.dumps(ASKED | fields).encode())
+        parse(json.dumps(ASKED | fields).encode(), VALUES)
     assert error.value.status == 400
     return str(error.value), error.value.param
 
@@ -96,7 +99,7 @@ def test_what_does_not_fit_together_is_said(fields, said):
 )  # fmt: skip
 def test_bodies_that_are_no_requests(body):
     with pytest.raises(ApiError) as error:
-        parse(body)
+        parse(body, VALUES)
     assert error.value.status == 400 and len(str(error.value)) < 200
 
 
@@ -105,7 +108,7 @@ def test_neutral_values_are_taken():
         "frequency_penalty": 0, "presence_penalty": 0.0, "logit_bias": {}, "modalities": ["text"], "store": False,
         "service_tier": "auto", "user": "ann", "metadata": {"a": "b"}, "temperature": None, "tools": None,
     }  # fmt: skip
-    parse(json.dumps(ASKED | neutral).encode())
+    parse(json.dumps(ASKED | neutral).encode(), VALUES)
 
 
 def test_an_answer_can_be_sent_back_as_it_came():
@@ -115,4 +118,4 @@ def test_an_answer_can_be_sent_back_as_it_came():
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "index": 0}],
     }  # fmt: skip
     messages = [*ASKED["messages"], answered, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
-    assert len(parse(json.dumps(ASKED | {"messages": messages}).encode()).messages) == 3
+    assert len(parse(json.dumps(ASKED | {"messages": messages}).encode(), VALUES).messages) == 3
