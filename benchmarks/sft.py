@@ -37,9 +37,11 @@ from llavakit.model.connector import ConnectorConfig, build_connector
 from llavakit.model.llava import Llava
 from llavakit.model.tower import TowerConfig, ViTTower
 from llavakit.text.tokenizer import Tokenizer
+from llavakit.train.freezing import train_only
+from llavakit.train.gradients import clip_gradients
 from llavakit.train.loop import train_step
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import OptimConfig, build_optimizer, clip_gradients, train_only
+from llavakit.train.optim import OptimConfig, build_optimizer
 from llavakit.vision.plan import ImageConfig, plan_image
 
 VOCAB, IMAGE_TOKEN = 49152, 49151

@@ -25,10 +25,10 @@ from llavakit.core.memory import keep_freed_memory
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint
+from llavakit.train.activation_checkpointing import checkpoint_activations
+from llavakit.train.freezing import train_only
 from llavakit.train.loop import train_step
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import train_only
-from llavakit.train.parallel import checkpoint_blocks
 from llavakit.vision.plan import ImageConfig
 
 IMAGE = ImageConfig(kind="square", size=224, grid=14)  # 196 tokens
@@ -51,7 +51,7 @@ def our_step(folder: Path, samples: list[Sample], pixels: torch.Tensor, *, recom
     train_only(model, ("connector", "language"))
     model.train()
     if recompute:
-        checkpoint_blocks(model)
+        checkpoint_activations(model)
     loss, _ = train_step(model, SFT(), [collate(samples, pixels.split(1))], precision="bf16")
     return loss
 

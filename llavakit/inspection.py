@@ -14,7 +14,7 @@ from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.records import Record, Records, read_records
-from llavakit.model.card import load_card, resolve
+from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.plan import ImageConfig

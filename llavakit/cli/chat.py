@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Kernels, Template, Weights
+from llavakit.cli.options import Kernels, RopeFactor, Seed, Template, Weights, finite
 from llavakit.core.errors import ConfigError
 
 
@@ -22,13 +22,11 @@ def chat(
         typer.Option("--video", "-v", help="A video file or a folder of frames; may be repeated."),
     ] = None,
     system: Annotated[str | None, typer.Option(help="System text instead of the template's own.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, callback=finite)] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1)] = 512,
-    seed: int = 0,
-    rope_factor: Annotated[
-        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
-    ] = None,
+    seed: Seed = 0,
+    rope_factor: RopeFactor = None,
     weights: Weights = "as_is",
     kernels: Kernels = "auto",
     template: Template = None,

@@ -27,7 +27,7 @@ def check(
         list[str] | None,
         typer.Option(help="A kind of flaw that is none here, e.g. duplicate; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The run's seed, which draws what `random` takes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="The run's seed, which draws what `random` takes.")] = 0,
 ) -> None:
     """Read everything once: missing and corrupt media, wrong placeholders, empty answers, long samples, double ids.
 

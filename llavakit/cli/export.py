@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Template
+from llavakit.cli.options import Overwrite, ShardSize, Template
 
 
 def export(
@@ -19,11 +19,12 @@ def export(
     dtype: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16; default: as stored.")
     ] = None,
-    shard_size: Annotated[float, typer.Option(min=0.0001, help="Largest weight file, in GB.")] = 2.0,
+    shard_size: ShardSize = 2.0,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a directory that a serving engine takes; says what that engine does otherwise."""
     from llavakit.model.convert.convert import Options
     from llavakit.model.convert.convert import export as export_model
 
-    options = Options(template=template, dtype=dtype, shard_bytes=int(shard_size * 1e9))
+    options = Options(template=template, dtype=dtype, shard_bytes=int(shard_size * 1e9), overwrite=overwrite)
     export_model(source, target, program, options, images_only=images_only)

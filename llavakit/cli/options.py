@@ -1,10 +1,25 @@
 """Options that several verbs share."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+
+def finite(value: float | None) -> float | None:
+    """A callback of options: `nan` is inside every range for the parser, and `inf` above it."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
+Seed = Annotated[int, typer.Option(min=0, help="What random draws begin with.")]
+RopeFactor = Annotated[
+    float | None,
+    typer.Option(min=1, callback=finite, help="Let so many times more tokens in (linear RoPE scaling)."),
+]
+ShardSize = Annotated[float, typer.Option(min=0.0001, callback=finite, help="Largest weight file, in GB.")]
 Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
 Template = Annotated[
     str | None,
@@ -20,6 +35,10 @@ Weights = Annotated[
 Kernels = Annotated[
     Literal["auto", "torch", "native"],
     typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
+]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that is at the target already.")
 ]
 
 # What `inspect` and `data check` encode records with.

@@ -8,8 +8,8 @@ import typer
 def plan(
     family: Annotated[str, typer.Argument(help="A model's name (see `llavakit models`).")],
     picture: Annotated[str, typer.Argument(help="WIDTHxHEIGHT in pixels, an image file or a video file.")],
-    frames: Annotated[int | None, typer.Option(help="A video of this many frames.")] = None,
-    images: Annotated[int, typer.Option(help="This many such images in one sample.")] = 1,
+    frames: Annotated[int | None, typer.Option(min=1, help="A video of this many frames.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="This many such images in one sample.")] = 1,
     rule: Annotated[
         str | None, typer.Option(help="Read the list of layouts as `llava` or as `transformers` does.")
     ] = None,

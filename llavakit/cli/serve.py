@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Kernels, Model, Template, Weights
+from llavakit.cli.options import Kernels, Model, RopeFactor, Template, Weights, finite
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 
@@ -43,11 +43,10 @@ def serve(
         int, typer.Option(min=1, help="Tokens of a step; fewer keep streams even while long prompts come in.")
     ] = 2048,
     kv_gb: Annotated[
-        float | None, typer.Option(min=0, help="Memory for keys and values, in GB (docs/engine.md).")
+        float | None,
+        typer.Option(min=0, callback=finite, help="Memory for keys and values, in GB (docs/engine.md)."),
     ] = None,
-    rope_factor: Annotated[
-        float | None, typer.Option(min=1, help="Let so many times more tokens in (linear RoPE scaling).")
-    ] = None,
+    rope_factor: RopeFactor = None,
     template: Template = None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""

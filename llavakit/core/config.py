@@ -1,7 +1,7 @@
 """Typed settings: frozen, unknown names forbidden, changed by `path=value`, written and read as YAML."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +15,7 @@ C = TypeVar("C", bound="Config")
 class Config(BaseModel):
     """Base of every settings class. Two configs with equal fields are equal; none can be changed in place."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 def make(kind: type[C], values: Any, *, where: str) -> C:
@@ -25,15 +25,7 @@ def make(kind: type[C], values: Any, *, where: str) -> C:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"{where}: {_unknown(kind, path)}") from None
-        raise ConfigError(
-            f"{where}: {path}={first['input']!r}: {first['msg'].lower()}"
-            if first["type"] != "missing"
-            else f"{where}: {path} is missing"
-        ) from None
+        raise ConfigError(f"{where}: {_mistake(error, kind)}") from None
 
 
 def override(config: C, settings: list[str], *, where: str = "command line") -> C:
@@ -46,6 +38,7 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
                 f"{where}: {setting!r} is not a setting; write path=value, as in optim.steps=100"
             )
         node: Any = tree
+        kind: type[BaseModel] | None = type(config)
         *parents, leaf = path.split(".")
         for depth, name in enumerate(parents, 1):
             if not isinstance(node, dict) or name not in node:
@@ -55,10 +48,17 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
                 raise ConfigError(
                     f"{where}: {whole} is not set here; give it whole: {whole}='{{name: value}}'"
                 )
-            node = node[name]
+            node, kind = node[name], part_of(kind, name)
         if not isinstance(node, dict):
             raise ConfigError(f"{where}: {_unknown(type(config), path)}")
         node[leaf] = _value(text, setting, where)
+        part = part_of(kind, leaf)
+        if part is not None and isinstance(node[leaf], int | float | str):
+            # One value for a whole part (optim.lr=1e-4): spelled out, as a later setting may change some of it.
+            try:
+                node[leaf] = part.model_validate(node[leaf]).model_dump()
+            except ValidationError as error:
+                raise ConfigError(f"{where}: {_mistake(error, part, path)}") from None
     return make(type(config), tree, where=where)
 
 
@@ -90,12 +90,23 @@ def dump(config: Config) -> str:
 def setting_names(kind: type[BaseModel], prefix: str = "") -> list[str]:
     """Every dotted path that `override` takes, in the order of definition."""
     names = []
-    for name, field in kind.model_fields.items():
+    for name in kind.model_fields:
         names.append(prefix + name)
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += setting_names(inner, f"{prefix}{name}.")
+        part = part_of(kind, name)
+        if part is not None:
+            names += setting_names(part, f"{prefix}{name}.")
     return names
+
+
+def part_of(kind: type[BaseModel] | None, name: str) -> type[BaseModel] | None:
+    """The settings class of a setting that has settings of its own; also where it may be None instead."""
+    if kind is None or name not in kind.model_fields:
+        return None
+    given = kind.model_fields[name].annotation
+    parts = [
+        each for each in (given, *get_args(given)) if isinstance(each, type) and issubclass(each, BaseModel)
+    ]
+    return parts[0] if parts else None
 
 
 def _value(text: str, setting: str, where: str) -> Any:
@@ -110,6 +121,19 @@ def _value(text: str, setting: str, where: str) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _mistake(error: ValidationError, kind: type[BaseModel], whole: str = "") -> str:
+    """The first mistake in one line; `whole` is the path of `kind` where it is a part."""
+    first = error.errors()[0]
+    path = ".".join(str(step) for step in ((whole,) if whole else ()) + first["loc"])
+    if first["type"] == "extra_forbidden":
+        return _unknown(kind, path)
+    if first["type"] == "missing":
+        return f"{path} is missing"
+    if first["type"] == "model_type":
+        return f"{path}={first['input']!r}: expected settings as {{name: value}}"
+    return f"{path}={first['input']!r}: {first['msg'].lower()}"
 
 
 def _unknown(kind: type[BaseModel], path: str) -> str:

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 T = TypeVar("T")
 LONG_WORD = re.compile(r"\S{400,}")  # no path of people's; a picture in base64, say
 # What can be wrong with a record before its media are looked at.
-Flaw = Literal["record", "placeholders", "answer", "unread"]
+FlawKind = Literal["record", "placeholders", "answer", "unread"]
 
 
 class UserError(Exception):
@@ -29,7 +29,7 @@ class DataError(UserError):
     """A record or a media file that cannot be used. Knows its place, so that it can be skipped and listed."""
 
     def __init__(
-        self, what: str, *, path: Path | str | None = None, line: int | None = None, kind: Flaw = "record"
+        self, what: str, *, path: Path | str | None = None, line: int | None = None, kind: FlawKind = "record"
     ) -> None:
         self.what, self.path, self.line, self.kind = printable(what), path, line, kind
         place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "

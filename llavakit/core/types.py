@@ -77,9 +77,9 @@ class Batch:
     features_RC: Tensor | None = None  # the rows a frozen tower gave for the tiles
     pools: tuple[Gather, ...] = ()
     gathers: tuple[Gather, ...] = ()
-    mark_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
-    mark_rows_S: Tensor = _NONE  # which row of the model's table of marks
-    touch: bool = False  # connector and newline take part with weight zero, whatever the row needs of them
+    separator_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
+    separator_rows_S: Tensor = _NONE  # which row of the model's table of separators
+    use_all_parts: bool = False  # connector and newline get a gradient, of zero where the row needs neither
 
     @property
     def num_tokens(self) -> int:

@@ -59,13 +59,15 @@ class Encoder:
         *,
         weights: Weights = "ours",
         context: int | None = None,
+        stretched: float = 1.0,
     ) -> None:
         """`weights="compat"` learns what the released training code learned under this template.
 
-        A conversation longer than `context` tokens is refused.
+        A conversation longer than `context` tokens is refused; `stretched` is the factor by which RoPE scaling has
+        made it longer already.
         """
         self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
-        self.weights, self.context = weights, context
+        self.weights, self.context, self.stretched = weights, context, stretched
 
     def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
         """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
@@ -88,11 +90,12 @@ class Encoder:
         if self.context is None or sample.length <= self.context:
             return sample
         seen = sum(media.plan.num_tokens for media in sample.media)
-        factor = rope_factor(sample.length, self.context)
+        factor = rope_factor(sample.length, round(self.context / self.stretched))
+        now = "" if self.stretched == 1 else f" (now {self.stretched:g})"
         raise DataError(
             f"{sample.length} tokens ({seen} of images and videos) do not fit the model's context of "
             f"{self.context}; shorten it, use fewer tiles or frames, or stretch the positions: "
-            f"model.rope_factor={factor}"
+            f"model.rope_factor={factor}{now}"
         )
 
     def _tell_times(self, conversation: Conversation, media: tuple[Media, ...]) -> Conversation:

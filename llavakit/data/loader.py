@@ -8,7 +8,7 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,9 @@ class DataConfig(Config):
     weights: Weights = "ours"  # compat: learn what the released training code learned
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
-    unread: tuple[str, ...] = ()  # fields and marks that look like media or weights, passed over on purpose
+    unread: tuple[
+        str, ...
+    ] = ()  # fields and placeholders that look like media or weights, passed over on purpose
     shuffle: bool = True
     modality: Literal["mixed", "homogeneous"] = (
         "mixed"  # homogeneous: a row is all text, all images or all videos
@@ -81,16 +83,28 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row to be loaded, the position after it, and errors to be told before it.
-
-    One that does not count only carries the errors of a window without rows; one that is not mine stays unread.
-    """
+    """A packed row to be loaded, the position after it, and errors to be told before it."""
 
     after: Position
     pairs: list[tuple[Record, Sample]]
     errors: list[DataError]
-    counts: bool = True
-    mine: bool = True
+    only_errors: bool = (
+        False  # no row at all: it brings the errors of a window from which none could be packed
+    )
+    is_ours: bool = True  # False: another rank reads its pixels
+
+
+@dataclass
+class _EpochTally:
+    """Whether anything of an epoch can be read. One that was entered in its middle is not judged."""
+
+    epoch: int
+    from_start: bool = True
+    usable_rows: int = 0  # rows that are not known to be all bad
+
+    @property
+    def is_all_bad(self) -> bool:
+        return self.from_start and not self.usable_rows
 
 
 class Loader:
@@ -120,12 +134,15 @@ class Loader:
             self._reject(error)
             return None
 
-    def media(self) -> Iterator[Media]:
-        """Every image and clip of the data with its plan: what a feature cache must hold."""
+    def media_by_record(self) -> Iterator[tuple[Media, ...]]:
+        """The images and clips of every record with their plans: what a feature cache must hold."""
         for record in self.records:
             sample = self.samples(record)
-            if sample is not None:
-                yield from sample.media
+            yield () if sample is None else sample.media
+
+    def media(self) -> Iterator[Media]:
+        """Every image and clip of the data with its plan."""
+        return chain.from_iterable(self.media_by_record())
 
     def tiles(self, media: Media) -> Tensor:
         """An image's or clip's tiles, uint8[N, H, W, 3], or with a cache its features[N, R, C]."""
@@ -150,23 +167,25 @@ class Loader:
         A step is `step` rows, dealt out to the ranks in turn: None stands for a row that is another rank's, and
         for one whose samples are all bad. So where a step begins does not depend on who reads what.
         """
-        epoch, fresh = start.epoch, start.window == start.row == 0
-        useful = 0  # rows of this epoch that are not known to be all bad
+        tally = _EpochTally(start.epoch, from_start=start.window == start.row == 0)
         with pool_of(self.config.workers) as pool:
             windows = map_ahead(pool, self._pack, self._places(start), self._depth)
-            rows = _deal(_rows(windows, start), rank, ranks, step)
+            rows = _deal_out(_rows(windows, start), rank, ranks, step)
             for batch, row in map_ahead(pool, self._load, rows, 2 * max(self.config.workers, ranks)):
-                if row.after.epoch != epoch:
-                    if fresh and not useful:
-                        raise DataError(
-                            f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}"
-                        )
-                    epoch, fresh, useful = row.after.epoch, True, 0
+                if row.after.epoch != tally.epoch:
+                    self._check_readable(tally)
+                    tally = _EpochTally(row.after.epoch)
                 for error in row.errors:
                     self._reject(error)
-                if row.counts:
-                    useful += batch is not None or not row.mine
-                    yield batch, row.after
+                if row.only_errors:
+                    continue
+                if batch is not None or not row.is_ours:
+                    tally.usable_rows += 1
+                yield batch, row.after
+
+    def _check_readable(self, tally: _EpochTally) -> None:
+        if tally.is_all_bad:
+            raise DataError(f"all {len(self.records)} records are bad; the first: {next(iter(self.bad))}")
 
     @property
     def _depth(self) -> int:
@@ -243,14 +262,14 @@ class Loader:
         samples: list[Sample] = []
         tiles: list[Tensor] = []
         errors = list(row.errors)
-        for record, sample in row.pairs if row.mine else ():
+        for record, sample in row.pairs if row.is_ours else ():
             try:
-                mine = [self.tiles(media) for media in sample.media]
+                sample_tiles = [self.tiles(media) for media in sample.media]
             except DataError as error:
                 errors.append(record.error(error.what))
                 continue
             samples.append(sample)
-            tiles += mine
+            tiles += sample_tiles
         # The samples are let go of here: rows that wait hold their batch only.
         return collate(samples, tiles) if samples else None, replace(row, pairs=[], errors=errors)
 
@@ -273,15 +292,16 @@ def _rows(windows: Iterable[_Window], start: Position) -> Iterator[_Row]:
         first = start.row if (window.epoch, window.number) == (start.epoch, start.window) else 0
         errors = window.errors
         if errors and first >= len(window.rows):
-            yield _Row(Position(window.epoch, window.number, first), [], errors, counts=False)
+            yield _Row(Position(window.epoch, window.number, first), [], errors, only_errors=True)
         for number in range(first, len(window.rows)):
             yield _Row(Position(window.epoch, window.number, number + 1), window.rows[number], errors)
             errors = []
 
 
-def _deal(rows: Iterable[_Row], rank: int, ranks: int, step: int) -> Iterator[_Row]:
-    """The rows, marked with whether they are this rank's; every step begins with rank 0."""
-    number = 0
+def _deal_out(rows: Iterable[_Row], rank: int, ranks: int, step: int) -> Iterator[_Row]:
+    """The rows, each with whether it is this rank's; every step begins with rank 0."""
+    number = 0  # of the row, those that only bring errors not counted
     for row in rows:
-        yield replace(row, mine=number % step % ranks == rank)
-        number += row.counts
+        yield replace(row, is_ours=number % step % ranks == rank)
+        if not row.only_errors:
+            number += 1

@@ -37,6 +37,7 @@ class Media:
 
     source: ImageSource | Clip
     plan: Plan
+    depth: int | None = None  # `ImageConfig.depth`
 
     @property
     def name(self) -> str:
@@ -45,15 +46,17 @@ class Media:
 
     def content(self) -> str:
         """A name for what is seen: equal for equal files, whatever their paths."""
+        deep = "" if self.depth is None else f" {self.depth} bits"
         if isinstance(self.source, Clip):
-            return video_digest(self.source.source, self.source.frames)
-        return digest(self.source)
+            return video_digest(self.source.source, self.source.frames) + deep
+        return digest(self.source) + deep
 
     def pictures(self) -> list[PIL.Image.Image]:
         """The decoded picture, or the clip's frames."""
         if isinstance(self.source, Clip):
-            return load_frames(self.source.source, self.source.info, self.source.frames)
-        return [load_image(self.source)]
+            clip = self.source
+            return load_frames(clip.source, clip.info, clip.frames, bits=self.depth)
+        return [load_image(self.source, bits=self.depth)]
 
     def tiles(self) -> Tensor:
         """uint8[N, H, W, 3]: what the tower sees, frame by frame."""
@@ -65,9 +68,10 @@ class Media:
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
     """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
     if isinstance(part, Image):
-        return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
+        return Media(part.source, plan_image(image, image_size(part.source), alone=alone), image.depth)
     if video is None:
         raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
     info = probe_video(part.source)
     frames = choose_frames(video, info)
-    return Media(Clip(part.source, info, frames), plan_video(video, image, info.size, len(frames)))
+    plan = plan_video(video, image, info.size, len(frames))
+    return Media(Clip(part.source, info, frames), plan, image.depth)

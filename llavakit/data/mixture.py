@@ -118,7 +118,7 @@ class Mixture(Sequence[Record]):
     """The records that sources choose, by number, and the order in which an epoch reads them."""
 
     def __init__(self, sources: Sequence[Source], *, seed: int, unread: Collection[str] = ()) -> None:
-        """`unread` are fields and marks of records that are passed over on purpose; see `read_records`."""
+        """`unread` are fields and placeholders of records that are passed over on purpose; see `read_records`."""
         self.sources, self.seed = list(sources), seed
         self._files: list[list[Records]] = []
         self._starts: list[list[int]] = []  # of every source: the number of each file's first record

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llavakit.core.types import IMAGE_ID, Batch, Segment, segment_positions
 from llavakit.data.encode import Sample
-from llavakit.data.slots import fill_slots
+from llavakit.data.image_slots import fill_image_slots
 
 
 def pack_rows(lengths: Sequence[int], budget: int) -> list[list[int]]:
@@ -61,7 +61,7 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
         predict_L=torch.tensor(predict, dtype=torch.long),
         labels_L=torch.tensor(labels, dtype=torch.long),
         weights_L=torch.tensor(weights, dtype=torch.float32),
-        **vars(fill_slots(plans, tiles, np.flatnonzero(np.array(ids) == IMAGE_ID))),
+        **vars(fill_image_slots(plans, tiles, np.flatnonzero(np.array(ids) == IMAGE_ID))),
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from llavakit.core.errors import DataError, Flaw
+from llavakit.core.errors import DataError, FlawKind
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.dialects.table import Dialect, recognise
 from llavakit.data.dialects.unread import refuse_unread
@@ -31,13 +31,13 @@ class Record:
     line: int  # or the number of the row or sample, in files without lines
     folder: Path  # where relative image paths start
     members: Members | None = None  # in an archive: the files it may show instead
-    unread: frozenset[str] = frozenset()  # fields and marks that are passed over on purpose
+    unread: frozenset[str] = frozenset()  # fields and placeholders that are passed over on purpose
 
     @property
     def name(self) -> str:
         return f"{self.path}:{self.line}"
 
-    def error(self, what: str, kind: Flaw = "record") -> DataError:
+    def error(self, what: str, kind: FlawKind = "record") -> DataError:
         return DataError(f"{what}{ADVICE}", path=self.path, line=self.line, kind=kind)
 
     def dialect(self) -> Dialect:
@@ -99,7 +99,7 @@ class Records(Sequence[Record]):
 def read_records(path: Path, folder: Path | None = None, unread: frozenset[str] = frozenset()) -> Records:
     """The records of a file or data set of any known kind. `folder` defaults to the one the file lies in.
 
-    `unread` are fields and marks that look as if they should be read and are passed over on purpose.
+    `unread` are fields and placeholders that look as if they should be read and are passed over on purpose.
 
     `.parquet` and `.tar` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one that
     `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a

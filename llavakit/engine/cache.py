@@ -6,9 +6,9 @@ nothing is gathered. A slot is at least half full; a sequence that outgrows its 
 
 from collections.abc import Iterator, Sequence
 
+from llavakit.engine.kv_slots import Arena, KvShape, KvSlot
 from llavakit.engine.layout import StepLayout
 from llavakit.engine.prefix import BLOCK, PrefixCache
-from llavakit.engine.slots import Arena, KvShape, Slot
 
 SMALLEST = 128  # positions of the smallest slot
 
@@ -31,12 +31,12 @@ class SlotCache:
         """The largest number of positions a sequence can have."""
         return 0 if self.budget < SMALLEST else 1 << (self.budget.bit_length() - 1)
 
-    def open(self, positions: int) -> Slot | None:
+    def open(self, positions: int) -> KvSlot | None:
         """A slot for so many positions, or None while the budget has no room for it."""
         arena = self._arena(positions)
         return arena.open() if arena is not None else None
 
-    def widen(self, slot: Slot, positions: int) -> bool:
+    def widen(self, slot: KvSlot, positions: int) -> bool:
         """See to it that the slot has so many positions; False if the budget has no room for that now."""
         if positions > slot.arena.size:
             arena = self._arena(positions)
@@ -45,7 +45,7 @@ class SlotCache:
             arena.adopt(slot)
         return True
 
-    def close(self, slot: Slot, keys: Sequence[bytes]) -> None:
+    def close(self, slot: KvSlot, keys: Sequence[bytes]) -> None:
         """Give a slot up. Its complete blocks, which have these keys, go on the shelf as far as there is room."""
         arena = slot.arena
         shelve = self.prefixes.retire(slot, keys)
@@ -58,12 +58,12 @@ class SlotCache:
         # The first blocks stand last, and stay: without its beginning a block is never found.
         self.prefixes.shelve(shelve[max(0, len(shelve) - room) :])
 
-    def decoding(self) -> Iterator[Slot]:
+    def decoding(self) -> Iterator[KvSlot]:
         """Slots whose sequences decode, in the order of a step's first rows."""
         for arena in self._arenas.values():
             yield from arena.slots[: arena.decoding]
 
-    def step(self, chunks: Sequence[tuple[Slot, int]]) -> StepLayout:
+    def step(self, chunks: Sequence[tuple[KvSlot, int]]) -> StepLayout:
         """A row for each decoding slot, then for each of `chunks` so many rows that go on with its slot."""
         return StepLayout([arena for arena in self._arenas.values() if arena.decoding], chunks)
 

@@ -23,12 +23,12 @@ from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, fuse
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.grammar import Grammar, Grammars
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
-from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
-from llavakit.model.llava import Llava
+from llavakit.model.llava import KeyValueCache, Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
@@ -95,8 +95,10 @@ class Engine:
         """Whether a step has anything to do."""
         return bool(self._scheduler.running or self._scheduler.waiting)
 
-    def prepare(self, sample: Sample, sampling: Sampling) -> Request:
+    def prepare(self, sample: Sample, sampling: Sampling, *, salt: bytes = b"") -> Request:
         """Check a prompt and what is asked, name its pictures and decode those that are not known. For any thread.
+
+        What is kept of a request is found again by requests of the same `salt` only.
 
         Raises DataError for a prompt that does not fit, an unreadable picture, a schema that cannot be kept.
         """
@@ -104,13 +106,13 @@ class Engine:
             raise ValueError("a prompt is one segment")
         self._check_length(sample)
         self._check(sampling)
-        keys = tuple(map(media_key, sample.media))
+        keys = tuple(media_key(media, salt) for media in sample.media)
         tiles = {
             key: media.tiles()
             for key, media in zip(keys, sample.media, strict=True)
             if key not in self._features
         }
-        return Request(sample, sampling, name_tokens(sample, keys), keys, tiles)
+        return Request(sample, sampling, name_tokens(sample, keys), keys, tiles, salt)
 
     def submit(self, request: Request, listen: Listen, ends: Ends = never) -> int:
         """Put a request in the queue; its number. `listen` hears every event of it, in order.
@@ -388,7 +390,7 @@ def _free_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 
-class _Probe:
+class _Probe(KeyValueCache):
     """A cache that only looks at what it is given."""
 
     def __init__(self) -> None:
@@ -397,9 +399,6 @@ class _Probe:
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         self.seen[layer] = (key_1HTD.shape, value_1HTD.shape, key_1HTD.dtype)
         return key_1HTD, value_1HTD
-
-    def get_seq_length(self) -> int:
-        return 0
 
 
 @torch.inference_mode()

@@ -42,7 +42,7 @@ class Sampling(Config):
     seed: int = 0
     n: int = Field(default=1, ge=1)  # answers that share the prompt; answer i draws from stream seed + i
     stop: tuple[str, ...] = ()  # texts that end an answer; looked for where text is made (chat.py)
-    stop_ids: tuple[int, ...] = ()
+    stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     ignore_end: bool = False  # go on past the model's own end of an answer
     logprobs: int | None = Field(default=None, ge=0)  # of the chosen token, and of so many of the likeliest
     json_schema: str | None = None  # the answer must be JSON that this schema (as JSON text) admits

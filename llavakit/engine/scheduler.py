@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from llavakit.engine.cache import SlotCache
+from llavakit.engine.kv_slots import KvSlot
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.request import Ends, Listen, Request
 from llavakit.engine.sampler import Draw
-from llavakit.engine.slots import Slot
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class Sequence:
     names: list[int]  # the same, pictures by their content
     keys: list[bytes] = field(default_factory=list)  # of its complete blocks
     rows_SD: Tensor | None = None  # for the picture slots that are not done yet, while it is filled
-    slot: Slot | None = None
+    slot: KvSlot | None = None
 
     @property
     def done(self) -> int:
@@ -67,7 +67,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue."""
-        extend_keys(sequence.keys, sequence.names)
+        extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.waiting.append(sequence)
 
     def plan(self) -> Step:
@@ -106,7 +106,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        extend_keys(sequence.keys, sequence.names)
+        extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.cache.close(sequence.slot, sequence.keys)
         sequence.slot, sequence.rows_SD = None, None
 

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from pydantic import Field
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError, ConfigError, nearest
+from llavakit.model.formats.weights import open_file, read_all
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import ViTTower
 
 SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
 WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
+TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
 SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
 
@@ -32,9 +35,9 @@ SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from 
 class LoraSettings(Config):
     """Defaults are those of the released LLaVA-1.5 LoRA script. Biases are never trained."""
 
-    r: int = 128
-    alpha: int = 256
-    dropout: float = 0.05
+    r: int = Field(128, ge=1)
+    alpha: int = Field(256, ge=1)
+    dropout: float = Field(0.05, ge=0, lt=1)
     targets: tuple[str, ...] = ()  # names of the decoder's linear layers, as q_proj; default: all of them
     tower: bool = False  # adapters in the vision tower too
     four_bit: bool = False  # QLoRA: the decoder's own weights in four bits (nf4), while training only
@@ -101,15 +104,6 @@ def learn_adapters_only(part: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-@torch.no_grad()
-def merge_adapters(model: Llava) -> None:
-    """Add the adapters to the weights under them and take them out: an ordinary model with the same answers."""
-    for part in (model.language, model.tower):
-        for name, layer in list(_layers(part)):
-            layer.merge(safe_merge=True)  # raises where a sum is not finite
-            part.set_submodule(name, layer.get_base_layer())
-
-
 def adapter_config(adapter: Adapter, folder: Path) -> dict[str, Any]:
     """What config.json of an adapter directory has beside the settings of the model itself."""
     return {
@@ -172,17 +166,17 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
 
 
 def load_adapter(
-    model: Llava, adapter: Adapter, folder: Path, *, marks: tuple[str, ...], dtype: torch.dtype | None
+    model: Llava, adapter: Adapter, folder: Path, *, separators: tuple[str, ...], dtype: torch.dtype | None
 ) -> None:
     """Put the adapters of a directory on the base's model, and its connector and newline rows in place.
 
-    `marks` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
+    `separators` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
     """
     add_adapters(model, adapter.lora)
     for place, layers in _peft_parts(model, adapter.lora).items():
         _fill(layers, folder / place / WEIGHTS)
     tensors = _load(folder / PARTS_FILE)
-    model.newline = Newline(marks, model.language.config.hidden_size)
+    model.newline = Newline(separators, model.language.config.hidden_size)
     for part in ("connector", "newline"):
         mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
         module = model.part(part)
@@ -208,7 +202,7 @@ def _peft_parts(model: Llava, lora: LoraSettings) -> dict[str, nn.Module]:
     """Folder in an adapter directory -> the module that peft knows."""
     parts: dict[str, nn.Module] = {"": model.language}
     if lora.tower:
-        parts["tower"] = _vit(model).vision
+        parts[TOWER_FOLDER] = _vit(model).vision
     return parts
 
 
@@ -241,7 +235,7 @@ def _fill(part: nn.Module, file: Path) -> None:
 def _load(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise CheckpointError(f"{file}: not there; an adapter directory is incomplete without it")
-    return load_file(file)
+    return read_all(open_file(file))
 
 
 def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:

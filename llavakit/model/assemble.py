@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.card import IMAGE_FRAME, Card
-from llavakit.model.formats.keys import from_original, from_projector_file, from_tower, to_hf
+from llavakit.model.formats.keys import from_original, from_projector_file, from_tower
 from llavakit.model.formats.lora import ADAPTER, add_delta, merge_lora
 from llavakit.model.formats.original import (
     card_settings,
@@ -89,15 +87,6 @@ def with_media_tokens(opened: Opened) -> Opened:
     return opened.with_weights(grow(opened.weights, len(opened.tokenizer), block=BLOCK))
 
 
-def read_original(
-    folder: Path, template_name: str | None
-) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Tensor], Tokenizer]:
-    """An original directory as `checkpoint.load` takes others: settings of both parts, tensors by HF names."""
-    opened = with_media_tokens(open_original(folder, template_name))
-    tensors = {to_hf(key): stored.read() for key, stored in opened.weights.items()}
-    return opened.text, opened.vision, tensors, opened.tokenizer
-
-
 def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     """The tokenizer; one without tokenizer.json is converted by `transformers`, where it can."""
     if (folder / SLOW).is_file() and not (folder / "tokenizer.json").is_file():
@@ -167,8 +156,8 @@ def _used(weights: Weights, card: Card, text: dict[str, Any], vision: dict[str, 
     if TOWER_KINDS[vision["model_type"]].cut:
         cut = ("tower.vision.head.", LAYER.format(vision["num_hidden_layers"]))
         out = {key: stored for key, stored in out.items() if not key.startswith(cut)}
-    marks = {f"newline.{name}" for name in card.marks}
-    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in marks}
+    separators = {f"newline.{name}" for name in card.separators}
+    out = {key: stored for key, stored in out.items() if not key.startswith("newline.") or key in separators}
     if text["tie_word_embeddings"]:
         out.pop(HEAD, None)
     elif HEAD not in out and EMBEDDING in out:

@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
-from llavakit.model.card import Card, load_card, resolve
+from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
+from llavakit.model.directory import load_card, resolve
+from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
@@ -62,6 +64,12 @@ class ModelConfig(Config):
         return load_card(self.start, self.template).model_copy(update=given)
 
 
+def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
+    """The settings of a run that makes a released model; `changes` replace parts of its card."""
+    card = row.card.model_copy(update=changes)
+    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **dict(card))
+
+
 def build(config: ModelConfig) -> Checkpoint:
     """The model a run starts from. The connector's initialisation uses PyTorch's global seed."""
     card = config.card()
@@ -79,7 +87,7 @@ def build(config: ModelConfig) -> Checkpoint:
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     if card.connector.match_embeddings:
         match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
-    newline = Newline(card.marks, language.config.hidden_size)
+    newline = Newline(card.separators, language.config.hidden_size)
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
 
 
@@ -103,7 +111,7 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
             f"{start} has no room for the tokens {', '.join(card.special_tokens)}, and adapters do not hold the "
             "token tables: train without model.lora first, or start from a checkpoint that has them"
         )
-    started.model.newline = _with_marks(started.model, card.marks)
+    started.model.newline = _with_separators(started.model, card.separators)
     return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
 
 
@@ -168,7 +176,7 @@ def add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence[
                 table.weight[old:] = table.weight[:old].mean(dim=0)
 
 
-def _with_marks(model: Llava, names: tuple[str, ...]) -> Newline:
+def _with_separators(model: Llava, names: tuple[str, ...]) -> Newline:
     """The learned rows `names`: the model's own where it has them, fresh ones where a stage brings them in."""
     newline = Newline(names, model.language.config.hidden_size)
     trained = {name: row for name, row in model.newline.state_dict().items() if name in names}

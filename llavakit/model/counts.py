@@ -36,7 +36,7 @@ def count_parameters(family: Family) -> Counts:
     return Counts(
         vision=_vision(family.vision),
         connector=_connector(family.card.connector, family.vision.hidden_size, width),
-        language=_language(family.decoder) + _size(Newline(family.card.marks, width)),
+        language=_language(family.decoder) + _size(Newline(family.card.separators, width)),
     )
 
 

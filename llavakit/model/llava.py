@@ -13,18 +13,32 @@ from transformers import PreTrainedModel
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
 from llavakit.model.attention import NAME, Layout, packed_layout
-from llavakit.model.formats.keys import MARKS
+from llavakit.model.formats.keys import SEPARATORS
+from llavakit.model.rope import linear_factor
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
 
 
 class KeyValueCache(Protocol):
-    """What an attention layer of `transformers` calls to store its new keys and values."""
+    """What the classes of `transformers` call to store new keys and values, and to ask what is there.
+
+    Positions and what is seen are the layout's business, so all but `update` are the same for every cache.
+    """
 
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
 
-    def get_seq_length(self) -> int: ...
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
+        return 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        """Asked where a mask would be made; ours says how far a layer sees, wherever its rows are."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
+        """As `get_query_offset`: the number of keys, and where they begin."""
+        return query_length, 0
 
 
 class Llava(nn.Module):
@@ -58,6 +72,11 @@ class Llava(nn.Module):
         """Tokens the decoder has positions for."""
         return int(self.language.config.max_position_embeddings)
 
+    @property
+    def stretched(self) -> float:
+        """The factor by which linear RoPE scaling has made `context` longer; 1: it has not."""
+        return linear_factor(self.language.config.to_dict()) or 1.0
+
     def part(self, name: str) -> nn.Module:
         """The module called tower, connector, language or newline: what settings freeze and give learning rates."""
         return self.get_submodule(name)
@@ -75,18 +94,18 @@ class Llava(nn.Module):
             pooled_RC = features_RC.new_zeros(
                 sum(len(pool.into_S) for pool in batch.pools), features_RC.shape[1]
             )
-            features_RC = gather(features_RC, batch.pools, pooled_RC)
+            features_RC = gather_rows(features_RC, batch.pools, pooled_RC)
         rows_RD = self.connector(features_RC.to(_dtype(self.connector)))
-        x_TD = gather(rows_RD, batch.gathers, x_TD)
-        if len(batch.mark_slots_S):
+        x_TD = gather_rows(rows_RD, batch.gathers, x_TD)
+        if len(batch.separator_slots_S):
             x_TD = x_TD.index_put(
-                (batch.mark_slots_S,), self.newline.table_MD()[batch.mark_rows_S].to(x_TD.dtype)
+                (batch.separator_slots_S,), self.newline.table_MD()[batch.separator_rows_S].to(x_TD.dtype)
             )
-        if batch.touch:
+        if batch.use_all_parts:
             # Ranks that share a model wait for each other's gradients of every part: a row without pictures
             # must have some too. Weight zero: the value does not change, the graph does.
-            marks = [mark.sum() for mark in self.newline.parameters()]
-            x_TD = x_TD + 0 * torch.stack([rows_RD.sum(), *marks]).sum().to(x_TD.dtype)
+            used = [rows_RD.sum(), *(row_D.sum() for row_D in self.newline.parameters())]
+            x_TD = x_TD + 0 * torch.stack(used).sum().to(x_TD.dtype)
         return x_TD
 
     def decode(
@@ -120,20 +139,20 @@ class Newline(nn.Module):
     """Learned rows that stand between image tokens: the newline of AnyRes and video, slow-fast's closing token."""
 
     def __init__(self, names: tuple[str, ...], width: int = 0) -> None:
-        """`names` of MARKS, each with a row of `width` from N(0, 1/width) (released initialisation)."""
+        """`names` of SEPARATORS, each with a row of `width` from N(0, 1/width) (released initialisation)."""
         super().__init__()
         self.names = names
         for name in names:
             self.register_parameter(name, nn.Parameter(torch.randn(width) / width**0.5))
 
     def table_MD(self) -> Tensor:
-        """A row per name of MARKS; what the model does not have is zeros, and no plan of it asks for them."""
-        marks = dict(self.named_parameters())
-        some = marks[self.names[0]]
-        return torch.stack([marks.get(name, torch.zeros_like(some)) for name in MARKS])
+        """A row per name of SEPARATORS; what the model does not have is zeros, and no plan of it asks for them."""
+        separators = dict(self.named_parameters())
+        some = separators[self.names[0]]
+        return torch.stack([separators.get(name, torch.zeros_like(some)) for name in SEPARATORS])
 
 
-def gather(table_RC: Tensor, gathers: tuple[Gather, ...], into_SC: Tensor) -> Tensor:
+def gather_rows(table_RC: Tensor, gathers: tuple[Gather, ...], into_SC: Tensor) -> Tensor:
     """`into_SC` with its rows replaced by what the gathers make of the table."""
     for each in gathers:
         rows_SKC = table_RC[each.rows_SK]

@@ -12,7 +12,7 @@ from llavakit.model.adapters import Adapter
 from llavakit.model.llava import PARTS, Llava
 from llavakit.model.outline import outline
 from llavakit.train.estimate import estimate_memory
-from llavakit.train.optim import train_only
+from llavakit.train.freezing import train_only
 from llavakit.train.run import Run
 
 GIB = 2**30

@@ -1,6 +1,6 @@
 """A running average of the trained weights (EMA), in float32, off unless `optim.ema` is set.
 
-The averages live in the optimizer's state, under its parameters, so they are saved, resumed and spread over ranks
+The averages live in the optimizer's state, under its parameters, so they are saved, resumed and sharded over ranks
 as its moments are. The checkpoint's weights stay the trained ones, from which a run goes on exactly; the
 averaged model stands beside them as a checkpoint of its own, `step000123/ema`.
 """

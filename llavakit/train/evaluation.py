@@ -13,8 +13,10 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.llava import Llava
+from llavakit.train.balance import balance_batches
 from llavakit.train.objectives import Objective
-from llavakit.train.parallel import ALONE, Ranks, even_out, give_back
+from llavakit.train.ranks import ALONE, Ranks
+from llavakit.train.sharding import reshard
 
 
 class EvalConfig(Config):
@@ -55,13 +57,13 @@ def evaluate(
     training = model.training
     model.eval()
     for batches in _steps(loader, rows, ranks):
-        for batch in even_out(batches, model, ranks, rows=ranks.size, tile=loader.encoder.image.size):
+        for batch in balance_batches(batches, model, ranks, rows=ranks.size, tile=loader.encoder.image.size):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 found = objective.loss(model, batch.to(model.device))
             weight += objective.weight(batch)
             for name, value in {"loss": found.loss, **found.report}.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
-    give_back(model)
+    reshard(model)
     model.train(training)
     [weight, *values] = ranks.sums([weight, *sums.values()])
     if weight == 0:

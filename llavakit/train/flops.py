@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llavakit.core.types import Batch, Segment
 from llavakit.model.llava import Llava
+from llavakit.train.freezing import is_trained
 
 
 class StepFlops:
@@ -28,10 +29,10 @@ class StepFlops:
     def __init__(self, model: Llava) -> None:
         self._tower = _meta_twin(model.tower)
         self._tiles: dict[tuple[int, ...], tuple[int, int]] = {}
-        tower_learns = _learns(model.tower)
+        tower_learns = is_trained(model.tower)
         self._connector, before = _per_row(model.connector, tower_learns)
         language = model.language
-        before = before or _learns(model.newline) or _learns(language.get_input_embeddings())
+        before = before or is_trained(model.newline) or is_trained(language.get_input_embeddings())
         self._decoder, before = _per_row(language.get_decoder(), before)
         self._head, _ = _per_row(language.get_output_embeddings(), before)
         config = language.config.to_dict()
@@ -105,10 +106,6 @@ def _per_row(module: nn.Module | None, before: bool) -> tuple[int, bool]:
         flops += 2 * size * (1 + before + learns)
         before = before or learns
     return flops, before
-
-
-def _learns(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _meta_twin(module: nn.Module) -> nn.Module:

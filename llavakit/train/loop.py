@@ -1,4 +1,4 @@
-"""The loop: load, freeze, spread, step, save. One for every objective, every stage and any number of ranks."""
+"""The loop: load, freeze, shard, step, save. One for every objective, every stage and any number of ranks."""
 
 import signal
 import time
@@ -23,33 +23,27 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.build import build
-from llavakit.model.card import LATEST
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
+from llavakit.model.directory import LATEST
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train import saving
+from llavakit.train.activation_checkpointing import checkpoint_activations
+from llavakit.train.balance import balance_batches
 from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
+from llavakit.train.freezing import is_trained, train_only
+from llavakit.train.gradients import clip_gradients, sum_gradients
 from llavakit.train.metrics import Metrics, draw_curves
+from llavakit.train.monitor import Monitor
 from llavakit.train.objectives import SFT, Objective
-from llavakit.train.optim import build_optimizer, clip_gradients, schedule, set_rates, train_only
-from llavakit.train.parallel import (
-    ALONE,
-    Ranks,
-    checkpoint_blocks,
-    even_out,
-    is_sharded,
-    join_ranks,
-    shared_mesh,
-    spread,
-    sum_gradients,
-    trains,
-)
+from llavakit.train.optim import build_optimizer, schedule, set_rates
 from llavakit.train.precision import fastest_precision
 from llavakit.train.probes import Answer
+from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.run import Run
+from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.state import State, load_state, read_state
-from llavakit.train.watch import Watch
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
@@ -104,7 +98,7 @@ class Loop:
     ranks: Ranks
     state: State
     metrics: Metrics
-    watch: Watch
+    monitor: Monitor
 
     def run_steps(self) -> None:
         """From where `state` stands to the last step, or to the end of the one in which somebody presses Ctrl-C."""
@@ -124,7 +118,9 @@ class Loop:
                 row["seconds"] = time.perf_counter() - began
                 state.step, state.tokens = row["step"], state.tokens + row["tokens"]
                 state.seconds += row["seconds"]
-                self.metrics.add(row | self.watch.figures(batches, row["seconds"]) | self.watch.look(state))
+                self.metrics.add(
+                    row | self.monitor.figures(batches, row["seconds"]) | self.monitor.look(state)
+                )
                 progress.advance(
                     note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
                 )
@@ -153,7 +149,7 @@ class Loop:
         run, model, number = self.run, self.checkpoint.model, self.state.step
         rates = set_rates(self.optimizer, schedule(number, self.state.steps, run.optim))
         [tokens] = self.ranks.sums([sum(batch.num_tokens for batch in batches)])
-        batches = even_out(
+        batches = balance_batches(
             batches, model, self.ranks, rows=run.optim.rows, tile=self.checkpoint.card.image.size
         )
         loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
@@ -190,7 +186,7 @@ def _prepare(
         state = load_state(optimizer, checkpoint.model, newest, ranks)
     else:
         state = State(steps=_count_steps(run, loader, ranks))
-    watch = Watch(
+    monitor = Monitor(
         run,
         checkpoint,
         objective,
@@ -203,7 +199,7 @@ def _prepare(
     if newest is None and ranks.is_first:
         saving.begin(run)
     metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
-    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics, watch)
+    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics, monitor)
 
 
 def train_step(
@@ -249,17 +245,17 @@ def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
 
 
 def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, StepFlops]:
-    """The model to go on with, frozen where it shall be, on its device or spread over the ranks; and its count."""
+    """The model to go on with, frozen where it shall be, on its device or sharded over the ranks; and its count."""
     four_bit = run.model.lora is not None and run.model.lora.four_bit
-    mesh = shared_mesh(run.parallel, ranks, four_bit=four_bit)
+    mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
     with ranks.in_turn() if mesh is not None else nullcontext():
         start = run.model if newest is None else run.model.model_copy(update={"start": newest})
         checkpoint = build(start)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
-        flops = StepFlops(checkpoint.model)  # from shapes, which a spread model hides
+        flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
-            checkpoint_blocks(checkpoint.model)
-        spread(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
+            checkpoint_activations(checkpoint.model)
+        shard_model(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
     return checkpoint, flops
 
 
@@ -276,7 +272,7 @@ def _standardize(model: Llava, loader: Loader) -> None:
     layer = model.connector[0]
     if not isinstance(layer, Standardize):
         return
-    if is_sharded(model) and trains(model.tower):
+    if is_sharded(model) and is_trained(model.tower):
         raise ConfigError("connector.standardize needs a frozen tower or parallel.mode=ddp")
     with torch.no_grad():
         media = list(islice(loader.media(), STANDARDIZE_IMAGES))
@@ -289,16 +285,20 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
     card, tower = checkpoint.card, checkpoint.model.tower
     encoder = Encoder(
         checkpoint.tokenizer, card.prompt(), card.image, card.video,
-        weights=data.weights, context=checkpoint.model.context,
+        weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
     if data.features is None:
         return Loader(data, encoder, seed=run.seed)
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
-        cache = FeatureCache(data.features, f"{card.tower} {card.image}")
+        cache = FeatureCache(data.features, tower.fingerprint())
         loader = Loader(data, encoder, seed=run.seed, cache=cache)
-        cache.fill(loader.media(), lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)))
+        cache.fill(
+            loader.media_by_record(),
+            lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)),
+            total=len(loader.records),
+        )
     return loader
 
 

@@ -1,78 +1,60 @@
 """AdamW with a learning rate per part of the model, warm-up and cosine decay."""
 
 import math
+from typing import Annotated
 
-import torch
-from pydantic import Field
-from torch import nn
+from pydantic import Field, model_validator
 from torch.optim import AdamW
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.adapters import Adapter, learn_adapters_only
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train.guard import OnSpike
-from llavakit.train.parallel import whole
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
 
 
 class LearningRates(Config):
-    """Peak learning rate of each part that is trained."""
+    """Peak learning rate of each part that is trained; one number is that of all parts."""
 
-    tower: float = 2e-6
-    connector: float = 2e-5
-    language: float = 2e-5
-    newline: float = 2e-5  # released code trains it with the language model
+    tower: Rate = 2e-6
+    connector: Rate = 2e-5
+    language: Rate = 2e-5
+    newline: Rate = 2e-5  # released code trains it with the language model
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_for_all(cls, value: object) -> object:
+        return dict.fromkeys(cls.model_fields, value) if isinstance(value, int | float | str) else value
 
 
 class OptimConfig(Config):
     """Defaults are the released LLaVA-1.5 stage-2 settings."""
 
     lr: LearningRates = Field(default_factory=LearningRates)
-    rows: int = 1  # packed rows per step: gradient accumulation, exact for any split
-    steps: int | None = None  # default: as many as `epochs` gives
-    epochs: float = 1.0
-    warmup: float = 0.03  # fraction of the steps
-    final: float = 0.0  # the cosine ends at this fraction of the peak
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0
-    clip: float = 1.0  # gradient norm; 0 turns clipping off
+    rows: int = Field(1, ge=1)  # packed rows per step: gradient accumulation, exact for any split
+    steps: int | None = Field(None, ge=1)  # default: as many as `epochs` gives
+    epochs: float = Field(1.0, gt=0)
+    warmup: float = Field(0.03, ge=0, le=1)  # fraction of the steps
+    final: float = Field(0.0, ge=0, le=1)  # the cosine ends at this fraction of the peak
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
     on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out
     ema: float | None = Field(None, gt=0, lt=1)  # decay of a running average of the weights, as 0.999
 
 
-def train_only(
-    model: Llava, parts: tuple[str, ...], *, embeddings: bool = True, adapter: Adapter | None = None
-) -> None:
-    """Freeze everything else; without `embeddings` also the decoder's token tables.
-
-    In a part that has adapters only those learn. Any other part must be one that an adapter directory carries.
-    """
-    unknown = sorted(set(parts) - set(PARTS))
-    if unknown or not parts:
-        raise ConfigError(f"train={list(parts)}: name at least one of {', '.join(PARTS)}")
-    adapted = () if adapter is None else adapter.lora.parts
-    if adapter is not None and set(parts) & {"language", "tower"} != set(adapted):
-        raise ConfigError(
-            f"train={list(parts)}, but model.lora puts adapters into {' and '.join(adapted)}: train these, "
-            "and of tower and language model no other (adapters for the tower: model.lora.tower=true)"
-        )
-    for name in PARTS:
-        if name in adapted:
-            learn_adapters_only(model.part(name))
-        else:
-            model.part(name).requires_grad_(name in parts)
-    if not embeddings:
-        for table in (model.language.get_input_embeddings(), model.language.get_output_embeddings()):
-            assert table is not None
-            table.requires_grad_(False)
-
-
 def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
     """One group per part and decay. Norms and biases (vectors) are never decayed."""
+    rates = config.lr.model_dump()
+    learning = [name for name in PARTS if any(p.requires_grad for p in model.part(name).parameters())]
+    if all(rates[name] == 0 for name in learning):
+        raise ConfigError(f"optim.lr is 0 for {' and '.join(learning)}: nothing would learn")
     groups = []
     for name in PARTS:
         params = [p for p in model.part(name).parameters() if p.requires_grad]
-        peak = config.lr.model_dump()[name]
+        peak = rates[name]
         for decay, chosen in (
             (config.weight_decay, [p for p in params if p.ndim > 1]),
             (0.0, [p for p in params if p.ndim <= 1]),
@@ -101,12 +83,3 @@ def set_rates(optimizer: AdamW, fraction: float) -> dict[str, float]:
         group["lr"] = group["peak"] * fraction
         rates[group["part"]] = group["lr"]
     return rates
-
-
-def clip_gradients(model: nn.Module, limit: float) -> float:
-    """The gradient's norm before clipping: that of the whole model, also where ranks hold shares of it."""
-    params = [p for p in model.parameters() if p.grad is not None]
-    grads = [p.grad for p in params if p.grad is not None]
-    norm = whole(torch.nn.utils.get_total_norm(grads))
-    torch.nn.utils.clip_grads_with_norm_(params, limit if limit > 0 else math.inf, norm)
-    return float(norm)

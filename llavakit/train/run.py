@@ -11,8 +11,8 @@ from llavakit.model.build import ModelConfig
 from llavakit.train.evaluation import EvalConfig
 from llavakit.train.events import WatchConfig
 from llavakit.train.optim import OptimConfig
-from llavakit.train.parallel import ParallelConfig
 from llavakit.train.probes import ProbeConfig
+from llavakit.train.ranks import ParallelConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
 HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad", "data.workers"}
@@ -24,13 +24,13 @@ class Run(Config):
 
     name: str = "run"
     out: Path = Path("runs/run")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**63)
     train: tuple[str, ...] = ("connector", "language", "newline")  # the parts that learn; the rest is frozen
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
     checkpointing: bool = False  # keep what goes into a block, recompute the rest: less memory
-    save_every: int = 0  # steps; 0 saves at the end (and on Ctrl-C) only
-    keep: int = 1  # checkpoints kept
+    save_every: int = Field(0, ge=0)  # steps; 0 saves at the end (and on Ctrl-C) only
+    keep: int = Field(1, ge=1)  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)

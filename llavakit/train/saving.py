@@ -4,14 +4,12 @@ The model directory is the ordinary one, written by the first rank. Beside it ev
 training state (see state.py).
 """
 
-import json
 import shutil
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
-import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -19,15 +17,16 @@ from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 from llavakit.core.files import atomic_directory, draft_of, write_text
 from llavakit.model.adapters import Adapter, adapter_tensors, write_adapter
-from llavakit.model.card import LATEST, resolve
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
+from llavakit.model.directory import LATEST, resolve
+from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.weights import Stored
 from llavakit.model.huggingface import hf_tensors
 from llavakit.train import ema
-from llavakit.train.parallel import Ranks, is_sharded, whole
+from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
+from llavakit.train.sharding import gather_full, is_sharded
 from llavakit.train.state import State, save_state
-
-FILE_BYTES = 5 * 10**9  # of one weight file; as much of a sharded model is put together at a time
 
 
 def newest_checkpoint(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
@@ -63,9 +62,7 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
     Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
     """
     name = f"step{state.step:06d}"
-    path = run.out / name
-    with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
-        ranks.barrier()  # the draft is there for everybody
+    with _shared_draft(run.out / name, ranks) as draft:
         _write_model(checkpoint, draft, ranks)
         if run.optim.ema is not None:
             if ranks.is_first:
@@ -73,7 +70,6 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
             with ema.averaged(optimizer):
                 _write_model(checkpoint, draft / ema.FOLDER, ranks)
         save_state(state, optimizer, checkpoint.model, draft, ranks)
-        ranks.barrier()  # everybody's files are complete
     if ranks.is_first:
         write_text(run.out / LATEST, name + "\n")
         for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
@@ -81,6 +77,15 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
                 shutil.rmtree(old)
         for draft in run.out.glob(".step*.writing"):  # of a run that was killed
             shutil.rmtree(draft)
+
+
+@contextmanager
+def _shared_draft(path: Path, ranks: Ranks) -> Iterator[Path]:
+    """The draft of `path` that every rank writes into; the first one makes it, and names it when all have ended."""
+    with atomic_directory(path) if ranks.is_first else nullcontext(draft_of(path)) as draft:
+        ranks.barrier()  # the draft is there for everybody
+        yield draft
+        ranks.barrier()  # everybody's files are complete
 
 
 def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
@@ -97,7 +102,7 @@ def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
 def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Path, ranks: Ranks) -> None:
     """The adapter directory of a sharded model. It is small: everything comes together at once."""
     files = {
-        file: {key: whole(tensor) for key, tensor in tensors.items()}
+        file: {key: gather_full(tensor) for key, tensor in tensors.items()}
         for file, tensors in adapter_tensors(checkpoint.model, adapter).items()
     }
     if ranks.is_first:
@@ -106,21 +111,14 @@ def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Pa
 
 
 def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
-    """The model directory of a sharded model: one file's tensors at a time come together on the first rank."""
-    tensors = hf_tensors(checkpoint.model, checkpoint.card)
-    shapes = {key: torch.empty(x.shape, dtype=x.dtype, device="meta") for key, x in tensors.items()}
-    plan = split_torch_state_dict_into_shards(shapes, max_shard_size=FILE_BYTES)
-    for file, keys in plan.filename_to_tensors.items():
-        held: dict[str, Tensor] = {}
-        for key in keys:
-            tensor = whole(tensors[key])
-            if ranks.is_first:
-                held[key] = tensor.cpu().contiguous()
-        if ranks.is_first:
-            save_file(held, folder / file, metadata={"format": "pt"})
+    """The model directory of a sharded model: a tensor at a time comes together, a file at a time is held."""
+    weights = {
+        key: Stored(tuple(tensor.shape), partial(gather_full, tensor))
+        for key, tensor in hf_tensors(checkpoint.model, checkpoint.card).items()
+    }
     if ranks.is_first:
+        write_shards({key: stored.then(Tensor.cpu) for key, stored in weights.items()}, folder)
         write_settings(checkpoint, folder)
-        if plan.is_sharded:
-            index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-            (folder / "model.safetensors.index.json").write_text(text)
+    else:
+        for stored in weights.values():  # in the writer's order: every rank gives its share
+            stored.read()

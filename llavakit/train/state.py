@@ -18,7 +18,8 @@ from llavakit.core.errors import CheckpointError
 from llavakit.data.loader import Position
 from llavakit.model.llava import Llava
 from llavakit.train.guard import Guard
-from llavakit.train.parallel import Ranks, first_row, is_keeper, local
+from llavakit.train.ranks import Ranks
+from llavakit.train.sharding import first_row, local_shard, writes_shard
 
 FACTS = "train_state.json"
 # The suffix keeps weight loaders, which read every *.safetensors of a folder, from reading these.
@@ -47,8 +48,8 @@ def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path, ranks
     rows: dict[str, int] = {}
     for name, param in model.named_parameters():
         for kind, value in optimizer.state.get(param, {}).items():
-            if is_keeper(value, ranks):
-                tensors[f"{kind}/{name}"] = local(value).contiguous()
+            if writes_shard(value, ranks):
+                tensors[f"{kind}/{name}"] = local_shard(value).contiguous()
                 rows[f"{kind}/{name}"] = first_row(value)
     file = folder / TENSORS.format(rank=ranks.rank, ranks=ranks.size)
     save_file(tensors, file, metadata={"first_rows": json.dumps(rows)})
@@ -113,10 +114,10 @@ class _Stored:
         pieces = self.pieces[key]
         with safe_open(pieces[0][1], "pt") as opened:
             if not opened.get_slice(key).get_shape():  # a number, the same everywhere
-                return opened.get_tensor(key).to(local(param).device)
+                return opened.get_tensor(key).to(local_shard(param).device)
             dtype = opened.get_slice(key)[:0].dtype  # an average is float32 whatever its weight is
         value = torch.zeros_like(param, dtype=dtype, requires_grad=False)
-        mine = local(value)
+        mine = local_shard(value)
         start = first_row(param)
         for first, file in pieces:
             with safe_open(file, "pt") as opened:

@@ -8,15 +8,16 @@ import math
 import re
 from functools import lru_cache
 from itertools import product
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.vision.layout import Box, Grid, Place, Plan, Resize, Size, Step, View, check_canvas, whole
 
 Rule = Literal["llava", "transformers"]
+Side = Annotated[int, Field(ge=1)]  # pixels
 
 # "(1x1),...,(6x6)": every layout between the first and the last pair, in tiles.
 SPEC = re.compile(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)")
@@ -30,11 +31,13 @@ class AnyresConfig(Config):
     padding and puts the newline token behind every row (`spatial_unpad` in released configs).
     """
 
-    pinpoints: tuple[Size, ...]  # (width, height) in pixels; order decides ties
+    pinpoints: tuple[tuple[Side, Side], ...]  # (width, height) in pixels; order decides ties
     merge: Literal["flat", "spatial", "unpad"] = "unpad"
     base: Literal["squash", "pad", "none"] = "squash"  # the whole image as one tile in front
-    max_tiles: int | None = None  # anyres_max_N: shrink the map to about N tiles' worth of tokens
-    max_tokens: int | None = None  # the blog's rule: tiles share this many tokens, base included
+    max_tiles: int | None = Field(
+        None, ge=1
+    )  # anyres_max_N: shrink the map to about N tiles' worth of tokens
+    max_tokens: int | None = Field(None, ge=1)  # the blog's rule: tiles share this many tokens, base included
     max_pool: bool = False  # 2 x 2 over the whole joined map (`maxpool2x2`): nothing is dropped, no newlines
     rule: Rule = "llava"  # how the kept map is rounded
 

@@ -3,9 +3,9 @@
 Nothing here touches a pixel, so lengths, packing and placeholder counts are exact before any file is decoded.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
@@ -14,6 +14,9 @@ from llavakit.vision.layout import Newline, Place, Plan, Resize, Size, Step, Vie
 
 # `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0).
 KEEP_SHORT, KEEP_LONG = 224, 448
+# Of a colour, where black is 0 and white is 1.
+Mean = Annotated[float, Field(ge=0, le=1)]
+Deviation = Annotated[float, Field(gt=0, le=1)]
 
 
 class ImageConfig(Config):
@@ -22,15 +25,17 @@ class ImageConfig(Config):
     `square` resizes the shortest side to `size` and cuts the centre (stage 1 of every CLIP LLaVA); `pad` first pads
     to a square with the mean colour (stage 2 of LLaVA-1.5); `squash` ignores the aspect (SigLIP's own rule);
     `keep` keeps the aspect without cutting; `anyres` and `highres` cut several tiles, as `anyres` says.
+    `depth=12` is for 12-bit grey in files whose headers say 16.
     """
 
     kind: Literal["square", "pad", "squash", "keep", "anyres", "highres"] = "pad"
-    size: int = 336
-    grid: int = 24  # the tower gives grid x grid rows per tile
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    size: int = Field(336, ge=1)
+    grid: int = Field(24, ge=1)  # the tower gives grid x grid rows per tile
+    mean: tuple[Mean, Mean, Mean] = (0.48145466, 0.4578275, 0.40821073)
+    std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
     anyres: AnyresConfig | None = None
     several: Literal["pad", "same"] = "pad"  # images of one sample: each padded to one tile, or as if alone
+    depth: int | None = Field(default=None, ge=8, le=32)  # bits of grey values where a file does not say it
 
     @model_validator(mode="after")
     def _grids_are_whole_tiles(self) -> "ImageConfig":

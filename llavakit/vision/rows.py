@@ -11,11 +11,11 @@ import numpy as np
 
 from llavakit.vision.layout import Grid, Plan
 
-NEWLINE, FASTER = 0, 1  # rows of the model's table of marks
+NEWLINE, FASTER = 0, 1  # rows of the model's table of separators
 
 
 @dataclass(frozen=True, eq=False)
-class Gather:
+class TokenRows:
     """Row `into[s]` is the sum of `weights[s, k]` times row `rows[s, k]`; their maximum if there are no weights."""
 
     into: np.ndarray  # int64[S]
@@ -27,15 +27,15 @@ class Gather:
 class Tokens:
     """The image tokens of a plan, numbered from 0, made of the tower's rows, counted from the first tile on."""
 
-    gathers: tuple[Gather, ...]
-    marks: np.ndarray  # int64[M, 2]: token, and the row of the table of marks that stands there
+    token_rows: tuple[TokenRows, ...]
+    separators: np.ndarray  # int64[M, 2]: token, and the row of the table of separators that stands there
 
 
 @lru_cache(maxsize=512)
 def plan_tokens(plan: Plan) -> Tokens:
     """The index arrays of a plan. Grids that are resampled alike are gathered together."""
     pieces: dict[tuple[int, bool], list[tuple[np.ndarray, np.ndarray, np.ndarray | None]]] = {}
-    marks: list[tuple[int, int]] = []
+    separators: list[tuple[int, int]] = []
     at = 0
     for grid in plan.grids:
         rows_SK, weights_SK = grid_rows(grid, plan.side)
@@ -43,24 +43,24 @@ def plan_tokens(plan: Plan) -> Tokens:
         wide = width + (grid.newline == "row")
         into_S = at + (np.arange(height)[:, None] * wide + np.arange(width)).ravel()
         if grid.newline == "row":
-            marks += [(at + (row + 1) * wide - 1, NEWLINE) for row in range(height)]
+            separators += [(at + (row + 1) * wide - 1, NEWLINE) for row in range(height)]
         at += height * wide
         if grid.newline == "end":
-            marks.append((at, NEWLINE))
+            separators.append((at, NEWLINE))
             at += 1
         if grid.closing:
-            marks.append((at, FASTER))
+            separators.append((at, FASTER))
             at += 1
         pieces.setdefault((rows_SK.shape[1], weights_SK is None), []).append((into_S, rows_SK, weights_SK))
-    gathers = tuple(
-        Gather(
+    token_rows = tuple(
+        TokenRows(
             np.concatenate([into for into, _, _ in group]),
             np.concatenate([rows for _, rows, _ in group]),
             None if plain else np.concatenate([weights for _, _, weights in group if weights is not None]),
         )
         for (_, plain), group in pieces.items()
     )
-    return Tokens(gathers, np.array(marks, dtype=np.int64).reshape(-1, 2))
+    return Tokens(token_rows, np.array(separators, dtype=np.int64).reshape(-1, 2))
 
 
 def grid_rows(grid: Grid, side: tuple[int, int]) -> tuple[np.ndarray, np.ndarray | None]:

@@ -22,6 +22,7 @@ import PIL.Image
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision import image
+from llavakit.vision.files import check_file
 from llavakit.vision.frames import VideoInfo
 from llavakit.vision.layout import Size
 
@@ -38,7 +39,9 @@ FORMATS = f"{MP4},{MATROSKA},{AVI},mpegts,gif"
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = 2_000_000  # more than 18 hours at 30 frames a second
 DIRECTORY_FPS, MEMORY_FPS = 2.0, 1.0  # assumed: the release says 2 for directories
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+PICTURES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".avif", ".jp2", ".j2k",
+)  # fmt: skip
 
 VideoSource = Path | bytes | Sequence[image.Source]
 
@@ -63,7 +66,9 @@ def probe_video(source: VideoSource) -> VideoInfo:
         return _probe_file(container, stream, name_of(source))
 
 
-def load_frames(source: VideoSource, info: VideoInfo, indices: Sequence[int]) -> list[PIL.Image.Image]:
+def load_frames(
+    source: VideoSource, info: VideoInfo, indices: Sequence[int], *, bits: int | None = None
+) -> list[PIL.Image.Image]:
     """The frames `indices` (positions in time), upright, RGB, all of `info.size`; a repeated one is one picture.
 
     Decoding starts at the last key frame before a wanted frame and goes on while the next one needs no newer key
@@ -78,7 +83,7 @@ def load_frames(source: VideoSource, info: VideoInfo, indices: Sequence[int]) ->
     if pictures is not None:
         if len(pictures) != count:
             raise DataError(f"{name}: {len(pictures)} pictures, but {count} when it was measured")
-        found = {index: image.load_image(pictures[index]) for index in wanted}
+        found = {index: image.load_image(pictures[index], bits=bits) for index in wanted}
     else:
         found = {}
         with _opened(source) as (container, stream):
@@ -395,14 +400,11 @@ def _file(source: VideoSource) -> io.BufferedReader | io.BytesIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     assert isinstance(source, Path)
+    check_file(source, "video")
     try:
-        if source.exists() and not source.is_file():
-            raise DataError(f"{source}: not a file")  # a pipe or a device might never end
         return source.open("rb")
-    except FileNotFoundError:
-        raise DataError(f"video not found: {source}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: cannot be read: {error}") from None
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror}") from None
 
 
 def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:

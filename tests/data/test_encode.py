@@ -172,6 +172,12 @@ def test_what_does_not_fit_the_context_names_both_numbers_and_the_setting(tmp_pa
     )
     with pytest.raises(DataError, match=message + "model.rope_factor=2"):
         short.encode(talk)
+    # A context that is stretched already: the factor counts from the decoder as it was.
+    scaled = Encoder(
+        tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE, context=whole.length - 1, stretched=2
+    )
+    with pytest.raises(DataError, match=r"model\.rope_factor=3 \(now 2\)"):
+        scaled.encode(talk)
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -13,8 +13,8 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine import native
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, fuse
+from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.native import NativeLinear, NativeSlots, Workspace
-from llavakit.engine.slots import KvShape
 from llavakit.model.attention import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
 

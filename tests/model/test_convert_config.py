@@ -66,14 +66,14 @@ def test_llava_and_llava_1_5():
     assert first.im_start_end and first.tower.layer == -2 and first.video is None
     second = card(V15)
     assert (second.connector.kind, second.image.kind, second.image.grid) == ("mlp", "pad", 24)
-    assert second.tower.path == CLIP_336 and second.marks == ()
+    assert second.tower.path == CLIP_336 and second.separators == ()
 
 
 def test_llava_next():
     found = card(V16)
     assert found.image.kind == "anyres" and found.image.anyres.rule == "llava"
     assert found.image.anyres.pinpoints == tuple(map(tuple, NEXT))
-    assert found.marks == ("image_newline",) and found.video is None
+    assert found.separators == ("image_newline",) and found.video is None
 
 
 def test_onevision_and_llava_video():
@@ -92,7 +92,7 @@ def test_onevision_and_llava_video():
         True,
     )
     slow_fast = card(VIDEO, add_faster_video=True, faster_token_stride=5)
-    assert slow_fast.video.slow_fast.every == 5 and slow_fast.marks == ("image_newline", "faster_token")
+    assert slow_fast.video.slow_fast.every == 5 and slow_fast.separators == ("image_newline", "faster_token")
 
 
 def test_next_video_pools_before_the_projector_and_knows_no_newline():
@@ -108,7 +108,7 @@ def test_next_video_pools_before_the_projector_and_knows_no_newline():
 def test_interleave_has_one_tile_and_no_newline():
     found = card(ONEVISION, image_aspect_ratio="pad", mm_patch_merge_type="flat")
     assert found.image.kind == "pad" and found.image.anyres is None
-    assert found.video.newline == "no_token" and found.marks == ()
+    assert found.video.newline == "no_token" and found.separators == ()
 
 
 def test_merge_types_are_read_word_by_word():

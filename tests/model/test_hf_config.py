@@ -9,7 +9,8 @@ from transformers import AutoConfig
 from llavakit.core.errors import CheckpointError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import LanguageConfig, ModelConfig, build
-from llavakit.model.card import VIDEO_TOKEN, Card, load_card
+from llavakit.model.card import VIDEO_TOKEN, Card
+from llavakit.model.directory import load_card
 from llavakit.model.hf_config import hf_fit, why_not_hf
 from llavakit.model.llava import Llava, Newline
 from llavakit.vision.anyres import AnyresConfig
@@ -102,10 +103,10 @@ def test_what_a_class_does_otherwise_is_said_and_the_class_is_written(of, model_
 
 
 def grown(settings: Card):
-    """A tiny model with the marks and tokens of this card."""
+    """A tiny model with the separators and tokens of this card."""
     ck = tiny.checkpoint()
     ck.tokenizer.add_special([VIDEO_TOKEN])  # tiny's table has three rows to spare
-    model = Llava(ck.model.tower, ck.model.connector, ck.model.language, Newline(settings.marks, 48))
+    model = Llava(ck.model.tower, ck.model.connector, ck.model.language, Newline(settings.separators, 48))
     return checkpoints.Checkpoint(model, ck.tokenizer, settings)
 
 

@@ -60,7 +60,7 @@ def model_for(card: Card) -> Llava:
     tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="tiny"), card.image)
     language = LlamaForCausalLM(tiny.text_config(len(tiny.byte_level_tokenizer()) + 3))
     return Llava(
-        tower, build_connector(ConnectorConfig(), tower.width, 48), language, Newline(card.marks, 48)
+        tower, build_connector(ConnectorConfig(), tower.width, 48), language, Newline(card.separators, 48)
     )
 
 
@@ -115,7 +115,7 @@ def test_packed_equals_one_by_one_and_cached_equals_computed(card):
         features = [model.tower(cut) for cut in tiles]
         cached = model.hidden(collate(samples, features))
     torch.testing.assert_close(computed, cached, atol=1e-5, rtol=1e-5)
-    for name in card.marks:
+    for name in card.separators:
         assert packed[f"newline.{name}"].abs().max() > 0, "newlines are learned"
 
 

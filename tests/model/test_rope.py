@@ -99,6 +99,8 @@ def test_a_run_starts_from_scaled_parts_or_a_scaled_checkpoint(folder, tmp_path)
     plain = checkpoints.load(folder).model.language
     started = build(ModelConfig(start=folder, rope_factor=2)).model.language
     assert torch.equal(frequencies(started), wanted(plain.config, 2.0))
+    models = [checkpoints.load(folder, rope_factor=factor).model for factor in (None, 2)]
+    assert [(model.context, model.stretched) for model in models] == [(512, 1.0), (1024, 2.0)]
     plain.save_pretrained(tmp_path / "decoder")
     tiny.byte_level_tokenizer().hf.save_pretrained(tmp_path / "decoder")
     tower = tmp_path / "tower"

@@ -16,7 +16,8 @@ from llavakit.model.outline import outline
 from llavakit.recipes import RECIPES
 from llavakit.train.dry_run import show_plan
 from llavakit.train.estimate import estimate_memory
-from llavakit.train.optim import OptimConfig, build_optimizer, train_only
+from llavakit.train.freezing import train_only
+from llavakit.train.optim import OptimConfig, build_optimizer
 from llavakit.train.run import Run
 from tests import tiny
 from tests.train.test_loop import tiny_run

@@ -9,8 +9,8 @@ from llavakit.data.loader import DataConfig, Loader
 from llavakit.data.pack import collate
 from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
 from llavakit.train.flops import StepFlops, measure_peak, tree_lengths
+from llavakit.train.freezing import train_only
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import train_only
 from tests import tiny
 
 # Of tiny.text_config: per token and layer, q and o are 48 x 48, k and v 48 x 24, the MLP three times 48 x 96.

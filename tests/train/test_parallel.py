@@ -20,14 +20,17 @@ from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.model.llava import Newline
-from llavakit.train import parallel
+from llavakit.train import sharding
+from llavakit.train.activation_checkpointing import checkpoint_activations
+from llavakit.train.balance import idle_batch
+from llavakit.train.freezing import train_only
 from llavakit.train.loop import Interrupted, train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import build_optimizer, train_only
-from llavakit.train.parallel import Ranks, checkpoint_blocks, idle_batch
+from llavakit.train.optim import build_optimizer
+from llavakit.train.ranks import Ranks
 from llavakit.train.state import load_state, read_state
 from tests import tiny
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
@@ -200,12 +203,12 @@ def test_the_policy_of_gpus_in_bf16_stays_near(tmp_path, pair):
 
 
 def train_rank_as_on_a_gpu(rank, run):
-    policy = parallel.precision_policy
-    parallel.precision_policy = lambda precision, _: policy(precision, torch.device("cuda"))
+    policy = sharding.precision_policy
+    sharding.precision_policy = lambda precision, _: policy(precision, torch.device("cuda"))
     try:
         train(run)
     finally:
-        parallel.precision_policy = policy
+        sharding.precision_policy = policy
 
 
 def test_one_rank_fills_the_feature_cache_for_all(tmp_path, pair):
@@ -220,12 +223,12 @@ def test_one_rank_fills_the_feature_cache_for_all(tmp_path, pair):
     assert len(keys.read_text().splitlines()) == 1 + 2  # a header and two different pictures
 
 
-def test_a_touch_reaches_every_part_and_changes_no_value():
+def test_using_all_parts_reaches_each_and_changes_no_value():
     """Text only: connector and newline get gradients, of zero, and the decoder sees what it saw."""
     model = tiny.checkpoint().model
     model.newline = Newline(("image_newline",), 48)
     batch = idle_batch()
-    touched = replace(batch, features_RC=torch.ones(1, model.tower.width), touch=True)
+    touched = replace(batch, features_RC=torch.ones(1, model.tower.width), use_all_parts=True)
     x_TD = model.embed(touched)
     assert torch.equal(x_TD, model.embed(batch))
     x_TD.square().sum().backward()
@@ -306,7 +309,7 @@ def test_recomputing_blocks_gives_the_same_gradients(tmp_path):
         model = tiny.checkpoint().model.train()
         train_only(model, ("tower", "connector", "language"))
         if recompute:
-            checkpoint_blocks(model)
+            checkpoint_activations(model)
         inner = model.language.get_decoder().layers[0].mlp
         calls = count_calls(inner)
         train_step(model, SFT(), batches, precision="float32")

@@ -32,15 +32,15 @@ def gathered(plan) -> torch.Tensor:
     rows = table(plan.tiles, plan.side[0] * plan.side[1]).view(-1, 2).numpy()
     tokens = plan_tokens(plan)
     out = np.full((plan.num_tokens, 2), np.nan)
-    for gather in tokens.gathers:
+    for gather in tokens.token_rows:
         found = rows[gather.rows]
         if gather.weights is None:
             out[gather.into] = found.max(axis=1)
         else:
             out[gather.into] = (found * gather.weights[..., None]).sum(axis=1)
-    for at, mark in tokens.marks:
+    for at, separator in tokens.separators:
         assert np.isnan(out[at]).all(), "a token was filled twice"
-        out[at] = {NEWLINE: NEWLINE_ROW, FASTER: FASTER_ROW}[mark]
+        out[at] = {NEWLINE: NEWLINE_ROW, FASTER: FASTER_ROW}[separator]
     assert not np.isnan(out).any(), "a token was never filled"
     return torch.from_numpy(out)
 

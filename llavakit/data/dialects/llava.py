@@ -1,6 +1,6 @@
 """LLaVA's own records: `conversations` of `from` and `value`, a path or a list under `image` or `video`.
 
-`<image>` in a question is the place of an image or of a video (released data has one mark for a whole video);
+`<image>` in a question is the place of an image or of a video (released data has one placeholder for a whole video);
 `<video>` is the place of a video too. LLaVA-Med's evaluation files say `conversatons`.
 """
 
@@ -48,7 +48,7 @@ def read_turn(fields: Fields) -> Turn:
 
 
 def read_lanes(reader: Reader, image: str = "image") -> dict[str, Lane]:
-    """The media of `image` or of `video`, whose marks look alike."""
+    """The media of `image` or of `video`, whose placeholders look alike."""
     images, videos = reader.images(image), reader.videos("video")
     if images and videos:
         raise DataError("a record has either 'image' or 'video'; split it, or give the frames as images")

@@ -22,14 +22,14 @@ def is_llava_plus(raw: dict[str, Any]) -> bool:
 
 
 def read_llava_plus(reader: Reader) -> Conversation:
-    """The conversation; with tools only the first question that has the picture's mark keeps it."""
+    """The conversation; with tools only the first question that has the picture's placeholder keeps it."""
     raw = reader.top.raw
     fields = reader.objects(talk_name(raw))
     turns = without_greeting(
         [_serialise(turn) if _uses_tools(turn.raw) else read_turn(turn) for turn in fields]
     )
     if _any_uses_tools(raw):
-        marked = [number for number, turn in enumerate(turns) if _has_mark(turn)]
+        marked = [number for number, turn in enumerate(turns) if _has_placeholder(turn)]
         for number in marked[1:]:
             turns[number] = Turn("user", (turns[number].text.replace(IMAGE_TOKEN, "").strip(),))
     return compose(turns, read_lanes(reader, "file_name" if _names_file(raw) else "image"), in_front=False)
@@ -49,7 +49,7 @@ def _uses_tools(turn: Any) -> bool:
     return isinstance(turn, dict) and not (turn.get("thoughts") is None and turn.get("actions") is None)
 
 
-def _has_mark(turn: Turn) -> bool:
+def _has_placeholder(turn: Turn) -> bool:
     return turn.role == "user" and IMAGE_TOKEN in turn.text
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from llavakit.core.errors import DataError, shorten
 from llavakit.data.dialects.reader import Fields, Reader
 from llavakit.data.dialects.turns import (
-    Mark,
+    Placeholder,
     Turn,
     compose_listed,
     role_of,
@@ -75,9 +75,11 @@ def _read_message(reader: Reader, fields: Fields) -> Turn:
     return Turn(role, (text_of(fields, "content", content, role),), weight)
 
 
-def _read_parts(reader: Reader, message: Fields, content: list[Any]) -> tuple[str | Medium | Mark, ...]:
+def _read_parts(
+    reader: Reader, message: Fields, content: list[Any]
+) -> tuple[str | Medium | Placeholder, ...]:
     """The parts in order; texts that follow each other are a line apart, as in the server."""
-    pieces: list[str | Medium | Mark] = []
+    pieces: list[str | Medium | Placeholder] = []
     for number, raw in enumerate(content):
         part = reader.fields(raw, f"{message.at('content')}[{number}]")
         kind = part.get("type")
@@ -97,12 +99,12 @@ def _read_parts(reader: Reader, message: Fields, content: list[Any]) -> tuple[st
     return tuple(pieces)
 
 
-def _read_medium(reader: Reader, part: Fields, sort: Sort) -> Medium | Mark:
+def _read_medium(reader: Reader, part: Fields, sort: Sort) -> Medium | Placeholder:
     name, cell = next(
         ((name, value) for name in PLACES[sort] if (value := part.get(name)) is not None), ("", None)
     )
     if cell is None:
-        return Mark(sort)
+        return Placeholder(sort)
     if isinstance(cell, dict) and "url" in cell:
         cell = cell["url"]
     return reader.image(cell, part.at(name)) if sort == "image" else reader.video(cell, part.at(name))

@@ -10,7 +10,7 @@ from llavakit.data.dialects.reader import Fields
 from llavakit.text.conversation import Conversation, Medium, Message, Part, Role, Text
 from llavakit.vision.kinds import Sort
 
-MARK = re.compile("<(image|video)>")
+PLACEHOLDER = re.compile("<(image|video)>")
 ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -29,7 +29,7 @@ WEIGHTS = ("weight", "loss", "train")  # OpenAI's, ms-swift's and Axolotl's name
 
 
 @dataclass(frozen=True)
-class Mark:
+class Placeholder:
     """The place of the next medium of a list."""
 
     sort: Sort
@@ -40,7 +40,7 @@ class Turn:
     """A message as its dialect has it. Marks in a user's text are still text."""
 
     role: Role
-    pieces: tuple[str | Medium | Mark, ...]
+    pieces: tuple[str | Medium | Placeholder, ...]
     weight: float = 1.0
 
     @property
@@ -50,16 +50,16 @@ class Turn:
 
 @dataclass
 class Lane:
-    """Media of one list, dealt out to the marks of their sort."""
+    """Media of one list, dealt out to the placeholders of their sort."""
 
     what: str  # in messages
     media: Sequence[Medium]
-    marks: int = 0  # found so far
+    asked: int = 0  # placeholders found so far
 
     def deal(self) -> list[Medium]:
         """The next medium, or nothing where the list has come to its end."""
-        found = list(self.media[self.marks : self.marks + 1])
-        self.marks += 1
+        found = list(self.media[self.asked : self.asked + 1])
+        self.asked += 1
         return found
 
 
@@ -112,18 +112,18 @@ def with_system(turns: list[Turn], top: Fields) -> list[Turn]:
 
 
 def compose_listed(turns: Sequence[Turn], images: Sequence[Medium], videos: Sequence[Medium]) -> Conversation:
-    """The conversation with media where the marks are: `<image>` for one list, `<video>` for the other.
+    """The conversation with media where the placeholders are: `<image>` for one list, `<video>` for the other.
 
-    Media without any mark stand in front of the first question, as TRL and ms-swift put them.
+    Media without any placeholder stand in front of the first question, as TRL and ms-swift put them.
     """
     lanes = {"image": Lane("image", images)}
-    if videos or any(Mark("video") in turn.pieces for turn in turns):
+    if videos or any(Placeholder("video") in turn.pieces for turn in turns):
         lanes["video"] = Lane("video", videos)
     return compose(turns, lanes, in_front=True)
 
 
 def compose(turns: Sequence[Turn], lanes: dict[str, Lane], *, in_front: bool) -> Conversation:
-    """The conversation with each mark of a sort in `lanes` replaced by the next medium of its lane."""
+    """The conversation with each placeholder of a sort in `lanes` replaced by the next medium of its lane."""
     messages: list[Message] = []
     for turn in turns:
         if turn.role != "user":
@@ -136,14 +136,14 @@ def compose(turns: Sequence[Turn], lanes: dict[str, Lane], *, in_front: bool) ->
             if isinstance(piece, str):
                 parts += _cut(piece, lanes)
             else:
-                parts += lanes[piece.sort].deal() if isinstance(piece, Mark) else [piece]
+                parts += lanes[piece.sort].deal() if isinstance(piece, Placeholder) else [piece]
         messages.append(Message("user", tuple(parts)))
     front: list[Part] = []
     for sort, lane in lanes.items():
-        if in_front and not lane.marks:
+        if in_front and not lane.asked:
             front += lane.media
-        elif lane.marks != len(lane.media):
-            what = f"{lane.marks} <{sort}> placeholder(s) in the text but {len(lane.media)} {lane.what}(s) listed"
+        elif lane.asked != len(lane.media):
+            what = f"{lane.asked} <{sort}> placeholder(s) in the text but {len(lane.media)} {lane.what}(s) listed"
             raise DataError(what, kind="placeholders")
     return Conversation(tuple(_in_front(messages, front) if front else messages))
 
@@ -157,10 +157,10 @@ def _in_front(messages: list[Message], front: list[Part]) -> list[Message]:
 
 
 def _cut(text: str, lanes: dict[str, Lane]) -> list[Part]:
-    """A text as texts and media; marks of other sorts stay text."""
+    """A text as texts and media; placeholders of other sorts stay text."""
     parts: list[Part] = []
     begin = 0
-    for found in MARK.finditer(text):
+    for found in PLACEHOLDER.finditer(text):
         if found[1] in lanes:
             parts += [Text(text[begin : found.start()])] * (begin < found.start())
             parts += lanes[found[1]].deal()

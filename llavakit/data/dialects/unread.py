@@ -27,18 +27,18 @@ ENDING = re.compile(
     r"(?i)\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif|jp2|mp4|m4v|mov|mkv|webm|avi|ts|mpe?g|wav|mp3|flac)$"
 )
 BEGINNING = re.compile(r"(?i)data:(image|video|audio)/")
-PATH_MARK = r"<(?:img|image|video|audio)>[^<>\n]{1,4096}</(?:img|image|video|audio)>"
-OTHER_MARK = (  # of other models' data: <image 1>, <|image_1|>, <|vision_start|>, <ImageHere>
+PATH_PLACEHOLDER = r"<(?:img|image|video|audio)>[^<>\n]{1,4096}</(?:img|image|video|audio)>"
+OTHER_PLACEHOLDER = (  # of other models' data: <image 1>, <|image_1|>, <|vision_start|>, <ImageHere>
     r"<\|?(?:image|video|audio|img)[ _]?(?:\d{1,3}|pad|placeholder)\|?>"
     r"|<\|(?:image|video|audio|vision_start)\|>|<ImageHere>"
 )
-LONE_MARK = r"^[ \t]*<(?:video|audio)>|<(?:video|audio)>[ \t]*$"  # within a sentence it may be HTML
-MARKS = re.compile(f"{PATH_MARK}|{OTHER_MARK}|{LONE_MARK}", re.MULTILINE)
+LONE_PLACEHOLDER = r"^[ \t]*<(?:video|audio)>|<(?:video|audio)>[ \t]*$"  # within a sentence it may be HTML
+PLACEHOLDERS = re.compile(f"{PATH_PLACEHOLDER}|{OTHER_PLACEHOLDER}|{LONE_PLACEHOLDER}", re.MULTILINE)
 
 
 def refuse_unread(reader: Reader, talk: Conversation, dialect: str, allowed: frozenset[str]) -> None:
-    """DataError (`unread`) with the names of the fields and marks that were passed over, but those `allowed`."""
-    names = [name for name in (*_fields(reader, allowed), *_marks(talk)) if name not in allowed]
+    """DataError (`unread`) with the names of the fields and placeholders that were passed over, but those `allowed`."""
+    names = [name for name in (*_fields(reader, allowed), *_placeholders(talk)) if name not in allowed]
     if names:
         raise DataError(
             f"not read: {', '.join(map(shorten, names[:8]))} (dialect {dialect}); remove it, spell it as a dialect"
@@ -86,10 +86,10 @@ def _is_medium(value: Any) -> bool:
     return isinstance(value, bytes)
 
 
-def _marks(talk: Conversation) -> list[str]:
+def _placeholders(talk: Conversation) -> list[str]:
     return [
         found[0]
         for message in talk.messages
         if message.role == "user" and "<" in message.text
-        for found in MARKS.finditer(message.text)
+        for found in PLACEHOLDERS.finditer(message.text)
     ]

@@ -4,7 +4,7 @@ Ours: `tower.vision.*`, `connector.linear_1.*`, `connector.linear_2.*`, `languag
 `newline.*`. Every rule is anchored at the start of the name.
 """
 
-MARKS = ("image_newline", "faster_token")  # learned rows, in the order of vision/rows.py: NEWLINE, FASTER
+SEPARATORS = ("image_newline", "faster_token")  # learned rows, in the order of vision/rows.py
 
 ORIGINAL_TOWER = "model.vision_tower.vision_tower.vision_model."
 ORIGINAL_LAYERS = {"": "linear_1.", "0.": "linear_1.", "2.": "linear_2."}  # a linear projector has no number
@@ -22,7 +22,7 @@ def from_original(key: str) -> str | None:
         return "tower.vision." + rest
     if key.startswith("model.mm_projector."):
         return _connector(key.removeprefix("model.mm_projector."))
-    if key.removeprefix("model.") in MARKS:
+    if key.removeprefix("model.") in SEPARATORS:
         return "newline." + key.removeprefix("model.")
     return "language." + key
 
@@ -45,7 +45,7 @@ def from_projector_file(key: str) -> str | None:
     if mark:
         return _connector(rest)
     leaf = key.removeprefix("base_model.").removeprefix("model.").removeprefix("model.")
-    if leaf in MARKS:
+    if leaf in SEPARATORS:
         return "newline." + leaf
     if leaf.removeprefix("embed_tokens.") == "weight":
         return "language.model.embed_tokens.weight"
@@ -73,7 +73,7 @@ def from_hf(key: str, *, base: str, children: frozenset[str]) -> str:
         return "tower." + (rest if rest.startswith("net.") else "vision." + rest)
     if key.startswith("multi_modal_projector."):
         return "connector." + key.removeprefix("multi_modal_projector.")
-    if key in MARKS:
+    if key in SEPARATORS:
         return "newline." + key
     if key == "lm_head.weight":
         return "language.lm_head.weight"

@@ -25,7 +25,7 @@ class KvShape:
         return self.layers * 2 * self.heads * self.width * self.dtype.itemsize
 
 
-class Slot:
+class KvSlot:
     """A place for one sequence. It may be moved; whoever holds it asks it where it is."""
 
     def __init__(self, arena: "Arena", number: int) -> None:
@@ -53,7 +53,7 @@ class Arena:
 
     def __init__(self, shape: KvShape, size: int) -> None:
         self.size, self.decoding = size, 0
-        self.slots: list[Slot] = []
+        self.slots: list[KvSlot] = []
         self.kv_L2SHKD = torch.empty(
             shape.layers, 2, 0, shape.heads, size, shape.width, dtype=shape.dtype, device=shape.device
         )
@@ -77,13 +77,13 @@ class Arena:
             kv_L2SHKD[:, :, slot.number, :, : slot.length] = slot.written_L2HKD
         self.kv_L2SHKD = kv_L2SHKD
 
-    def open(self) -> Slot:
+    def open(self) -> KvSlot:
         """A slot to be filled. There must be a free one."""
-        slot = Slot(self, len(self.slots))
+        slot = KvSlot(self, len(self.slots))
         self.slots.append(slot)
         return slot
 
-    def promote(self, slot: Slot) -> None:
+    def promote(self, slot: KvSlot) -> None:
         """From now on the slot's sequence decodes: it changes places with the first that is being filled."""
         other = self.slots[self.decoding]
         if other is not slot:
@@ -94,7 +94,7 @@ class Arena:
             self._place(slot, self.decoding)
         self.decoding += 1
 
-    def close(self, slot: Slot) -> None:
+    def close(self, slot: KvSlot) -> None:
         """Give the slot up; the last of its kind takes its place."""
         hole = slot.number
         if slot.decodes:
@@ -103,7 +103,7 @@ class Arena:
         self._fill(hole, len(self.slots) - 1)
         self.slots.pop()
 
-    def adopt(self, slot: Slot) -> None:
+    def adopt(self, slot: KvSlot) -> None:
         """Take a slot over from another arena, with what it holds. There must be a free place here."""
         place, decodes = self.open(), slot.decodes
         place.kv_L2HKD[:, :, :, : slot.length] = slot.written_L2HKD
@@ -122,5 +122,5 @@ class Arena:
             self._place(moved, hole)
         return last
 
-    def _place(self, slot: Slot, number: int) -> None:
+    def _place(self, slot: KvSlot, number: int) -> None:
         self.slots[number], slot.number = slot, number

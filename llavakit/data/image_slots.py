@@ -15,31 +15,31 @@ Piece = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # into, rows, weights
 
 
 @dataclass(frozen=True)
-class Slots:
+class ImageSlots:
     """The fields of a Batch that have to do with media; see there."""
 
     pixels: tuple[Tensor, ...]
     features_RC: Tensor | None
     pools: tuple[Gather, ...]
     gathers: tuple[Gather, ...]
-    mark_slots_S: Tensor
-    mark_rows_S: Tensor
+    separator_slots_S: Tensor
+    separator_rows_S: Tensor
 
 
-def fill_slots(plans: Sequence[Plan], tiles: Sequence[Tensor], slots_S: np.ndarray) -> Slots:
+def fill_image_slots(plans: Sequence[Plan], tiles: Sequence[Tensor], slots_S: np.ndarray) -> ImageSlots:
     """`tiles[i]` (uint8 pixels, or features) belongs to `plans[i]`, whose tokens take the next of the slots."""
     _check(plans, tiles, len(slots_S))
     pixels, features_RC, starts = _table(plans, tiles)
     pool_any = any(plan.pool_first for plan in plans)
     pools: list[Piece] = []
     gathers: list[Piece] = []
-    marks: list[np.ndarray] = []
+    separators: list[np.ndarray] = []
     slot, connected = 0, 0  # the next free slot, the next free row of the connector's table
     for plan, start in zip(plans, starts, strict=True):
         tokens = plan_tokens(plan)
         mine_S = slots_S[slot : slot + plan.num_tokens]
         slot += plan.num_tokens
-        marks.append(np.stack([mine_S[tokens.marks[:, 0]], tokens.marks[:, 1]], axis=1))
+        separators.append(np.stack([mine_S[tokens.separators[:, 0]], tokens.separators[:, 1]], axis=1))
         if plan.pool_first:
             new_pools, into_S = _pooled(tokens, start, connected)
             pools += new_pools
@@ -51,15 +51,15 @@ def fill_slots(plans: Sequence[Plan], tiles: Sequence[Tensor], slots_S: np.ndarr
             count = plan.tiles * plan.side[0] * plan.side[1]
             pools.append((connected + np.arange(count), start + np.arange(count)[:, None], None))
             start, connected = connected, connected + count
-        gathers += [(mine_S[g.into], start + g.rows, g.weights) for g in tokens.gathers]
-    marks_S2 = np.concatenate(marks) if marks else np.empty((0, 2), dtype=np.int64)
-    return Slots(
+        gathers += [(mine_S[g.into], start + g.rows, g.weights) for g in tokens.token_rows]
+    separators_S2 = np.concatenate(separators) if separators else np.empty((0, 2), dtype=np.int64)
+    return ImageSlots(
         pixels=pixels,
         features_RC=features_RC,
         pools=_together(pools),
         gathers=_together(gathers),
-        mark_slots_S=torch.from_numpy(marks_S2[:, 0].copy()),
-        mark_rows_S=torch.from_numpy(marks_S2[:, 1].copy()),
+        separator_slots_S=torch.from_numpy(separators_S2[:, 0].copy()),
+        separator_rows_S=torch.from_numpy(separators_S2[:, 1].copy()),
     )
 
 
@@ -97,9 +97,9 @@ def _table(
 
 def _pooled(tokens: Tokens, start: int, connected: int) -> tuple[list[Piece], np.ndarray]:
     """Pools that fill the connector's table from row `connected` on, and the token each of those rows becomes."""
-    into_S = np.sort(np.concatenate([g.into for g in tokens.gathers]))
+    into_S = np.sort(np.concatenate([g.into for g in tokens.token_rows]))
     pieces: list[Piece] = [
-        (connected + np.searchsorted(into_S, g.into), start + g.rows, g.weights) for g in tokens.gathers
+        (connected + np.searchsorted(into_S, g.into), start + g.rows, g.weights) for g in tokens.token_rows
     ]
     return pieces, into_S
 

@@ -10,13 +10,14 @@ from llavakit.train.evaluation import evaluate
 from llavakit.train.flops import StepFlops, measure_peak
 from llavakit.train.metrics import Row
 from llavakit.train.objectives import Objective
-from llavakit.train.parallel import ALONE, Ranks, is_sharded
 from llavakit.train.probes import Answer, Probes
+from llavakit.train.ranks import ALONE, Ranks
 from llavakit.train.run import Run
+from llavakit.train.sharding import is_sharded
 from llavakit.train.state import State
 
 
-class Watch:
+class Monitor:
     """The onlookers of one run. What looks at the model runs on every rank, so that none waits for another."""
 
     def __init__(
@@ -31,7 +32,7 @@ class Watch:
         done: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        """`flops` counts for the model before it was spread. `load` opens data as the run's own is opened.
+        """`flops` counts for the model before it was sharded. `load` opens data as the run's own is opened.
 
         `done` steps are behind a resumed run.
         """

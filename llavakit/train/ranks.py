@@ -1,0 +1,109 @@
+"""The processes that train one model together, as `torchrun` starts them: PyTorch's process groups.
+
+A rank takes its share of the packed rows of every step; the gradient is the sum over ranks. So the number of ranks
+changes how fast a step is, not what it computes. With one rank nothing here talks to anybody.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import Field
+
+from llavakit.core.config import Config
+from llavakit.core.progress import console
+
+
+class ParallelConfig(Config):
+    """How ranks share the work. Used when `torchrun` starts several; one process ignores it."""
+
+    mode: Literal["auto", "ddp", "fsdp"] = "auto"  # ddp: a whole model on every rank; fsdp: a share of it
+    reshard: bool = True  # fsdp: give a block's weights back after its forward pass, gather them again later
+    replicas: int = Field(1, ge=1)  # fsdp: copies of the sharded model, e.g. one per machine
+    timeout: int = Field(60, ge=1)  # minutes a rank waits for another (a save, a feature cache being filled)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, seen from one of them."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_first(self) -> bool:
+        """The one that writes what is written once."""
+        return self.rank == 0
+
+    def sums(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the ranks; the same on all of them."""
+        if self.size == 1:
+            return list(values)
+        table = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(table)
+        return [float(value) for value in table.tolist()]
+
+    def largest(self, values: Sequence[int]) -> list[int]:
+        """Each value's maximum over the ranks."""
+        if self.size == 1:
+            return list(values)
+        table = torch.tensor(values, dtype=torch.int64, device=self.device)
+        dist.all_reduce(table, op=dist.ReduceOp.MAX)
+        return [int(value) for value in table.tolist()]
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set on some rank."""
+        return self.sums([flag]) != [0]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sums([0.0])
+
+    @contextmanager
+    def first_ahead(self) -> Iterator[None]:
+        """The first rank does it, then the others do, and find what it left on the disk."""
+        if not self.is_first:
+            self.barrier()
+        yield
+        if self.is_first:
+            self.barrier()
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """The ranks of a machine one after the other, so that only one at a time holds a whole model in memory."""
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+        mine = int(os.environ.get("LOCAL_RANK", "0"))
+        for _ in range(mine):
+            self.barrier()
+        yield
+        for _ in range(here - mine):
+            self.barrier()
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def join_ranks(config: ParallelConfig) -> Iterator[Ranks]:
+    """The ranks that `torchrun` started, or just this process. Only the first one speaks to the screen."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
+    if size == 1:
+        yield Ranks(device=device)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=config.timeout))
+    try:
+        console.quiet = dist.get_rank() > 0
+        yield Ranks(dist.get_rank(), size, device)
+    finally:
+        console.quiet = False
+        dist.destroy_process_group()

@@ -1,0 +1,109 @@
+"""A model cut into shards, one a rank: PyTorch's FSDP2, and nothing of our own."""
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from llavakit.core.errors import ConfigError
+from llavakit.model.llava import Llava
+from llavakit.train.blocks import decoder_blocks, trained_tower_blocks
+from llavakit.train.freezing import is_trained
+from llavakit.train.ranks import ParallelConfig, Ranks
+
+FITS = 0.6  # share of a GPU that weights, gradients and moments may take, so that activations fit beside them
+
+
+def build_mesh(config: ParallelConfig, ranks: Ranks, *, four_bit: bool = False) -> DeviceMesh | None:
+    """Ranks as replicas x shards of a model; None where every rank has a whole one for sure, as in `four_bit`."""
+    if ranks.size == 1 or config.mode == "ddp" or (config.mode == "auto" and four_bit):
+        return None
+    if four_bit:
+        raise ConfigError("model.lora.four_bit with parallel.mode=fsdp: four bits cannot be cut; use ddp")
+    if ranks.size % config.replicas:
+        raise ConfigError(f"parallel.replicas={config.replicas} does not divide the {ranks.size} ranks")
+    shape = (config.replicas, ranks.size // config.replicas)
+    return init_device_mesh(ranks.device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def shard_model(
+    model: Llava, config: ParallelConfig, ranks: Ranks, mesh: DeviceMesh | None, *, precision: str
+) -> None:
+    """Put the model on the rank's device: whole, or a shard of the decoder and of what else is trained.
+
+    Call it after freezing and before building the optimizer, whose moments are sharded like the weights.
+    """
+    if mesh is None or (config.mode == "auto" and _fits(model, ranks)):
+        model.to(ranks.device)
+        return
+    policy = precision_policy(precision, ranks.device)
+    unsharded = set() if is_trained(model.tower) else set(model.tower.parameters())
+    model.tower.to(ranks.device)
+    for block in (*trained_tower_blocks(model), *decoder_blocks(model)):
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard)
+    # The rest (embeddings, head, connector) is one group, gathered once for `hidden` and the logits after it.
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=unsharded)
+    register_fsdp_forward_method(model, "hidden")
+    # `hidden` does return a view, and nobody writes into it.
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+    for module in model.modules():
+        if isinstance(module, FSDPModule):  # the loss is divided by the weight of the whole step already
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
+    """bf16: weights are gathered and used in it, gradients are summed in float32, which shards stay in.
+
+    On a CPU autocast makes the products bf16, sharded or not, so that any number of ranks computes the same.
+    """
+    if precision == "bf16" and device.type == "cuda":
+        return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    return MixedPrecisionPolicy()
+
+
+def reshard(model: Llava) -> None:
+    """After passes without a backward pass: let go of gathered weights, which it would have done."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def is_sharded(model: Llava) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def gather_full(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together (every rank must ask for it, in the same order), any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def local_shard(tensor: Tensor) -> Tensor:
+    """This rank's rows of a sharded tensor; any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def first_row(tensor: Tensor) -> int:
+    """Where this rank's rows stand in the whole tensor. FSDP2 cuts the first dimension as torch.chunk does."""
+    if not isinstance(tensor, DTensor):
+        return 0
+    chunk = -(-tensor.shape[0] // tensor.device_mesh.size(1))
+    return min(tensor.device_mesh.get_local_rank("shard") * chunk, tensor.shape[0])
+
+
+def writes_shard(tensor: Tensor, ranks: Ranks) -> bool:
+    """Whether this rank is the one to write its rows: the first of those that have the same ones."""
+    if not isinstance(tensor, DTensor):
+        return ranks.is_first
+    return tensor.device_mesh.get_local_rank("replicate") == 0
+
+
+def _fits(model: Llava, ranks: Ranks) -> bool:
+    """Whether float32 weights, gradients and two moments leave a GPU room for activations."""
+    if ranks.device.type != "cuda":
+        return True  # ranks of a CPU share its memory: nothing is gained by cutting
+    need = sum(4 * param.numel() * (4 if param.requires_grad else 1) for param in model.parameters())
+    return need < FITS * torch.cuda.get_device_properties(ranks.device).total_memory
