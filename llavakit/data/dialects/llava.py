@@ -1,7 +1,7 @@
 """LLaVA's own records: `conversations` of `from` and `value`, a path or a list under `image` or `video`.
 
-`<image>` in a question is the place of an image or of a video (released data has one placeholder for a whole video);
-`<video>` is the place of a video too. LLaVA-Med's evaluation files say `conversatons`.
+`<image>` in a question is the place of an image or of a video (released data has one for a whole video); `<video>`
+is the place of a video too. LLaVA-Med's evaluation files say `conversatons`.
 """
 
 from typing import Any

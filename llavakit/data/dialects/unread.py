@@ -37,7 +37,7 @@ PLACEHOLDERS = re.compile(f"{PATH_PLACEHOLDER}|{OTHER_PLACEHOLDER}|{LONE_PLACEHO
 
 
 def refuse_unread(reader: Reader, talk: Conversation, dialect: str, allowed: frozenset[str]) -> None:
-    """DataError (`unread`) with the names of the fields and placeholders that were passed over, but those `allowed`."""
+    """DataError (`unread`) with the names of what was passed over, but for those `allowed`."""
     names = [name for name in (*_fields(reader, allowed), *_placeholders(talk)) if name not in allowed]
     if names:
         raise DataError(
