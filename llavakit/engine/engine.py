@@ -95,8 +95,10 @@ class Engine:
         """Whether a step has anything to do."""
         return bool(self._scheduler.running or self._scheduler.waiting)
 
-    def prepare(self, sample: Sample, sampling: Sampling) -> Request:
+    def prepare(self, sample: Sample, sampling: Sampling, *, salt: bytes = b"") -> Request:
         """Check a prompt and what is asked, name its pictures and decode those that are not known. For any thread.
+
+        What is kept of a request is found again by requests of the same `salt` only.
 
         Raises DataError for a prompt that does not fit, an unreadable picture, a schema that cannot be kept.
         """
@@ -104,13 +106,13 @@ class Engine:
             raise ValueError("a prompt is one segment")
         self._check_length(sample)
         self._check(sampling)
-        keys = tuple(map(media_key, sample.media))
+        keys = tuple(media_key(media, salt) for media in sample.media)
         tiles = {
             key: media.tiles()
             for key, media in zip(keys, sample.media, strict=True)
             if key not in self._features
         }
-        return Request(sample, sampling, name_tokens(sample, keys), keys, tiles)
+        return Request(sample, sampling, name_tokens(sample, keys), keys, tiles, salt)
 
     def submit(self, request: Request, listen: Listen, ends: Ends = never) -> int:
         """Put a request in the queue; its number. `listen` hears every event of it, in order.

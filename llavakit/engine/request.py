@@ -52,11 +52,12 @@ class Request:
     names: tuple[int, ...]
     keys: tuple[bytes, ...]  # of the media
     tiles: dict[bytes, Tensor]
+    salt: bytes = b""  # whose it is: only they find again what is kept of it
 
 
-def media_key(media: Media) -> bytes:
-    """Equal for pictures that give equal rows: by what is seen and how it is cut."""
-    return blake2b(f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()
+def media_key(media: Media, salt: bytes = b"") -> bytes:
+    """Equal for pictures of one `salt` that give equal rows: by what is seen and how it is cut."""
+    return blake2b(salt + f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()
 
 
 def name_tokens(sample: Sample, keys: Sequence[bytes]) -> tuple[int, ...]:

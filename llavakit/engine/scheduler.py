@@ -67,7 +67,7 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue."""
-        extend_keys(sequence.keys, sequence.names)
+        extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.waiting.append(sequence)
 
     def plan(self) -> Step:
@@ -106,7 +106,7 @@ class Scheduler:
 
     def _leave(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        extend_keys(sequence.keys, sequence.names)
+        extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.cache.close(sequence.slot, sequence.keys)
         sequence.slot, sequence.rows_SD = None, None
 

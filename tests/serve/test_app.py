@@ -316,8 +316,10 @@ def test_keys_are_asked_for_and_shown_to_nobody(caplog):
             answer = found.post(CHAT, json=asked(), headers={"Authorization": f"Bearer {key}"})
             assert answer.status_code == 200
             assert found.get("/v1/models", headers={"Authorization": f"bearer {key}"}).status_code == 200
-        assert found.get("/health").status_code == found.get("/metrics").status_code == 200
-        page = found.get("/metrics").text
+        assert found.get("/health").status_code == 200
+        assert found.get("/metrics").status_code == 401, "it tells what others do"
+        page = found.get("/metrics", headers={"Authorization": f"Bearer {keys[0]}"}).text
+        assert "llavakit_http_requests_total" in page
     logged = "".join(str(record.__dict__) for record in caplog.records)
     assert "request" in logged
     for key in keys:
