@@ -292,8 +292,8 @@ def test_new_weights_answer_as_a_new_engine_does(samples):
         ("language.head", torch.zeros(1), "no weights called head"),
         ("tower.none", torch.zeros(1), r"no weights called tower\.none"),
         ("language.lm_head.weight", torch.zeros(3, 48), r"is \(3, 48\), the model's is"),
-        ("connector.0.weight", torch.zeros(48), r"is \(48,\), the model's is"),
-        ("connector.0.weight", torch.zeros(48, 32, device="meta"), "no values"),
+        ("connector.linear_1.weight", torch.zeros(48), r"is \(48,\), the model's is"),
+        ("connector.linear_1.weight", torch.zeros(48, 32, device="meta"), "no values"),
         ("language.model.norm.weight", torch.zeros(48).to_sparse(), "no values"),
     ],
 )
