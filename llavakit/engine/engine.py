@@ -27,8 +27,8 @@ from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose
 from llavakit.engine.scheduler import Scheduler, Sequence, Step
-from llavakit.model.attention import packed_layout
-from llavakit.model.llava import KeyValueCache, Llava
+from llavakit.model.attention import KeyValueCache, packed_layout
+from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
