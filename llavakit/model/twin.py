@@ -177,7 +177,7 @@ def _shrunk(settings: Mapping[str, Any], keep: frozenset[str]) -> dict[str, Any]
         out["num_key_value_heads"] = out["num_attention_heads"]
     if isinstance(settings.get("rope_parameters"), dict):
         share = settings.get("partial_rotary_factor") or 1.0
-        width = out.get("head_dim") or out["hidden_size"] // out["num_attention_heads"]
+        width = out.get("head_dim") or out.get("hidden_size", 32) // out.get("num_attention_heads", 4)
         out["rope_parameters"] = _shrunk_rope(settings["rope_parameters"], width, share)
     return out
 
