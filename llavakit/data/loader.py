@@ -43,6 +43,7 @@ class DataConfig(Config):
     weights: Weights = "ours"  # compat: learn what the released training code learned
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
+    edited: Literal["stop", "accept"] = "stop"  # accept: resume though records were edited in their places
     shuffle: bool = True
     modality: Literal["mixed", "homogeneous"] = (
         "mixed"  # homogeneous: a row is all text, all images or all videos
@@ -59,7 +60,7 @@ class DataConfig(Config):
         return (value,) if isinstance(value, str | Path) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
     """The next row to be read."""
 

@@ -6,6 +6,7 @@ in a human's value marks where an image or a video stands (released data has one
 marks a video too.
 """
 
+import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -157,6 +158,13 @@ class Records(Sequence[Record]):
             raise IndexError(index)
         index %= len(self)
         return Record(self.rows.raw(index), self.path, self.rows.line(index), self.folder)
+
+    def digest(self) -> str:
+        """Another one when records were added, dropped or moved. Of text: of its index and some of its entries."""
+        if isinstance(self.rows, TextRows):
+            return self.rows.digest()
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        return hashlib.sha256(f"{len(self)} {size}".encode()).hexdigest()
 
     def at_line(self, line: int) -> Record | None:
         """The record that covers a line: the last one that begins there or before."""
