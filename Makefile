@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo demo-full test lint format bench clean help
+.PHONY: demo demo-full test lint format docs bench clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,10 @@ lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
 format: $(VENV)/installed  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/installed  ## build the documentation site into site/, strictly
+	$(PIP) -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir site
 
 bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-python ..."); rewrites docs/performance.md
 	$(OFFLINE) $(BIN)/python -m benchmarks.run $(BENCH)

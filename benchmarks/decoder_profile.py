@@ -23,6 +23,7 @@ from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import Decoder, FusedDecoder, ModuleDecoder, fuse
 from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.layout import StepLayout
+from llavakit.model.attention import Scoring
 from llavakit.model.llava import Llava
 
 CACHED, PROMPTS = 220, 4
@@ -103,7 +104,7 @@ def timed_parts(model: Llava, decoder: Decoder, rows: int) -> list[Timed]:
                 query, key, value = (
                     part.transpose(0, 1)[None] for part in qkv_TXW.split((heads, key_heads, key_heads), dim=1)
                 )
-                layout.attend(query, *layout.update(key, value, number), 0.125)
+                layout.attend(query, *layout.update(key, value, number), Scoring(0.125))
 
     return [
         lambda: decoder(x_TD, positions_T, layout, layout),

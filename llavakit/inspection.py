@@ -14,7 +14,7 @@ from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.records import Record, Records, read_records
-from llavakit.model.card import load_card, resolve
+from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.plan import ImageConfig
@@ -121,7 +121,9 @@ def load_encoder(model: Path | None, tokenizer: str | None, template_name: str |
         raise ConfigError("give --model DIR, or --tokenizer DIR together with --template NAME")
     if model is not None:
         card = load_card(model, template_name)
-        return Encoder(Tokenizer.load(resolve(model), ours=True), card.prompt(), card.image, card.video)
+        return Encoder(
+            Tokenizer.load(resolve(model, weights=False), ours=True), card.prompt(), card.image, card.video
+        )
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())

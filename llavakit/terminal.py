@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llavakit.core.errors import UserError
-from llavakit.core.progress import console, say
+from llavakit.core.progress import console, printable, say
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Message, Video, assistant, system, user
 from llavakit.vision.image import load_image
@@ -53,7 +53,7 @@ class Terminal:
         pieces: list[str] = []
         for piece in self.chat.stream(Conversation(asked), sampling=self.sampling):
             text = piece if pieces else piece.lstrip()
-            console.print(text, end="", markup=False, soft_wrap=True)
+            console.print(printable(text), end="", markup=False, soft_wrap=True)
             if text:
                 pieces.append(text)
         console.print()
@@ -108,4 +108,4 @@ class Terminal:
 
     def _note(self, text: str) -> None:
         if console.is_terminal:
-            console.print(text, style="dim", markup=False)
+            console.print(printable(text), style="dim", markup=False)

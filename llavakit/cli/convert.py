@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import ShardSize, Template
+from llavakit.cli.options import Overwrite, ShardSize, Template
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An original LLaVA, Hugging Face or llavakit directory.")],
+    source: Annotated[
+        Path, typer.Argument(help="An original LLaVA, Hugging Face or llavakit directory, or a hub id.")
+    ],
     target: Annotated[Path, typer.Argument(help="The new directory.")],
     to: Annotated[str, typer.Option("--to", help="hf, original or llavakit.")],
     template: Template = None,
@@ -30,6 +32,7 @@ def convert(
     vocabulary: Annotated[
         int | None, typer.Option(min=1, help="--to original: keep so many rows of the embedding tables.")
     ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a model directory into another layout, without holding the model in memory."""
     from llavakit.model.assemble import Sources
@@ -43,5 +46,6 @@ def convert(
         shard_bytes=int(shard_size * 1e9),
         vocabulary=vocabulary,
         sources=sources,
+        overwrite=overwrite,
     )
     convert_model(source, target, to, options)

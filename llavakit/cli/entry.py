@@ -20,7 +20,7 @@ from llavakit.cli.serve import serve
 from llavakit.cli.train import train
 from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
-from llavakit.core.progress import say
+from llavakit.core.progress import printable, say
 from llavakit.version import __version__
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
@@ -77,8 +77,14 @@ def main() -> None:
     try:
         app()
     except UserError as error:
+<<<<<<< HEAD
         if rank == 0 or not isinstance(error, Interrupted):
             typer.echo(f"rank {rank}: error: {error}" if rank else f"error: {error}", err=True)
+=======
+        if rank == 0 or error.exit_code != INTERRUPTED:
+            line = f"rank {rank}: error: {error}" if rank else f"error: {error}"
+            typer.echo(printable(line), err=True)
+>>>>>>> main
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk or a missing permission is not a bug of ours
         where = f": {error.filename}" if error.filename else ""

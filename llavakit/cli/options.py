@@ -20,7 +20,7 @@ RopeFactor = Annotated[
     typer.Option(min=1, callback=finite, help="Let so many times more tokens in (linear RoPE scaling)."),
 ]
 ShardSize = Annotated[float, typer.Option(min=0.0001, callback=finite, help="Largest weight file, in GB.")]
-Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
+Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")]
 Template = Annotated[
     str | None,
     typer.Option(
@@ -35,6 +35,10 @@ Weights = Annotated[
 Kernels = Annotated[
     Literal["auto", "torch", "native"],
     typer.Option(help="Who multiplies: PyTorch, our C kernels, or ours where they can run (docs/engine.md)."),
+]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a model that is at the target already.")
 ]
 
 # What `inspect` and `data check` encode records with.

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 
 from llavakit.core.errors import CheckpointError
 
+LFS = b"version https://git-lfs"
+
 
 @contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
@@ -60,11 +62,21 @@ def write_text(path: Path, text: str) -> None:
         raise CheckpointError(f"{path}: could not be written: {error.strerror or error}") from error
 
 
+def check_pointer(file: Path) -> None:
+    """Refuse what Git LFS leaves in place of a large file that was not fetched."""
+    with file.open("rb") as opened:
+        if opened.read(len(LFS)) == LFS:
+            raise CheckpointError(
+                f"{file} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
+            )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; anything else is one clear line."""
     try:
+        check_pointer(path)
         found = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: not a JSON object")

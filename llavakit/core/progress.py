@@ -13,12 +13,18 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 console = Console(highlight=False, emoji=False)  # an answer's ":cat:" is text
+
+
+def printable(text: str) -> str:
+    """Without what a terminal obeys instead of showing it: models and servers write what strangers told them to."""
+    return text.translate(CONTROL)
 
 
 def say(text: str) -> None:
     """One line for a person: a stage begins, a file was written."""
-    console.print(text, soft_wrap=True, markup=False)  # a path may hold [brackets]
+    console.print(printable(text), soft_wrap=True, markup=False)  # a path may hold [brackets]
 
 
 class Bar:

@@ -8,7 +8,7 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +43,13 @@ class DataConfig(Config):
     weights: Weights = "ours"  # compat: learn what the released training code learned
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
+<<<<<<< HEAD
     edited: Literal["stop", "accept"] = "stop"  # accept: resume though records were edited in their places
+=======
+    unread: tuple[
+        str, ...
+    ] = ()  # fields and placeholders that look like media or weights, passed over on purpose
+>>>>>>> main
     shuffle: bool = True
     modality: Literal["mixed", "homogeneous"] = (
         "mixed"  # homogeneous: a row is all text, all images or all videos
@@ -114,7 +120,7 @@ class Loader:
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.records = Mixture(list_sources(config.files, config.images), seed=seed)
+        self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
         self.bad: dict[str, None] = {}  # messages of skipped records, in order, each once
@@ -132,12 +138,15 @@ class Loader:
             self._reject(error)
             return None
 
-    def media(self) -> Iterator[Media]:
-        """Every image and clip of the data with its plan: what a feature cache must hold."""
+    def media_by_record(self) -> Iterator[tuple[Media, ...]]:
+        """The images and clips of every record with their plans: what a feature cache must hold."""
         for record in self.records:
             sample = self.samples(record)
-            if sample is not None:
-                yield from sample.media
+            yield () if sample is None else sample.media
+
+    def media(self) -> Iterator[Media]:
+        """Every image and clip of the data with its plan."""
+        return chain.from_iterable(self.media_by_record())
 
     def tiles(self, media: Media) -> Tensor:
         """An image's or clip's tiles, uint8[N, H, W, 3], or with a cache its features[N, R, C]."""

@@ -1,6 +1,8 @@
 """An image or a video of a sample: where it comes from, its plan, and its tiles when they are needed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,8 +15,10 @@ from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_v
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import ImageConfig, plan_image
-from llavakit.vision.video import load_frames, probe_video, video_digest
+from llavakit.vision.video import map_frames, probe_video, video_digest
 from llavakit.vision.video import name_of as video_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Media:
 
     source: ImageSource | Clip
     plan: Plan
+    depth: int | None = None  # `ImageConfig.depth`
 
     @property
     def name(self) -> str:
@@ -45,29 +50,33 @@ class Media:
 
     def content(self) -> str:
         """A name for what is seen: equal for equal files, whatever their paths."""
+        deep = "" if self.depth is None else f" {self.depth} bits"
         if isinstance(self.source, Clip):
-            return video_digest(self.source.source, self.source.frames)
-        return digest(self.source)
+            return video_digest(self.source.source, self.source.frames) + deep
+        return digest(self.source) + deep
 
     def pictures(self) -> list[PIL.Image.Image]:
-        """The decoded picture, or the clip's frames."""
-        if isinstance(self.source, Clip):
-            return load_frames(self.source.source, self.source.info, self.source.frames)
-        return [load_image(self.source)]
+        """The decoded picture, or the clip's frames, all in memory: to show them."""
+        return self._each(lambda picture: picture)
 
     def tiles(self) -> Tensor:
-        """uint8[N, H, W, 3]: what the tower sees, frame by frame."""
-        return torch.from_numpy(
-            np.concatenate([cut_tiles(picture, self.plan) for picture in self.pictures()])
-        )
+        """uint8[N, H, W, 3]: what the tower sees, frame by frame. One decoded frame is in memory at a time."""
+        return torch.from_numpy(np.concatenate(self._each(lambda picture: cut_tiles(picture, self.plan))))
+
+    def _each(self, use: Callable[[PIL.Image.Image], T]) -> list[T]:
+        if not isinstance(self.source, Clip):
+            return [use(load_image(self.source, bits=self.depth))]
+        clip = self.source
+        return map_frames(clip.source, clip.info, clip.frames, use, bits=self.depth)
 
 
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
     """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
     if isinstance(part, Image):
-        return Media(part.source, plan_image(image, image_size(part.source), alone=alone))
+        return Media(part.source, plan_image(image, image_size(part.source), alone=alone), image.depth)
     if video is None:
         raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
     info = probe_video(part.source)
     frames = choose_frames(video, info)
-    return Media(Clip(part.source, info, frames), plan_video(video, image, info.size, len(frames)))
+    plan = plan_video(video, image, info.size, len(frames))
+    return Media(Clip(part.source, info, frames), plan, image.depth)

@@ -27,7 +27,7 @@ from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
 from llavakit.engine.native import NativeLinear, Workspace, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
-from llavakit.engine.weights import Product, refresh, replace_modules
+from llavakit.engine.weights import Product, check, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
 
@@ -60,6 +60,10 @@ class Decoder(Protocol):
         ...
 
     def logits(self, hidden_LD: Tensor) -> Tensor: ...
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise for new weights that `refresh` could not take. Changes nothing."""
+        ...
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         """New weights in place, by the names of the language model's state dict; the others stay as they are."""
@@ -163,6 +167,9 @@ class ModuleDecoder:
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.model.logits(hidden_LD)
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.model.language, self.products, tensors)
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         refresh(self.model.language, self.products, tensors)
 
@@ -180,10 +187,10 @@ class FusedDecoder:
         self.work = Workspace()
         body: Any = model.language.get_decoder()
         self.rotary, self.layers = body.rotary_emb, []
-        self.window = _window(model.language)
+        windows = _windows(model.language)
         with torch.no_grad():
             for number in range(len(body.layers)):
-                layer = self._layer(f"model.layers.{number}", self._make(format))
+                layer = self._layer(f"model.layers.{number}", self._make(format), windows[number])
                 self.layers.append(layer)
                 if release:  # now, so that no more than one layer is held twice
                     for product in layer.products:
@@ -197,11 +204,13 @@ class FusedDecoder:
             return partial(NativeLinear, format=format, work=self.work)
         return partial(linear, format=format)
 
-    def _layer(self, prefix: str, make: Make) -> Layer:
+    def _layer(self, prefix: str, make: Make, window: int | None) -> Layer:
         normed = HEAD_NORMS[type(self.language)]
         if self.kernels == "native":
-            return NativeLayer(self.language, prefix, make, NativeNorm, head_norms=normed, work=self.work)
-        return Layer(self.language, prefix, make, Norm, head_norms=normed)
+            return NativeLayer(
+                self.language, prefix, make, NativeNorm, head_norms=normed, work=self.work, window=window
+            )
+        return Layer(self.language, prefix, make, Norm, head_norms=normed, window=window)
 
     def __call__(
         self,
@@ -211,13 +220,13 @@ class FusedDecoder:
         cache: KeyValueCache | None = None,
         last_L: Tensor | None = None,
     ) -> Tensor:
-        self._check_window(positions_T)
         x_TD = x_TD.contiguous()  # native kernels read rows, not strides
         cos_T1W, sin_T1W = self._angles(x_TD, positions_T)
-        slots = layout.native_slots() if self.steps is not None and isinstance(layout, StepLayout) else None
-        if self.steps is not None and slots is not None:
-            hidden_TD = self.norm(self.steps.run(x_TD, cos_T1W, sin_T1W, slots))
-            return hidden_TD if last_L is None else hidden_TD[last_L]
+        if self.steps is not None and isinstance(layout, StepLayout) and self.steps.can_run(layout.longest):
+            slots = layout.native_slots()
+            if slots is not None:
+                hidden_TD = self.norm(self.steps.run(x_TD, cos_T1W, sin_T1W, slots))
+                return hidden_TD if last_L is None else hidden_TD[last_L]
         for number, layer in enumerate(self.layers):
             attended_TX = layer.attend(x_TD, cos_T1W, sin_T1W, layout, cache, number)
             if last_L is not None and number == len(self.layers) - 1:
@@ -228,14 +237,22 @@ class FusedDecoder:
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.head.linear(hidden_LD)
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.language, self._products(), self._with_head(tensors))
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        products = [product for layer in self.layers for product in layer.products]
-        # Tied tables have two names and one tensor; whichever is given, the head's copy must follow.
-        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
-            tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
-        refresh(self.language, [*products, self.head], tensors)
+        refresh(self.language, self._products(), self._with_head(tensors))
         for norm in [norm for layer in self.layers for norm in layer.norms] + [self.norm]:
             norm.load()
+
+    def _products(self) -> list[Product]:
+        return [product for layer in self.layers for product in layer.products] + [self.head]
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tied tables have two names and one tensor; whichever is given, the head's copy must follow."""
+        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+            return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        return tensors
 
     def _angles(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines whose first half is negative, as `rotate` wants them; the module's own numbers."""
@@ -244,20 +261,12 @@ class FusedDecoder:
         sin_TW = torch.cat((-sin_1TW[0, :, :half], sin_1TW[0, :, half:]), dim=-1)
         return cos_1TW[0, :, None], sin_TW[:, None]
 
-    def _check_window(self, positions_T: Tensor) -> None:
-        if self.window is not None and int(positions_T.max()) >= self.window:
-            raise ConfigError(
-                f"this decoder has a sliding window of {self.window} tokens, and a sequence reaches position "
-                f"{int(positions_T.max())}; llavakit does not support windows: use shorter prompts and answers"
-            )
 
-
-def _window(language: Any) -> int | None:
-    """The fewest tokens that a layer sees, None if no layer is limited."""
+def _windows(language: Any) -> list[int | None]:
+    """Of each layer: the tokens it sees, None where it sees all."""
+    layers = language.get_decoder().layers
     if isinstance(language, LlamaForCausalLM):
-        return None
+        return [None] * len(layers)
     if isinstance(language, MistralForCausalLM):
-        window: int | None = language.config.sliding_window
-        return window
-    windows = [layer.self_attn.sliding_window for layer in language.get_decoder().layers]
-    return min((window for window in windows if window is not None), default=None)
+        return [language.config.sliding_window] * len(layers)
+    return [layer.self_attn.sliding_window for layer in layers]

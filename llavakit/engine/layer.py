@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from llavakit.engine.linear import Make
 from llavakit.engine.weights import Product
-from llavakit.model.attention import Layout
+from llavakit.model.attention import Layout, Scoring
 from llavakit.model.llava import KeyValueCache
 
 FEW = 16  # rows up to which a norm through layer_norm is faster than one written out
@@ -48,12 +48,19 @@ class Layer:
     """Llama, Mistral, Qwen2, and Qwen3, where every query and key head is normed before the rotation."""
 
     def __init__(
-        self, language: PreTrainedModel, prefix: str, make: Make, make_norm: type[Norm], *, head_norms: bool
+        self,
+        language: PreTrainedModel,
+        prefix: str,
+        make: Make,
+        make_norm: type[Norm],
+        *,
+        head_norms: bool,
+        window: int | None = None,
     ) -> None:
-        """`prefix` names the layer in the language model, as in `model.layers.0`."""
+        """`prefix` names the layer in the language model, as in `model.layers.0`; `window`: tokens it sees."""
         source: Any = language.get_submodule(prefix)
         attention = source.self_attn
-        self.scaling, self.width = attention.scaling, attention.head_dim
+        self.how, self.width = Scoring(attention.scaling, window), attention.head_dim
         self.heads = attention.q_proj.out_features // self.width
         self.key_heads = attention.k_proj.out_features // self.width
         self.products = [
@@ -105,7 +112,7 @@ class Layer:
         keys, values = key_1GTW, value_1GTW
         if cache is not None:
             keys, values = cache.update(key_1GTW, value_1GTW, number)
-        out_1HTW = layout.attend(query_1HTW, keys, values, self.scaling)
+        out_1HTW = layout.attend(query_1HTW, keys, values, self.how)
         return out_1HTW[0].transpose(0, 1).reshape(len(both_TXW), -1)
 
     def finish(self, x_TD: Tensor, attended_TX: Tensor) -> Tensor:

@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from llavakit.engine.kv_slots import Arena, KvSlot
 from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
-from llavakit.model.attention import SHORT, attend_plain
+from llavakit.model.attention import SHORT, Scoring, attend_masked, weigh
+from llavakit.model.llava import KeyValueCache
 
 MANY = 8  # decoding sequences from which plain products beat the CPU's fused kernel
 
 
-class StepLayout:
+class StepLayout(KeyValueCache):
     """What a step's rows read and write."""
 
     def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[KvSlot, int]]) -> None:
@@ -42,13 +43,12 @@ class StepLayout:
             part.write(key_1HTD, value_1HTD, layer)
         return key_1HTD, value_1HTD
 
-    def get_seq_length(self) -> int:
-        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
-        return 0
-
-    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, how: Scoring) -> Tensor:
         """The attended values of the layer that was updated last, shaped as the queries."""
-        outs = [part.attend(query_1HTD, key_1HTD, value_1HTD, self._layer, scaling) for part in self._parts]
+        outs = [
+            part.attend(query_1HTD, key_1HTD, value_1HTD, self._layer, how.within(part.longest))
+            for part in self._parts
+        ]
         return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
 
     def attend_rows(self, qkv_TXD: Tensor, heads: int, layer: int, scaling: float, work: Workspace) -> Tensor:
@@ -85,15 +85,9 @@ class Decoding:
             places_HN + torch.arange(len(lengths), device=device) * self._heads * arena.size
         ).flatten()
         self._native: NativeSlots | None = None
-        self._mask: Tensor | None = None
         self._plain = device.type == "cpu" and len(lengths) >= MANY
-        if min(lengths) + 1 < self.longest:
-            hidden_NK = torch.arange(self.longest, device=device) > at_N[:, None]
-            dtype = torch.float32 if self._plain else arena.kv_L2SHKD.dtype
-            mask_NK = torch.zeros(hidden_NK.shape, dtype=dtype, device=device).masked_fill_(
-                hidden_NK, -torch.inf
-            )
-            self._mask = mask_NK[:, None, None]
+        self._shortest = min(lengths)
+        self._masks: dict[tuple[int | None, int | None], tuple[int, Tensor | None]] = {}  # layers share them
 
     def write(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> None:
         width = key_1HTD.shape[3]
@@ -102,19 +96,34 @@ class Decoding:
             table.index_copy_(0, self._places, new_1HTD[0, :, self._rows].reshape(-1, width))
 
     def attend(
-        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, scaling: float
+        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, how: Scoring
     ) -> Tensor:
         count, width = len(self._slots), query_1HTD.shape[3]
-        keys_NHKD, values_NHKD = self._arena.kv_L2SHKD[layer, :, :count, :, : self.longest].unbind(0)
+        first, mask_N11K = self._mask(how)
+        keys_NHKD, values_NHKD = self._arena.kv_L2SHKD[layer, :, :count, :, first : self.longest].unbind(0)
         # The queries that share a key head stand as rows of one query matrix, so keys are read once for all.
         query_NHGD = query_1HTD[0, :, self._rows].transpose(0, 1).reshape(count, self._heads, -1, width)
-        if self._plain:
-            out_NHGD = _attend_many(query_NHGD, keys_NHKD, values_NHKD, self._mask, scaling)
+        if self._plain or not how.is_plain:
+            out_NHGD = _attend_many(query_NHGD, keys_NHKD, values_NHKD, mask_N11K, how)
         else:
             out_NHGD = F.scaled_dot_product_attention(
-                query_NHGD, keys_NHKD, values_NHKD, attn_mask=self._mask, scale=scaling
+                query_NHGD, keys_NHKD, values_NHKD, attn_mask=mask_N11K, scale=how.scaling
             )
         return out_NHGD.reshape(count, -1, width).transpose(0, 1)[None]
+
+    def _mask(self, how: Scoring) -> tuple[int, Tensor | None]:
+        """The first position that any row sees, and what is added to the scores from there on (None: nothing)."""
+        key = (how.window, how.chunk)
+        if key not in self._masks:
+            first = how.first_near(self._shortest)
+            self._masks[key] = first, None
+            if how.is_local or self._shortest + 1 < self.longest:
+                places_K = torch.arange(first, self.longest, device=self._lengths_N.device)
+                see_NK = how.is_near(self._lengths_N, places_K) & (places_K <= self._lengths_N[:, None])
+                dtype = torch.float32 if self._plain else self._arena.kv_L2SHKD.dtype
+                mask_NK = torch.zeros(see_NK.shape, dtype=dtype, device=see_NK.device)
+                self._masks[key] = first, mask_NK.masked_fill_(~see_NK, -torch.inf)[:, None, None]
+        return self._masks[key]
 
     def attend_rows(
         self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
@@ -133,17 +142,21 @@ class Decoding:
 
 
 def _attend_many(
-    query_NHGD: Tensor, key_NHKD: Tensor, value_NHKD: Tensor, mask_N11K: Tensor | None, scaling: float
+    query_NHGD: Tensor, key_NHKD: Tensor, value_NHKD: Tensor, mask_N11K: Tensor | None, how: Scoring
 ) -> Tensor:
     """Attention of few queries to many keys as two products, with the keys as the left factor of the first.
 
     For 64 sequences of 300 tokens this takes half the time of the CPU's fused kernel: it is made for many queries.
     """
     scores_MKG = torch.bmm(key_NHKD.flatten(0, 1), query_NHGD.flatten(0, 1).transpose(1, 2))
-    scores_NHGK = scores_MKG.transpose(1, 2).float().view(*query_NHGD.shape[:3], -1) * scaling
+    scores_NHGK = scores_MKG.transpose(1, 2).float().view(*query_NHGD.shape[:3], -1) * how.scaling
+    if how.softcap is not None:
+        scores_NHGK = how.softcap * torch.tanh(scores_NHGK / how.softcap)
     if mask_N11K is not None:
         scores_NHGK += mask_N11K
-    probs_MGK = scores_NHGK.softmax(dim=-1).to(value_NHKD.dtype).flatten(0, 1)
+    probs_MGK = (
+        weigh(scores_NHGK[:, :, :, None], how).to(value_NHKD.dtype).view(scores_MKG.transpose(1, 2).shape)
+    )
     return torch.bmm(probs_MGK, value_NHKD.flatten(0, 1)).view(query_NHGD.shape)
 
 
@@ -153,10 +166,7 @@ class Chunk:
     def __init__(self, slot: KvSlot, row: int, count: int) -> None:
         self._slot, self._count, self._rows = slot, count, slice(row, row + count)
         self._start, self.longest = slot.length, slot.length + count
-        self._see: Tensor | None = None  # none: plain causal attention within the chunk
-        if self._start or count <= SHORT:
-            rows_T = torch.arange(self._start, self.longest, device=slot.arena.kv_L2SHKD.device)
-            self._see = torch.arange(self.longest, device=rows_T.device) <= rows_T[:, None]
+        self._sees: dict[tuple[int | None, int | None], Tensor] = {}  # layers share them
 
     def write(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> None:
         slot, rows = self._slot, self._rows
@@ -165,25 +175,29 @@ class Chunk:
         kv_2HKD[1, :, self._start : self.longest] = value_1HTD[0, :, rows]
 
     def attend(
-        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, scaling: float
+        self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, how: Scoring
     ) -> Tensor:
         query = query_1HTD[:, :, self._rows]
-        if self._start:
-            slot = self._slot
-            key, value = slot.arena.kv_L2SHKD[layer, :, None, slot.number, :, : self.longest].unbind(0)
-        else:
+        if not self._start:
             key, value = key_1HTD[:, :, self._rows], value_1HTD[:, :, self._rows]
-        if self._see is not None and self._see.numel() <= SHORT * SHORT:
-            return attend_plain(query, key, value, self._see, scaling)
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=self._see,
-            is_causal=self._see is None,
-            scale=scaling,
-            enable_gqa=True,
-        )
+            if how.is_plain and not how.is_local and self._count > SHORT:
+                return F.scaled_dot_product_attention(
+                    query, key, value, is_causal=True, scale=how.scaling, enable_gqa=True
+                )
+            return attend_masked(query, key, value, self._see(how), how)
+        first, slot = how.first_near(self._start), self._slot
+        key, value = slot.arena.kv_L2SHKD[layer, :, None, slot.number, :, first : self.longest].unbind(0)
+        return attend_masked(query, key, value, self._see(how), how)
+
+    def _see(self, how: Scoring) -> Tensor:
+        """bool[T, K]: which of the positions from the first that is near enough each row sees."""
+        key = (how.window, how.chunk)
+        if key not in self._sees:
+            first = how.first_near(self._start)
+            places_K = torch.arange(first, self.longest, device=self._slot.arena.kv_L2SHKD.device)
+            rows_T = places_K[self._start - first :]
+            self._sees[key] = (places_K <= rows_T[:, None]) & how.is_near(rows_T, places_K)
+        return self._sees[key]
 
     def attend_rows(
         self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace

@@ -67,8 +67,9 @@ class NativeLayer(Layer):
         *,
         head_norms: bool,
         work: Workspace,
+        window: int | None = None,
     ) -> None:
-        super().__init__(language, prefix, make, make_norm, head_norms=head_norms)
+        super().__init__(language, prefix, make, make_norm, head_norms=head_norms, window=window)
         self.work, self.library = work, library()
         struct = LayerStruct(
             epsilon=self.norm.epsilon, heads=self.heads, key_heads=self.key_heads, width=self.width
@@ -103,8 +104,9 @@ class NativeLayer(Layer):
             self.work.room(tokens * self.row_bytes + threads * self.thread_bytes + SPARE), self.thread_bytes,
             threads,
         )  # fmt: skip
-        if isinstance(layout, StepLayout):
-            return layout.attend_rows(qkv_TXW, self.heads, number, self.scaling, self.work)
+        # The kernels know no windows: rows that are longer take PyTorch's products, of this layer only.
+        if isinstance(layout, StepLayout) and not self.how.within(layout.longest).is_local:
+            return layout.attend_rows(qkv_TXW, self.heads, number, self.how.scaling, self.work)
         return self.attend_heads(qkv_TXW[:, :turned], qkv_TXW[:, turned:], layout, cache, number)
 
     def finish(self, x_TD: Tensor, attended_TX: Tensor) -> Tensor:
@@ -127,6 +129,10 @@ class NativeSteps:
         self.addresses = (ctypes.c_void_p * len(self.layers))(*(layer.address for layer in self.layers))
         self.thread_bytes = max(layer.thread_bytes for layer in self.layers)
 
+    def can_run(self, longest: int) -> bool:
+        """Whether no layer has a window that is shorter than the longest row."""
+        return not any(layer.how.within(longest).is_local for layer in self.layers)
+
     def run(self, x_TD: Tensor, cos_T1W: Tensor, sin_T1W: Tensor, slots: list[NativeSlots]) -> Tensor:
         """The last layer's output for every row."""
         first, x_TD, threads = self.first, x_TD.clone(), torch.get_num_threads()
@@ -134,7 +140,7 @@ class NativeSteps:
         thread_bytes = -(-max(self.thread_bytes, *(each.score_bytes for each in slots)) // 64) * 64
         first.library.decode_step(
             self.addresses, len(self.layers), x_TD.data_ptr(), cos_T1W.data_ptr(), sin_T1W.data_ptr(), parts,
-            len(slots), len(x_TD), first.scaling,
+            len(slots), len(x_TD), first.how.scaling,
             first.work.room(len(x_TD) * first.row_bytes + threads * thread_bytes + SPARE), thread_bytes, threads,
         )  # fmt: skip
         return x_TD

@@ -25,14 +25,14 @@ class Store(Protocol):
     def kv_L2HKD(self) -> Tensor: ...
 
 
-def extend_keys(keys: list[bytes], names: Sequence[int]) -> None:
+def extend_keys(keys: list[bytes], names: Sequence[int], salt: bytes = b"") -> None:
     """Add the keys of all complete blocks of `names` that `keys` lacks.
 
     `names` are token ids, with a picture's own number in its slots. The digest cannot be steered: two prompts that
-    share a key would share an answer's memory, and prompts come from strangers.
+    share a key would share an answer's memory, and prompts come from strangers. Prompts of two salts share none.
     """
     for start in range(len(keys) * BLOCK, len(names) - BLOCK + 1, BLOCK):
-        before = keys[-1] if keys else b""
+        before = keys[-1] if keys else salt
         keys.append(
             blake2b(before + array("q", names[start : start + BLOCK]).tobytes(), digest_size=16).digest()
         )

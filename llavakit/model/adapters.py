@@ -16,16 +16,19 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError, ConfigError, nearest
+from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
+from llavakit.model.formats.weights import open_file, read_all
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import ViTTower
 
 SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
 WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
+TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
 SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
 
@@ -102,22 +105,13 @@ def learn_adapters_only(part: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-@torch.no_grad()
-def merge_adapters(model: Llava) -> None:
-    """Add the adapters to the weights under them and take them out: an ordinary model with the same answers."""
-    for part in (model.language, model.tower):
-        for name, layer in list(_layers(part)):
-            layer.merge(safe_merge=True)  # raises where a sum is not finite
-            part.set_submodule(name, layer.get_base_layer())
-
-
 def adapter_config(adapter: Adapter, folder: Path) -> dict[str, Any]:
     """What config.json of an adapter directory has beside the settings of the model itself."""
     return {
         "model_type": "llavakit",  # no class of transformers would find the connector
         "architectures": [],
         SECTION: {
-            "base": str(adapter.base.resolve()),
+            "base": hub_id_of(adapter.base.resolve()) or str(adapter.base.resolve()),
             "base_from_here": os.path.relpath(adapter.base.resolve(), folder.resolve()),
             "fingerprint": fingerprint(adapter.base),
             "lora": adapter.lora.model_dump(mode="json"),
@@ -160,6 +154,8 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
     lora = make(LoraSettings, section["lora"], where=f"{folder}/config.json: {SECTION}.lora")
     places = (Path(section["base"]), folder / section["base_from_here"])
     base = next((place for place in places if (place / "config.json").is_file()), None)
+    if base is None and is_hub_id(section["base"]):
+        base = fetch(section["base"])
     if base is None:
         raise CheckpointError(
             f"{folder}: holds adapters for {places[0]}, which is not there; put it back, "
@@ -209,7 +205,7 @@ def _peft_parts(model: Llava, lora: LoraSettings) -> dict[str, nn.Module]:
     """Folder in an adapter directory -> the module that peft knows."""
     parts: dict[str, nn.Module] = {"": model.language}
     if lora.tower:
-        parts["tower"] = _vit(model).vision
+        parts[TOWER_FOLDER] = _vit(model).vision
     return parts
 
 
@@ -221,7 +217,7 @@ def _vit(model: Llava) -> ViTTower:
 
 def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
     config = vars(part)["peft_config"]["default"]  # put there by peft, whose classes do not declare it
-    config.base_model_name_or_path = str(adapter.base)
+    config.base_model_name_or_path = hub_id_of(adapter.base.resolve()) or str(adapter.base)
     config.save_pretrained(folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
     for key in ("target_modules", "exclude_modules"):  # peft keeps them in sets, whose order changes
@@ -242,7 +238,7 @@ def _fill(part: nn.Module, file: Path) -> None:
 def _load(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise CheckpointError(f"{file}: not there; an adapter directory is incomplete without it")
-    return load_file(file)
+    return read_all(open_file(file))
 
 
 def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:

@@ -1,32 +1,82 @@
 """Packed attention for every Hugging Face decoder: registered once, no model code is forked.
 
 A layout says which tokens see which. It travels as the keyword `layout` through the decoder's forward, and each
-attention layer hands it the layer's queries, keys and values. Shape letters: H heads, T tokens, D head width.
+attention layer hands it the layer's queries, keys and values, and how the layer turns them into weights. Shape
+letters: H heads, G key heads, T tokens, K keys, D head width.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from llavakit.core.errors import ConfigError
-from llavakit.core.types import Segment
+from llavakit.core.types import Segment, segment_positions
 
 NAME = "llavakit"
 SHORT = 512  # tokens of a tree up to which plain products beat the CPU's fused kernel
+# What classes of `transformers` send along that cannot change what a layer computes: places that are rotated into
+# queries and keys before, and what the caller wants back.
+HARMLESS = frozenset({
+    "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "return_dict",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer turns queries and keys into weights, beyond the rule of who sees whom.
+
+    `window`: a token sees so many tokens back, itself included; `chunk`: or those of its own stretch of so many
+    positions. `softcap` c: scores s become c tanh(s / c). `sinks_H`: a logit per head that takes part in the
+    softmax and gathers nothing. `dropout` is the share of the weights that is dropped.
+    """
+
+    scaling: float
+    window: int | None = None
+    chunk: int | None = None
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
+    dropout: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """A softmax over scaled products and nothing else: what fused kernels compute."""
+        return self.softcap is None and self.sinks_H is None and self.dropout == 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether far tokens are not seen."""
+        return self.window is not None or self.chunk is not None
+
+    def within(self, longest: int) -> "Scoring":
+        """The same for rows that see at most `longest` positions: limits that reach farther are left out."""
+        if not self.is_local or longest > min(self.window or longest, self.chunk or longest):
+            return self
+        return replace(self, window=None, chunk=None)
+
+    def is_near(self, query_T: Tensor, key_K: Tensor) -> Tensor:
+        """bool[T, K]: the position of the query is near enough to see that of the key, which is not behind it."""
+        near_TK = torch.ones(len(query_T), len(key_K), dtype=torch.bool, device=query_T.device)
+        if self.window is not None:
+            near_TK &= query_T[:, None] - key_K < self.window
+        if self.chunk is not None:
+            near_TK &= query_T[:, None] // self.chunk == key_K // self.chunk
+        return near_TK
+
+    def first_near(self, position: int) -> int:
+        """The lowest position that one at `position` sees."""
+        first = 0 if self.window is None else max(0, position - self.window + 1)
+        return first if self.chunk is None else max(first, position // self.chunk * self.chunk)
 
 
 class Layout(Protocol):
     """Which token sees which, and the fastest way to compute it."""
 
-    @property
-    def longest(self) -> int:
-        """At least the number of tokens that any one token sees, itself included."""
-        ...
-
-    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
         """The attended values, shaped as the queries. Keys and values may have fewer heads (grouped queries)."""
         ...
 
@@ -40,106 +90,242 @@ def registered_attention(
     *,
     layout: Layout,
     scaling: float | None = None,
+    dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """What `transformers` calls in every attention layer. The mask is the layout's business, not theirs.
+    """What `transformers` calls in every attention layer: its keywords are what a layer does in its own way.
 
-    What a layout cannot express is refused: leaving it out would give another model without a word.
+    `attention_mask` is what `describe_mask` made. A keyword that is not known is refused: leaving it out would give
+    another model without a word.
     """
-    if sliding_window is not None and layout.longest > sliding_window:
+    unknown = sorted(name for name, value in others.items() if name not in HARMLESS and value is not None)
+    if unknown or is_causal is False:
+        what = ", ".join(unknown) if unknown else "is_causal=False"
         raise ConfigError(
-            f"this decoder has a sliding window of {sliding_window} tokens, and a sample has {layout.longest}; "
-            "llavakit does not support windows: use samples and prompts that fit into one"
+            f"{type(module).__name__} asks for attention with {what}, which llavakit does not compute; "
+            "choose another decoder"
         )
-    if softcap is not None:
+    reach = 0 if attention_mask is None else int(attention_mask.flatten()[0])
+    windows = [size for size in (sliding_window, reach) if size is not None and size > 0]
+    how = Scoring(
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        window=min(windows, default=None),
+        chunk=-reach if reach < 0 else None,
+        softcap=softcap,
+        sinks_H=s_aux,
+        dropout=dropout,
+    )
+    return layout.attend(query, key, value, how).transpose(1, 2), None
+
+
+def describe_mask(
+    *,
+    config: PreTrainedConfig,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    allow_is_bidirectional_skip: bool | None = None,
+    **_: Any,
+) -> Tensor:
+    """int64[1, 1, 1, 1] in the place of a mask: how far a token of these layers sees, and no more.
+
+    `transformers` calls it where it would make a mask, and some classes speak of windows nowhere else. 0 for as
+    far as there is, a window's size, or minus the size of a chunk. Four dimensions, as classes slice their masks.
+    """
+    if use_vmap or allow_is_bidirectional_skip is not None:
+        rule = "a mask rule of its own" if use_vmap else "attention in both directions"
         raise ConfigError(
-            f"this decoder caps attention scores (softcap={softcap}), which llavakit does not support"
+            f"a decoder of type {config.model_type} has {rule}, which llavakit does not compute"
         )
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    return layout.attend(query, key, value, scaling).transpose(1, 2), None
+    settings = vars(config)
+    is_chunk = local_size == settings.get("attention_chunk_size") and settings.get("sliding_window") is None
+    reach = local_size or 0
+    return torch.full((1, 1, 1, 1), -reach if is_chunk else reach)
 
 
 AttentionInterface.register(NAME, registered_attention)
+AttentionMaskInterface.register(NAME, describe_mask)
+
+
+def attend_plain(
+    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, how: Scoring
+) -> Tensor:
+    """Attention as two products, all scores at once; the queries that share a key head stand in one matrix.
+
+    `see_TK` is the whole rule, nearness included. Up to some hundred tokens this takes half the time of the CPU's
+    fused kernel, which is made for long sequences.
+    """
+    _, heads, tokens, width = query_1HTD.shape
+    _, key_heads, seen, _ = key_1GKD.shape
+    query_1GQD = query_1HTD.reshape(1, key_heads, -1, width)
+    scores_1GNTK = (query_1GQD @ key_1GKD.transpose(2, 3)).view(1, key_heads, -1, tokens, seen) * how.scaling
+    if how.softcap is not None:
+        scores_1GNTK = how.softcap * torch.tanh(scores_1GNTK / how.softcap)
+    probs_1GNTK = weigh(scores_1GNTK.masked_fill(~see_TK, -torch.inf), how).to(value_1GKD.dtype)
+    out_1GQD = probs_1GNTK.view(1, key_heads, -1, seen) @ value_1GKD
+    return out_1GQD.view(1, heads, tokens, -1)
+
+
+def weigh(scores_BGNTK: Tensor, how: Scoring) -> Tensor:
+    """The softmax of masked scores, with the layer's sinks and dropout. N: queries per key head."""
+    if how.sinks_H is None:
+        probs_BGNTK = scores_BGNTK.softmax(dim=-1)
+    else:
+        sinks_GN11 = how.sinks_H.view(*scores_BGNTK.shape[1:3], 1, 1).to(scores_BGNTK.dtype)
+        sinks_BGNT1 = sinks_GN11.expand(*scores_BGNTK.shape[:-1], 1)
+        probs_BGNTK = torch.cat((scores_BGNTK, sinks_BGNT1), dim=-1).softmax(dim=-1)[..., :-1]
+    return F.dropout(probs_BGNTK, how.dropout) if how.dropout else probs_BGNTK
+
+
+def attend_masked(
+    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, how: Scoring
+) -> Tensor:
+    """The same in the way that is fastest or smallest for so many tokens."""
+    if not how.is_plain or see_TK.numel() <= SHORT * SHORT:
+        return attend_plain(query_1HTD, key_1GKD, value_1GKD, see_TK, how)
+    return F.scaled_dot_product_attention(
+        query_1HTD, key_1GKD, value_1GKD, attn_mask=see_TK, scale=how.scaling, enable_gqa=True
+    )
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A root segment with everything that descends from it: tokens `start..end` of the row."""
+
+    start: int
+    end: int
+    positions_T: Tensor
+    see_TT: Tensor | None  # None: plainly causal, and too long for a mask that says no more
 
 
 class TreeLayout:
     """Segments of a packed row, computed tree by tree.
 
-    A tree is a root segment with everything that descends from it; trees do not see each other. A tree of one
-    segment is plain causal attention; one with branches takes a mask of its own length squared, so the cost of
-    a row is the sum over its trees, never the row squared.
+    Trees do not see each other. A tree of one segment is plain causal attention; one with branches takes a mask of
+    its own length squared, so the cost of a row is the sum over its trees, never the row squared.
     """
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
-        self.trees = [
-            (start, end, None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device))
-            for start, end, tree in _trees(segments)
-        ]
-        self.longest = max(end - start for start, end, _ in self.trees)
+        self.trees = []
+        for start, end, tree in _trees(segments):
+            see_TT = None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device)
+            positions_T = torch.tensor(segment_positions(tree), device=device)
+            self.trees.append(Tree(start, end, positions_T, see_TT))
+        self._near: dict[tuple[int, int | None, int | None], Tensor] = {}  # layers share them
 
-    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
         # Split, not sliced: the gradient of a split is one concatenation, that of slices a full row for each.
-        lengths = [end - start for start, end, _ in self.trees]
-        cut = zip(*(x.split(lengths, dim=2) for x in (query_1HTD, key_1HTD, value_1HTD)), strict=True)
-        parts = []
-        for (query, key, value), (start, end, see_TT) in zip(cut, self.trees, strict=True):
-            if see_TT is not None and end - start <= SHORT:
-                parts.append(attend_plain(query, key, value, see_TT, scaling))
-            else:
-                parts.append(
-                    F.scaled_dot_product_attention(
-                        query, key, value,
-                        attn_mask=see_TT, is_causal=see_TT is None, scale=scaling, enable_gqa=True,
-                    )
-                )  # fmt: skip
+        lengths = [tree.end - tree.start for tree in self.trees]
+        queries, keys, values = (x.split(lengths, dim=2) for x in (query_1HTD, key_1GTD, value_1GTD))
+        parts = [
+            self._attend(tree, query, key, value, how)
+            for tree, query, key, value in zip(self.trees, queries, keys, values, strict=True)
+        ]
         return torch.cat(parts, dim=2)
 
+    def _attend(self, tree: Tree, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
+        how = how.within(tree.end - tree.start)
+        if tree.see_TT is not None:
+            return attend_masked(query, key, value, self._see(tree, how), how)
+        if how.is_plain and not how.is_local:
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=True, scale=how.scaling, enable_gqa=True
+            )
+        return _attend_blocks(query, key, value, how)
 
-def attend_plain(
-    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, scaling: float
-) -> Tensor:
-    """Attention as two products, all scores at once; the queries that share a key head stand in one matrix.
+    def _see(self, tree: Tree, how: Scoring) -> Tensor:
+        assert tree.see_TT is not None
+        if not how.is_local:
+            return tree.see_TT
+        key = (tree.start, how.window, how.chunk)
+        if key not in self._near:
+            self._near[key] = tree.see_TT & how.is_near(tree.positions_T, tree.positions_T)
+        return self._near[key]
 
-    Up to SHORT tokens this takes half the time of the CPU's fused kernel, which is made for long sequences.
-    """
-    _, heads, tokens, width = query_1HTD.shape
-    _, key_heads, seen, _ = key_1GKD.shape
-    query_1GQD = query_1HTD.reshape(1, key_heads, -1, width)
-    scores_1GNTK = (query_1GQD @ key_1GKD.transpose(2, 3)).view(1, key_heads, -1, tokens, seen)
-    probs_1GNTK = (scores_1GNTK * scaling).masked_fill(~see_TK, -torch.inf).softmax(dim=-1)
-    out_1GQD = probs_1GNTK.to(value_1GKD.dtype).view(1, key_heads, -1, seen) @ value_1GKD
-    return out_1GQD.view(1, heads, tokens, width)
+
+def _attend_blocks(query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
+    """Causal attention of one long sequence, block of queries by block, each with the keys that are near enough."""
+    parts, places_T = [], torch.arange(query_1HTD.shape[2], device=query_1HTD.device)
+    for start in range(0, len(places_T), SHORT):
+        first, end = how.first_near(start), min(start + SHORT, len(places_T))
+        mine_T, theirs_K = places_T[start:end], places_T[first:end]
+        see_TK = (mine_T[:, None] >= theirs_K) & how.is_near(mine_T, theirs_K)
+        query, key, value = (
+            query_1HTD[:, :, start:end],
+            key_1GTD[:, :, first:end],
+            value_1GTD[:, :, first:end],
+        )
+        parts.append(attend_masked(query, key, value, see_TK, how))
+    return torch.cat(parts, dim=2)
 
 
 class FlexLayout:
     """The same rule through FlexAttention, for CUDA: one kernel for the row, blocks that nobody sees skipped."""
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        self.longest = max(end - start for start, end, _ in _trees(segments))
-        num_tokens = segments[-1].end
-        owner_T = torch.repeat_interleave(
+        self._segments, self._device = segments, device
+        self._longest = max(end - start for start, end, _ in _trees(segments))
+        self._owner_T = torch.repeat_interleave(
             torch.arange(len(segments)), torch.tensor([len(segment) for segment in segments])
         ).to(device)
-        sees_SS = _ancestors(segments).to(device)
+        self._sees_SS = _ancestors(segments).to(device)
+        self._positions_T = torch.tensor(segment_positions(segments), device=device)
+        self._masks: dict[tuple[int | None, int | None], Any] = {}
 
-        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return (query >= key) & sees_SS[owner_T[query], owner_T[key]]
-
-        self.mask = create_block_mask(allowed, None, None, num_tokens, num_tokens, device=str(device))
-
-    def attend(self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, scaling: float) -> Tensor:
+    def attend(self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
         # Imported here: importing it pulls in the compiler, which CPU runs never need.
         from torch.nn.attention.flex_attention import flex_attention
 
-        kernel = torch.compile(flex_attention) if query_1HTD.is_cuda else flex_attention
-        out = kernel(query_1HTD, key_1HTD, value_1HTD, block_mask=self.mask, scale=scaling, enable_gqa=True)
-        assert isinstance(out, Tensor)
-        return out
+        how = how.within(self._longest)
+        if how.dropout:  # its kernel has none: the plain way, for the few decoders that are trained with it
+            return TreeLayout(self._segments, self._device).attend(query_1HTD, key_1GTD, value_1GTD, how)
+        kernel: Any = torch.compile(flex_attention) if query_1HTD.is_cuda else flex_attention
+        settings = {"block_mask": self._mask(how), "scale": how.scaling, "enable_gqa": True}
+        if how.softcap is not None:
+            settings["score_mod"] = _cap(how.softcap)
+        if how.sinks_H is None:
+            out: Tensor = kernel(query_1HTD, key_1GTD, value_1GTD, **settings)
+            return out
+        out, lse_1HT = kernel(query_1HTD, key_1GTD, value_1GTD, return_lse=True, **settings)
+        # What the sink takes of the softmax: exp(lse) / (exp(lse) + exp(sink)) is left for the others.
+        share_1HT = torch.sigmoid(lse_1HT - how.sinks_H[:, None].float())
+        return out * share_1HT[..., None].to(out.dtype)
+
+    def _mask(self, how: Scoring) -> Any:
+        """The block mask for layers that see so far; layers share it."""
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        if (how.window, how.chunk) not in self._masks:
+            size = len(self._owner_T)
+            self._masks[how.window, how.chunk] = create_block_mask(
+                self._rule(how), None, None, size, size, device=str(self._device)
+            )
+        return self._masks[how.window, how.chunk]
+
+    def _rule(self, how: Scoring) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+        owner_T, sees_SS, at_T, window, chunk = (
+            self._owner_T, self._sees_SS, self._positions_T, how.window, how.chunk,
+        )  # fmt: skip
+
+        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            seen = (query >= key) & sees_SS[owner_T[query], owner_T[key]]
+            if window is not None:
+                seen = seen & (at_T[query] - at_T[key] < window)
+            if chunk is not None:
+                seen = seen & (at_T[query] // chunk == at_T[key] // chunk)
+            return seen
+
+        return allowed
+
+
+def _cap(limit: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return limit * torch.tanh(score / limit)
+
+    return capped
 
 
 def packed_layout(segments: tuple[Segment, ...], device: torch.device) -> Layout:

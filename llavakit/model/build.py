@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
-from llavakit.model.card import Card, load_card, resolve
+from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
+from llavakit.model.directory import load_card, resolve
+from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
@@ -60,6 +62,12 @@ class ModelConfig(Config):
         if len(given) == len(chosen) or self.start is None:
             return Card(**given)
         return load_card(self.start, self.template).model_copy(update=given)
+
+
+def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
+    """The settings of a run that makes a released model; `changes` replace parts of its card."""
+    card = row.card.model_copy(update=changes)
+    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **dict(card))
 
 
 def build(config: ModelConfig) -> Checkpoint:

@@ -8,16 +8,10 @@ directory (adapters.py), which loads by its path like any other.
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.initialization import no_init_weights
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import CheckpointError
@@ -27,21 +21,22 @@ from llavakit.model.adapters import (
     adapter_config,
     adapter_tensors,
     load_adapter,
-    merge_adapters,
     read_adapter,
     write_adapter,
 )
-from llavakit.model.assemble import read_original
-from llavakit.model.card import Card, load_card, resolve
-from llavakit.model.connector import build_connector
+from llavakit.model.assemble import with_media_tokens
+from llavakit.model.card import Card
+from llavakit.model.directory import load_card, resolve
+from llavakit.model.empty import empty_model
 from llavakit.model.formats.original import is_original
-from llavakit.model.hf_card import part_settings
+from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.weights import in_memory, read_all
 from llavakit.model.hf_config import hf_config, processor_files
-from llavakit.model.huggingface import hf_tensors, our_tensors
-from llavakit.model.llava import Llava, Newline
+from llavakit.model.huggingface import hf_tensors
+from llavakit.model.llava import Llava
+from llavakit.model.opening import check_fit, open_model
 from llavakit.model.placement import DeviceMap, place_language
-from llavakit.model.rope import linear_factor, stretch_config
-from llavakit.model.tower import empty_tower
+from llavakit.model.rope import linear_factor
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 
@@ -69,9 +64,7 @@ def write(checkpoint: Checkpoint, folder: Path) -> None:
         tensors = adapter_tensors(checkpoint.model, checkpoint.adapter)
         write_adapter(checkpoint.model, checkpoint.adapter, tensors, folder)
     else:
-        save_torch_state_dict(
-            hf_tensors(checkpoint.model, checkpoint.card), folder, metadata={"format": "pt"}
-        )
+        write_shards(in_memory(hf_tensors(checkpoint.model, checkpoint.card)), folder)
 
 
 def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
@@ -128,78 +121,19 @@ def load(
         )
         load_adapter(base.model, adapter, folder, separators=card.separators, dtype=dtype)
         return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
+    opened = open_model(folder, template_name)
     if is_original(config):
-        text, vision, stored, tokenizer = read_original(folder, template_name)
-    else:
-        text, vision = part_settings(config, folder)
-        stored, tokenizer = _read_tensors(folder), Tokenizer.load(folder, ours="llavakit" in config)
+        opened = with_media_tokens(opened)
     as_stored = device_map is None and quantization is None
-    model = empty_model(card, text, vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta")
-    tensors = _fitting(model, stored, card, folder)
+    model = empty_model(
+        card, opened.text, opened.vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta"
+    )
+    check_fit(opened.weights, model, folder)
+    tensors = read_all(opened.weights)
     if as_stored:
-        model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(tensors, assign=True, strict=False)  # a head that is tied is not among them
         model.language.tie_weights()
         model = model if dtype is None else model.to(dtype)
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
-    return Checkpoint(model, tokenizer, card)
-
-
-def empty_model(
-    card: Card,
-    text: dict[str, Any],
-    vision: dict[str, Any] | None,
-    *,
-    rope_factor: float | None = None,
-    device: str = "cpu",
-) -> Llava:
-    """A model of the right shape whose weights a checkpoint will fill; the decoder's are on `device`."""
-    settings = AutoConfig.for_model(**text)
-    if rope_factor is not None:
-        stretch_config(settings, rope_factor)
-    with no_init_weights(), torch.device(device):
-        language = AutoModelForCausalLM.from_config(settings)
-    tower = empty_tower(card.tower, card.image, vision)
-    connector = build_connector(card.connector, tower.width, settings.hidden_size)
-    return Llava(tower, connector, language, Newline(card.separators, settings.hidden_size))
-
-
-def merge(path: Path, out: Path) -> None:
-    """Write the adapters of `path` and their base as one ordinary checkpoint."""
-    if out.exists():
-        raise CheckpointError(f"{out} is already there; name a new directory")
-    loaded = load(path)
-    if loaded.adapter is None:
-        raise CheckpointError(f"{path} is an ordinary checkpoint; there is nothing to merge")
-    merge_adapters(loaded.model)
-    save(replace(loaded, adapter=None), out)
-
-
-def _fitting(model: Llava, stored: dict[str, Tensor], card: Card, folder: Path) -> dict[str, Tensor]:
-    """Stored tensors under our names; a missing, unknown or misshaped one is one clear line."""
-    try:
-        tensors = our_tensors(stored, model.language, card)
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder}: {error}") from None
-    expected = model.state_dict()
-    missing, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit config.json: {len(missing)} missing {missing[:2]}, "
-            f"{len(unknown)} unknown {unknown[:2]}"
-        )
-    for key, tensor in tensors.items():
-        if tensor.shape != expected[key].shape:
-            shapes = f"{list(tensor.shape)} in the file, {list(expected[key].shape)} by config.json"
-            raise CheckpointError(f"{folder}: {key} is {shapes}")
-    return tensors
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: no .safetensors file")
-    tensors: dict[str, Tensor] = {}
-    for file in files:
-        tensors |= load_file(file)
-    return tensors
+    return Checkpoint(model, opened.tokenizer, card)

@@ -21,11 +21,24 @@ PARTS = ("tower", "connector", "language", "newline")
 
 
 class KeyValueCache(Protocol):
-    """What an attention layer of `transformers` calls to store its new keys and values."""
+    """What the classes of `transformers` call to store new keys and values, and to ask what is there.
+
+    Positions and what is seen are the layout's business, so all but `update` are the same for every cache.
+    """
 
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
 
-    def get_seq_length(self) -> int: ...
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
+        return 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        """Asked where a mask would be made; ours says how far a layer sees, wherever its rows are."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
+        """As `get_query_offset`: the number of keys, and where they begin."""
+        return query_length, 0
 
 
 class Llava(nn.Module):

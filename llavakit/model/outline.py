@@ -12,8 +12,8 @@ from llavakit.core.files import read_json
 from llavakit.model.adapters import add_adapters
 from llavakit.model.assemble import read_tokenizer
 from llavakit.model.build import LanguageConfig, ModelConfig, add_tokens, check_parts
-from llavakit.model.card import load_card, resolve
-from llavakit.model.checkpoint import empty_model
+from llavakit.model.directory import load_card, resolve
+from llavakit.model.empty import empty_model
 from llavakit.model.families import DECODERS
 from llavakit.model.formats.original import is_original, text_settings, vision_settings
 from llavakit.model.formats.towers import TOWERS
@@ -41,7 +41,7 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
             vision = _vision(card.tower.path, notes)
     else:
         check_parts(card, load_card(config.start, card.template), config.start)
-        text, vision, tokenizer, dtype = _started(resolve(config.start))
+        text, vision, tokenizer, dtype = _started(resolve(config.start, weights=False))
     with torch.device("meta"):
         model = empty_model(card, text, vision, rope_factor=config.rope_factor, device="meta").to(dtype)
         if tokenizer is not None:

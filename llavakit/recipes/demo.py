@@ -19,8 +19,8 @@ from llavakit.data.loader import DataConfig
 from llavakit.eval.sheet import draw_sheet
 from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, shuffle_images
 from llavakit.model.build import LanguageConfig, ModelConfig
-from llavakit.model.card import LATEST
 from llavakit.model.connector import ConnectorConfig
+from llavakit.model.directory import LATEST
 from llavakit.model.tower import TowerConfig
 from llavakit.recipes.easy_vqa import EasyVqa, Phase, write_captions, write_questions
 from llavakit.train.loop import train

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from llavakit.data.loader import DataConfig
 from llavakit.model.adapters import LoraSettings
+from llavakit.model.build import family_config
 from llavakit.model.card import Card
 from llavakit.model.families.row import Family, one_tile
 from llavakit.train.optim import LearningRates, OptimConfig
@@ -73,7 +74,7 @@ class Stage:
 
     def __call__(self) -> Run:
         card = self.family.card.model_copy(update=dict(self.card))
-        model = self.family.model(start=self.start, **self.card)
+        model = family_config(self.family, start=self.start, **self.card)
         return Run(
             name=self.name,
             out=RUNS / self.name,

@@ -3,15 +3,17 @@
 A URL in a request makes this machine open a connection, so it must not reach what only this machine can reach. The
 name is resolved here, every address it has is checked, and the connection goes to a checked address, so a second
 answer of the name server changes nothing. Redirects go the same way again. Proxies of the environment are not used.
-Not covered: a public address that forwards to a private one, and a resolver that takes longer than the bound.
+Not covered: a public address that forwards to a private one (`refuse_networks` is for those that are known), and a
+resolver that takes longer than the bound.
 """
 
+import errno
 import http.client
 import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from threading import Timer
@@ -44,6 +46,24 @@ def is_public(address: Address) -> bool:
     return address.is_global and not any(special)
 
 
+def is_own(address: Address) -> bool:
+    """Whether it is this machine's, public or not: a socket can be bound to it. If in doubt, it is."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True
+
+
+def is_elsewhere(address: Address) -> bool:
+    """Whether a stranger may have this machine connect to it: public, and not this machine itself."""
+    return is_public(address) and not is_own(address)
+
+
 def resolve(host: str, port: int) -> list[Address]:
     """All addresses of a name, or of a number in any spelling that the system takes."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -66,7 +86,8 @@ class Fetcher:
     max_redirects: int
     schemes: tuple[str, ...] = ("https",)
     resolver: Callable[[str, int], Sequence[Address]] = resolve
-    allowed: Callable[[Address], bool] = is_public
+    allowed: Callable[[Address], bool] = is_elsewhere
+    ports: Container[int] = frozenset(PORTS.values())
     tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # the system's certificates
 
     def fetch(self, url: str, max_bytes: int) -> Fetched:
@@ -105,6 +126,8 @@ class Fetcher:
             )
         if not host or parts.username is not None or parts.password is not None or port == 0:
             raise DataError("a URL needs a host name, and no user name or password in front of it")
+        if port is not None and port not in self.ports:
+            raise DataError(f"port {port} is not fetched from; leave it out of the URL")
         if not (parts.path + parts.query).isascii() or any(letter <= " " for letter in url):
             raise DataError("a URL holds ASCII letters without blanks; percent-encode it")
         return parts
@@ -118,7 +141,9 @@ class Fetcher:
         if not addresses:
             raise DataError(f"{host}: no such host")
         if not all(map(self.allowed, addresses)):
-            raise DataError(f"{host} is not a public address; this server fetches from the internet only")
+            raise DataError(
+                f"{host} is not a public address of another machine; this server fetches from the internet only"
+            )
         return _Pinned(host, port, addresses, self.tls if parts.scheme == "https" else None, deadline)
 
     def _ask(self, connection: "_Pinned", parts: SplitResult, max_bytes: int) -> Fetched | str:

@@ -2,12 +2,14 @@
 
 import asyncio
 import hmac
+import ipaddress
 import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -25,7 +27,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT = "/v1/chat/completions"
 ROUTES = (CHAT, "/v1/models", "/health", "/metrics")  # by name in the metrics; all other paths are one
-OPEN = ("/health", "/metrics", "/openapi.json")  # all that needs no key
+OPEN = ("/health", "/openapi.json")  # all that needs no key
 GRACE = 10  # seconds over its limit after which a request is cut off: its client sends or reads nothing
 GONE = 499  # nginx's number: nobody was there to read an answer
 
@@ -39,6 +41,7 @@ class Visit:
     status: int | None = None  # None until the answer begins
     notes: dict[str, Any] = field(default_factory=dict)
     exits: ExitStack = field(default_factory=ExitStack)
+    owner: bytes = b""  # made of the API key: what is remembered of one's requests is for the same key only
 
     @property
     def seconds(self) -> float:
@@ -52,6 +55,7 @@ class Gate:
     def __init__(self, app: App, *, settings: ServeConfig, metrics: Metrics) -> None:
         self.app, self.settings, self.metrics = app, settings, metrics
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
+        self._owners = [blake2b(key, digest_size=16).digest() for key in self._keys]
         self._in_flight = 0
         self._usual_seconds = 1.0  # a running mean over chat requests
 
@@ -77,8 +81,11 @@ class Gate:
             self._note(scope, visit)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] not in OPEN:
-            self._check_key(scope)
+        if self._keys:
+            if scope["path"] not in OPEN:
+                scope["state"]["visit"].owner = self._owner(scope)
+        else:
+            self._check_host(scope)
         if scope["path"] != CHAT or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
@@ -103,10 +110,24 @@ class Gate:
             self.metrics.in_flight.set(self._in_flight)
             self._usual_seconds += 0.1 * (time.perf_counter() - began - self._usual_seconds)
 
-    def _check_key(self, scope: Scope) -> None:
-        """Every key is compared, each in a time that tells nothing of it."""
-        if not self._keys:
+    def _check_host(self, scope: Scope) -> None:
+        """On this machine's own addresses only its own names are answered.
+
+        A web page can give its name this address (DNS rebinding); then what it asks looks like its own server's to
+        the browser of whoever reads it, but not to us.
+        """
+        if not _is_loopback((scope.get("server") or ("",))[0]):
             return
+        for value in (value for name, value in scope["headers"] if name == b"host"):
+            name = _host_name(value)
+            if name not in ("localhost", *self.settings.host_names) and not _is_loopback(name):
+                raise ApiError(
+                    "this server is for this machine: call it localhost (or set host_names, or an API key)",
+                    status=403, code="host",
+                )  # fmt: skip
+
+    def _owner(self, scope: Scope) -> bytes:
+        """Of the key that was sent. Every key is compared, each in a time that tells nothing of it."""
         sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         kind, _, key = sent.partition(b" ")
         matches = [hmac.compare_digest(key.strip(), known) for known in self._keys]
@@ -115,6 +136,7 @@ class Gate:
                 "a valid API key is needed: Authorization: Bearer KEY",
                 status=401, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
+        return self._owners[matches.index(True)]
 
     def _note(self, scope: Scope, visit: Visit) -> None:
         route = scope["path"] if scope["path"] in ROUTES else "other"
@@ -125,3 +147,20 @@ class Gate:
             "request", id=visit.number, method=scope["method"], route=route, status=status,
             seconds=round(visit.seconds, 4), **visit.notes,
         )  # fmt: skip
+
+
+def _host_name(value: bytes) -> str:
+    """The name or number in a Host header, without the port."""
+    text = value.decode("latin-1").strip().lower()
+    return text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0]
+
+
+def _is_loopback(name: str) -> bool:
+    """Whether it is the number of an address that only this machine reaches."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback

@@ -68,7 +68,7 @@ class Routes:
         )
 
     async def _start(self, asked: ChatRequest, visit: Visit) -> Answer:
-        answer = await self.service.start(asked)
+        answer = await self.service.start(asked, visit.owner)
         visit.exits.callback(self._end, asked, answer, visit)
         return answer
 

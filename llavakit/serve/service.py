@@ -29,7 +29,7 @@ from llavakit.serve.conversation import (
     sampling,
 )
 from llavakit.serve.errors import ApiError
-from llavakit.serve.fetch import Fetcher
+from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
 from llavakit.serve.media import Budget, MediaReader
 from llavakit.serve.parse import parse
 from llavakit.serve.schema import ChatRequest
@@ -75,13 +75,16 @@ class Service:
         """The request in a body, checked against this server's bounds."""
         return await _run(self._preparing, self._parse, body)
 
-    async def start(self, request: ChatRequest) -> "Answer":
-        """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered."""
+    async def start(self, request: ChatRequest, owner: bytes = b"") -> "Answer":
+        """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
+
+        What the engine remembers of it, only requests of the same `owner` find again.
+        """
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         budget = Budget(self.settings.max_media_bytes)
         async with self.within(deadline):
             media = await self._gather(media_urls(request), budget)
-            prepared = await _run(self._preparing, self._prepare, request, media)
+            prepared = await _run(self._preparing, self._prepare, request, media, owner)
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
         return Answer(self, request, prepared, deadline, self._bridge)
@@ -131,13 +134,13 @@ class Service:
         except DataError as error:
             raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
 
-    def _prepare(self, request: ChatRequest, media: Sequence[bytes]) -> Request:
+    def _prepare(self, request: ChatRequest, media: Sequence[bytes], owner: bytes) -> Request:
         talk = conversation(request, media, self.encoder.template.system)
         how = sampling(request, self.settings)
         try:
             sample = self.encoder.encode(talk, open_turn=True)
             self._check_videos(sample)
-            return self.engine.prepare(sample, how)
+            return self.engine.prepare(sample, how, salt=owner)
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
@@ -159,7 +162,7 @@ class Answer:
         self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
         self._open = len(self._choices)
-        self._queue: asyncio.Queue[list[Delta] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
         self._sample = prepared.sample
         self._ticket: Ticket = service.worker.submit(prepared, self._listen, self._ends)
 
@@ -185,8 +188,8 @@ class Answer:
         while self._open:
             async with self._service.within(self._deadline):
                 deltas = await self._queue.get()
-            if deltas is None:
-                raise ApiError("the engine failed at this request", status=500, code="engine_failed")
+            if isinstance(deltas, ApiError):
+                raise deltas
             for delta in deltas:
                 self._open -= delta.finish is not None
                 yield delta
@@ -203,15 +206,28 @@ class Answer:
 
     def _listen(self, event: Event) -> None:
         broken = event.finish in ("failed", "cancelled")
-        deltas = None if broken else self._choices[event.choice].take(event)
+        deltas = _failure(event) if broken else self._choices[event.choice].take(event)
         if deltas != []:
             self._bridge.call(self._queue.put_nowait, deltas)
+
+
+def _failure(event: Event) -> ApiError:
+    """Why an answer broke off: for a reason in the request, or one of ours, which the log has."""
+    if isinstance(event.error, DataError):
+        return ApiError(str(event.error), param="response_format", code="invalid_schema")
+    return ApiError("the engine failed at this request", status=500, code="engine_failed")
 
 
 def default_fetcher(settings: ServeConfig) -> Fetcher:
     """What the settings say about the web."""
     schemes = ("https", "http") if settings.allow_http else ("https",)
-    return Fetcher(settings.fetch_seconds, settings.max_redirects, schemes)
+
+    def allowed(address: Address) -> bool:
+        return is_elsewhere(address) and not any(address in network for network in settings.refuse_networks)
+
+    return Fetcher(
+        settings.fetch_seconds, settings.max_redirects, schemes, allowed=allowed, ports=settings.fetch_ports
+    )
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 
 from llavakit.core.config import Config
 
@@ -19,6 +19,11 @@ class ServeConfig(Config):
     ] = ()  # none: whoever reaches the port may ask
     media_root: Path | None = None  # file:// is refused without it
     allow_http: bool = False  # fetch pictures over http:// too
+    fetch_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
+    refuse_networks: tuple[
+        IPvAnyNetwork, ...
+    ] = ()  # public, and yet not to be fetched from (one's own router)
+    host_names: tuple[str, ...] = ()  # what clients on this machine may call it besides localhost
 
     max_requests: int = Field(
         default=256, ge=1

@@ -11,8 +11,11 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llavakit.core.errors import CheckpointError
+from llavakit.core.files import check_pointer
 from llavakit.text.conversation import IMAGE_TOKEN as IMAGE_TOKEN
 from llavakit.text.template import Piece, Template
+
+FILES = ("tokenizer.json", "tokenizer.model")  # large enough for a repository to keep them in Git LFS
 
 
 class Tokenizer:
@@ -39,6 +42,9 @@ class Tokenizer:
 
         `ours` marks a directory that llavakit wrote: its config.json need not be asked for a tokenizer class.
         """
+        for name in FILES:
+            if (Path(path) / name).is_file():
+                check_pointer(Path(path) / name)
         extra: dict[str, object] = {} if gguf_file is None else {"gguf_file": gguf_file}
         if ours:
             extra["config"] = PreTrainedConfig()

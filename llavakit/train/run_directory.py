@@ -13,7 +13,7 @@ from pathlib import Path
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
-from llavakit.model.card import LATEST
+from llavakit.model.directory import LATEST
 from llavakit.train.ranks import ALONE, Ranks
 from llavakit.train.run import Run
 from llavakit.train.state import FACTS

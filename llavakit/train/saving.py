@@ -4,21 +4,20 @@ The model directory is the ordinary one, written by the first rank. Beside it ev
 training state (see state.py).
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
-import torch
-from huggingface_hub import split_torch_state_dict_into_shards
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 
 from llavakit.core.files import atomic_directory, draft_of, write_text
 from llavakit.model.adapters import Adapter, adapter_tensors, write_adapter
-from llavakit.model.card import LATEST
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
+from llavakit.model.directory import LATEST
+from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.weights import Stored
 from llavakit.model.huggingface import hf_tensors
 from llavakit.train import ema
 from llavakit.train.ranks import Ranks
@@ -26,8 +25,6 @@ from llavakit.train.run import Run
 from llavakit.train.run_directory import checkpoint_name, remove_old
 from llavakit.train.sharding import gather_full, is_sharded
 from llavakit.train.state import State, save_state
-
-FILE_BYTES = 5 * 10**9  # of one weight file; as much of a sharded model is put together at a time
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State, ranks: Ranks) -> None:
@@ -81,21 +78,14 @@ def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Pa
 
 
 def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
-    """The model directory of a sharded model: one file's tensors at a time come together on the first rank."""
-    tensors = hf_tensors(checkpoint.model, checkpoint.card)
-    shapes = {key: torch.empty(x.shape, dtype=x.dtype, device="meta") for key, x in tensors.items()}
-    plan = split_torch_state_dict_into_shards(shapes, max_shard_size=FILE_BYTES)
-    for file, keys in plan.filename_to_tensors.items():
-        held: dict[str, Tensor] = {}
-        for key in keys:
-            tensor = gather_full(tensors[key])
-            if ranks.is_first:
-                held[key] = tensor.cpu().contiguous()
-        if ranks.is_first:
-            save_file(held, folder / file, metadata={"format": "pt"})
+    """The model directory of a sharded model: a tensor at a time comes together, a file at a time is held."""
+    weights = {
+        key: Stored(tuple(tensor.shape), partial(gather_full, tensor))
+        for key, tensor in hf_tensors(checkpoint.model, checkpoint.card).items()
+    }
     if ranks.is_first:
+        write_shards({key: stored.then(Tensor.cpu) for key, stored in weights.items()}, folder)
         write_settings(checkpoint, folder)
-        if plan.is_sharded:
-            index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-            text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-            (folder / "model.safetensors.index.json").write_text(text)
+    else:
+        for stored in weights.values():  # in the writer's order: every rank gives its share
+            stored.read()

@@ -7,14 +7,18 @@ larger than MAX_PIXELS is decoded. Orientation tags are honoured: people see upr
 
 import hashlib
 import io
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 from PIL import (  # opening a format needs its plugin imported
+    AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
     PpmImagePlugin,
@@ -23,6 +27,8 @@ from PIL import (  # opening a format needs its plugin imported
 )
 
 from llavakit.core.errors import DataError
+from llavakit.vision import depth, png
+from llavakit.vision.files import check_file
 from llavakit.vision.layout import Place, Plan, Resize, Size, Step
 
 MAX_PIXELS = 89_478_485  # Pillow's own warning limit: a quarter of a gigabyte of RGB
@@ -36,8 +42,15 @@ FORMATS = tuple(
         BmpImagePlugin.BmpImageFile,
         TiffImagePlugin.TiffImageFile,
         PpmImagePlugin.PpmImageFile,
+        AvifImagePlugin.AvifImageFile,
+        Jpeg2KImagePlugin.Jpeg2KImageFile,
     )
 )
+# What Pillow's readers raise at broken files. They check sizes, not every field of a header.
+BROKEN = (
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, ArithmeticError, AssertionError,
+    RuntimeError, struct.error, PIL.Image.DecompressionBombError,
+)  # fmt: skip
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
@@ -60,16 +73,23 @@ def image_size(source: Source) -> Size:
         return (height, width) if _orientation(image) in _SIDEWAYS else (width, height)
 
 
-def load_image(source: Source) -> PIL.Image.Image:
-    """The decoded picture, upright, mode RGB. A truncated or broken file is a DataError."""
+def load_image(source: Source, *, bits: int | None = None) -> PIL.Image.Image:
+    """The decoded picture, upright, mode RGB. A truncated or broken file is a DataError.
+
+    `bits`: how many the grey values have where the file does not say it (`depth.py`).
+    """
     with _opened(source) as image:
         turn = _UPRIGHT.get(_orientation(image))
-        try:
-            image.load()
-            rgb = _to_rgb(image)
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise DataError(f"{name_of(source)}: broken image: {error}") from None
+        said = depth.declared(source if isinstance(source, PIL.Image.Image) else image)
+        rgb = _to_rgb(_decoded(image, source), said, bits)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+def spare_bits(source: Source) -> tuple[int, int] | None:
+    """(bits used, bits taken) of grey values that look too dark, where no header says how many they have."""
+    with _opened(source) as image:
+        said = depth.declared(source if isinstance(source, PIL.Image.Image) else image)
+        return depth.spare_bits(_decoded(image, source), said) if depth.is_deep(image) else None
 
 
 def cut_tiles(image: PIL.Image.Image, plan: Plan) -> np.ndarray:
@@ -109,6 +129,7 @@ def _resize_bordered(image: PIL.Image.Image, border: Place, size: Size) -> PIL.I
 def digest(source: Source) -> str:
     """A name for the content: the same pixels file gives the same digest, whatever its path."""
     if isinstance(source, Path):
+        check_file(source, "image")
         try:
             data = source.read_bytes()
         except OSError as error:
@@ -132,25 +153,16 @@ def _opened(source: Source) -> PIL.Image.Image:
     """An opened, not yet decoded image. In-memory images are copied, so closing the result is harmless."""
     name = name_of(source)
     if isinstance(source, PIL.Image.Image):
-        try:
-            copy = source.copy()  # decodes an image that is opened but not yet read
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise DataError(f"{name}: broken image: {error}") from None
-        copy.format = source.format
-        return copy
+        return _copied(source)
+    if isinstance(source, Path):
+        check_file(source, "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # the check below is stricter
-            image = PIL.Image.open(
-                io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS
-            )
-    except FileNotFoundError:
-        raise DataError(f"image not found: {name}") from None
+        image = _open(source)
     except PIL.UnidentifiedImageError:
         raise DataError(f"{name}: not an image in a known format ({', '.join(FORMATS)})") from None
     except PIL.Image.DecompressionBombError as error:
         raise DataError(f"{name}: {error}") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except BROKEN as error:
         raise DataError(f"{name}: cannot be read: {error}") from None
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -161,6 +173,56 @@ def _opened(source: Source) -> PIL.Image.Image:
     return image
 
 
+def _open(source: Path | bytes) -> PIL.Image.Image:
+    """Pillow's image, with the tags behind its pixels too, whatever Pillow thinks of its texts."""
+    try:
+        image = _open_file(io.BytesIO(source) if isinstance(source, bytes) else source)
+    except ValueError:  # one of the texts of a PNG is larger than Pillow reads
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        if not data.startswith(png.SIGNATURE):
+            raise
+        image = _open_file(io.BytesIO(png.without_texts(io.BytesIO(data))))
+        image.info.update(png.read_tags(io.BytesIO(data)))
+    if isinstance(image, PngImagePlugin.PngImageFile) and image.fp is not None:
+        image.info.update(png.read_tags(image.fp))
+    return image
+
+
+def _open_file(file: Path | io.BytesIO) -> PIL.Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)  # ours is stricter
+        return PIL.Image.open(file, formats=FORMATS)
+
+
+def _copied(source: PIL.Image.Image) -> PIL.Image.Image:
+    """A decoded copy of an image that may be opened and not yet read."""
+    tags = {}
+    if isinstance(source, PngImagePlugin.PngImageFile) and source.fp is not None:
+        tags = png.read_tags(source.fp)
+    copy = _decoded(source, source).copy()
+    copy.format = source.format
+    copy.info.update(tags)
+    return copy
+
+
+def _decoded(image: PIL.Image.Image, source: Source) -> PIL.Image.Image:
+    """The image, its pixels read. Where Pillow refuses the texts behind a PNG, another one without them."""
+    if isinstance(image, ImageFile.ImageFile):
+        # Pillow gathers a row from blocks of 64 KiB and copies all it has for each: minutes for a very long row.
+        image.decodermaxblock = max(image.decodermaxblock, 8 * image.width)
+    try:
+        try:
+            image.load()
+        except ValueError:
+            if not isinstance(image, PngImagePlugin.PngImageFile) or image.fp is None:
+                raise
+            image = _open_file(io.BytesIO(png.without_texts(image.fp)))
+            image.load()
+    except BROKEN as error:
+        raise DataError(f"{name_of(source)}: broken image: {error}") from None
+    return image
+
+
 def _orientation(image: PIL.Image.Image) -> int:
     """The orientation tag, 1 (upright) where there is none. Called before the pixels are decoded."""
     if image.format == "TIFF":  # Pillow gives the upright size, and turns the pixels as it decodes them
@@ -168,14 +230,15 @@ def _orientation(image: PIL.Image.Image) -> int:
     try:
         # Not image.getexif(): that of a PNG decodes all pixels to look for a tag behind them.
         return int(PIL.Image.Image.getexif(image).get(_ORIENTATION, 1))
-    except (OSError, SyntaxError, ValueError, TypeError):  # a broken tag does not make the picture unusable
+    except BROKEN:  # a broken tag does not make the picture unusable
         return 1
 
 
-def _to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
-        # Pillow clips 16-bit grey at 255, which turns medical pictures white; keep the high byte instead.
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: PIL.Image.Image, said: depth.Depth, bits: int | None) -> PIL.Image.Image:
+    if depth.is_deep(image):
+        image = depth.to_eight_bits(image, said, bits)
+    elif image.mode == "La":  # which Pillow converts to one mode only
+        image = image.convert("LA")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 

@@ -25,6 +25,7 @@ class ImageConfig(Config):
     `square` resizes the shortest side to `size` and cuts the centre (stage 1 of every CLIP LLaVA); `pad` first pads
     to a square with the mean colour (stage 2 of LLaVA-1.5); `squash` ignores the aspect (SigLIP's own rule);
     `keep` keeps the aspect without cutting; `anyres` and `highres` cut several tiles, as `anyres` says.
+    `depth=12` is for 12-bit grey in files whose headers say 16.
     """
 
     kind: Literal["square", "pad", "squash", "keep", "anyres", "highres"] = "pad"
@@ -34,6 +35,7 @@ class ImageConfig(Config):
     std: tuple[Deviation, Deviation, Deviation] = (0.26862954, 0.26130258, 0.27577711)
     anyres: AnyresConfig | None = None
     several: Literal["pad", "same"] = "pad"  # images of one sample: each padded to one tile, or as if alone
+    depth: int | None = Field(default=None, ge=8, le=32)  # bits of grey values where a file does not say it
 
     @model_validator(mode="after")
     def _grids_are_whole_tiles(self) -> "ImageConfig":

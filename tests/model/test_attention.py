@@ -1,12 +1,14 @@
 """The registered attention against its plain masked twin, on segment trees of every shape."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn import functional as F
 
-from llavakit.core.types import Segment
-from llavakit.model.attention import FlexLayout, TreeLayout, see_matrix
+from llavakit.core.errors import ConfigError
+from llavakit.core.types import Segment, segment_positions
+from llavakit.model import attention
+from llavakit.model.attention import FlexLayout, Scoring, TreeLayout, registered_attention, see_matrix
 
 CPU = torch.device("cpu")
 
@@ -26,11 +28,34 @@ def segment_trees(draw) -> tuple[Segment, ...]:
     return tuple(segments)
 
 
-def masked(query, key, value, scaling, segments):
-    """The rule as one mask over the whole row: obviously right, row squared."""
-    groups = query.shape[1] // key.shape[1]
+HOWS = {
+    "plain": Scoring(0.3),
+    "window": Scoring(0.3, window=3),
+    "chunk": Scoring(0.3, chunk=4),
+    "softcap": Scoring(0.3, softcap=0.5),
+    "sinks": Scoring(0.3, sinks_H=torch.tensor([0.5, -1.0, 2.0, 0.0])),
+    "all": Scoring(0.3, window=4, softcap=0.7, sinks_H=torch.tensor([0.5, -1.0, 2.0, 0.0])),
+}
+
+
+def masked(query, key, value, how, segments):
+    """The rule as one mask over the whole row, the layer's ways written out: obviously right, row squared."""
+    groups, at = query.shape[1] // key.shape[1], segment_positions(segments)
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=see_matrix(segments), scale=scaling)
+    scores = query @ key.transpose(2, 3) * how.scaling
+    if how.softcap is not None:
+        scores = how.softcap * (scores / how.softcap).tanh()
+    see = see_matrix(segments)
+    for row, column in see.nonzero().tolist():
+        if how.window is not None and at[row] - at[column] >= how.window:
+            see[row, column] = False
+        if how.chunk is not None and at[row] // how.chunk != at[column] // how.chunk:
+            see[row, column] = False
+    weights = scores.masked_fill(~see, -torch.inf).exp()
+    total = weights.sum(-1, keepdim=True)
+    if how.sinks_H is not None:
+        total = total + how.sinks_H.exp()[:, None, None]
+    return weights / total @ value
 
 
 def sees(segments: tuple[Segment, ...], row: int, column: int) -> bool:
@@ -53,15 +78,15 @@ def test_see_matrix_is_the_definition(segments):
     assert see.tolist() == [[sees(segments, row, column) for column in range(size)] for row in range(size)]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(segment_trees(), st.sampled_from([(4, 4), (4, 2), (6, 1)]))
-def test_tree_layout_equals_the_masked_twin(segments, heads):
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(segment_trees(), st.sampled_from([4, 2, 1]), st.sampled_from(sorted(HOWS)))
+def test_tree_layout_equals_the_masked_twin(segments, key_heads, how):
     torch.manual_seed(0)
     size = segments[-1].end
-    query = torch.randn(1, heads[0], size, 8, requires_grad=True)
-    key, value = (torch.randn(1, heads[1], size, 8, requires_grad=True) for _ in range(2))
-    ours = TreeLayout(segments, CPU).attend(query, key, value, 0.3)
-    twin = masked(query, key, value, 0.3, segments)
+    query = torch.randn(1, 4, size, 8, requires_grad=True)
+    key, value = (torch.randn(1, key_heads, size, 8, requires_grad=True) for _ in range(2))
+    ours = TreeLayout(segments, CPU).attend(query, key, value, HOWS[how])
+    twin = masked(query, key, value, HOWS[how], segments)
     torch.testing.assert_close(ours, twin, atol=1e-5, rtol=1e-5)
     weight = torch.randn_like(twin)
     for mine, theirs in zip(
@@ -72,15 +97,49 @@ def test_tree_layout_equals_the_masked_twin(segments, heads):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(segment_trees())
-def test_flex_layout_equals_the_masked_twin(segments):
+@pytest.mark.parametrize("how", HOWS)
+def test_long_segments_are_computed_in_blocks(how, monkeypatch):
+    monkeypatch.setattr(attention, "SHORT", 8)
+    torch.manual_seed(0)
+    segments = (Segment(0, 21), Segment(21, 30), Segment(30, 33, 1), Segment(33, 35))
+    query, key, value = (torch.randn(1, heads, 35, 8) for heads in (4, 2, 2))
+    ours = TreeLayout(segments, CPU).attend(query, key, value, HOWS[how])
+    torch.testing.assert_close(ours, masked(query, key, value, HOWS[how], segments), atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=18, deadline=None, derandomize=True)
+@given(segment_trees(), st.sampled_from(sorted(HOWS)))
+def test_flex_layout_equals_the_masked_twin(segments, how):
     """FlexAttention's mask, run here in its uncompiled CPU form; the CUDA kernel takes the same mask."""
     torch.manual_seed(0)
     size = segments[-1].end
     query, key, value = (torch.randn(1, heads, size, 16) for heads in (4, 2, 2))
-    ours = FlexLayout(segments, CPU).attend(query, key, value, 0.3)
-    torch.testing.assert_close(ours, masked(query, key, value, 0.3, segments), atol=1e-5, rtol=1e-5)
+    ours = FlexLayout(segments, CPU).attend(query, key, value, HOWS[how])
+    torch.testing.assert_close(ours, masked(query, key, value, HOWS[how], segments), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [TreeLayout, FlexLayout])
+def test_dropout_drops_its_share_and_keeps_the_mean(layout):
+    torch.manual_seed(0)
+    segments = (Segment(0, 40),)
+    query, key = torch.zeros(1, 4, 40, 8), torch.zeros(1, 4, 40, 8)
+    value = torch.ones(1, 4, 40, 8)
+    out = layout(segments, CPU).attend(query, key, value, Scoring(1.0, dropout=0.5))
+    assert out[0, :, 0, 0].unique().tolist() in ([0.0], [2.0], [0.0, 2.0])  # one weight: dropped or doubled
+    assert abs(float(out[0, :, 20:].mean()) - 1) < 0.2
+
+
+def test_what_a_layer_asks_for_and_nobody_knows_is_refused():
+    layout = TreeLayout((Segment(0, 3),), CPU)
+    query = torch.randn(1, 2, 3, 4)
+    registered_attention(torch.nn.Linear(1, 1), query, query, query, None, layout=layout, position_ids=query)
+    registered_attention(torch.nn.Linear(1, 1), query, query, query, None, layout=layout, indices=None)
+    with pytest.raises(ConfigError, match="Linear asks for attention with position_bias"):
+        registered_attention(
+            torch.nn.Linear(1, 1), query, query, query, None, layout=layout, position_bias=query
+        )
+    with pytest.raises(ConfigError, match="Linear asks for attention with is_causal=False"):
+        registered_attention(torch.nn.Linear(1, 1), query, query, query, None, layout=layout, is_causal=False)
 
 
 def test_a_tree_must_stand_together():

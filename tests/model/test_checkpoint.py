@@ -14,7 +14,7 @@ from llavakit.core.types import IMAGE_ID
 from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.text.conversation import Conversation, user
 from llavakit.text.templates import template
 from tests import tiny

@@ -123,7 +123,7 @@ def test_an_interrupted_conversion_leaves_what_was_there(tmp_path, monkeypatch, 
             tmp_path / "original",
             tmp_path / "out",
             "llavakit",
-            Options(template="vicuna_v1", shard_bytes=30_000),
+            Options(template="vicuna_v1", shard_bytes=30_000, overwrite=True),
         )
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip-tower", "original", "out"]
@@ -245,7 +245,7 @@ def test_what_must_be_named_is_asked_for(tmp_path, run):
     one_line(run(source, source, "--to", "hf", "--template", "vicuna_v1"), "overlap")
     (tmp_path / "home").mkdir()
     (tmp_path / "home/precious.txt").write_text("x")
-    one_line(run(source, tmp_path / "home", "--to", "original"), "home", "replaced")
+    one_line(run(source, tmp_path / "home", "--to", "original"), "home", "holds no model", "never replaced")
     one_line(run(source, out, "--to", "original", "--base", source), "whole model", "--base")
     one_line(run(source, out, "--to", "original", "--vocabulary", 9), "--vocabulary 9", "tokens")
     one_line(run(source, out, "--to", "original", "--dtype", "int4"), "unknown dtype 'int4'")
@@ -280,9 +280,9 @@ def test_an_adapter_says_what_it_needs(tmp_path, run):
     good = {name + "lora_A.weight": torch.ones(2, 48), name + "lora_B.weight": torch.ones(48, 2)}
     adapter({}, good)
     one_line(run(*words), "LoRA adapter", "lmsys/vicuna-7b-v1.5", "--base")
-    with pytest.raises(UserError, match="convert it first, with --base"):
+    with pytest.raises(UserError, match=r"use `llavakit convert` and name .* with --base"):
         checkpoints.load(folder, template_name="vicuna_v1")
-    words = (*words, "--base", tmp_path / "base")
+    words = (*words, "--base", tmp_path / "base", "--overwrite")
     assert run(*words)[0] == 0
     for setting in (
         {"fan_in_fan_out": True},

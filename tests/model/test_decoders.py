@@ -7,9 +7,11 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     MistralConfig,
     MptConfig,
     Phi3Config,
+    PhimoeConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -33,6 +35,7 @@ SHAPE = {
     "max_position_embeddings": 128,
     "pad_token_id": None,
 }
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 CONFIGS = {
     "mistral": lambda: MistralConfig(**SHAPE, sliding_window=None),
     "qwen2": lambda: Qwen2Config(**SHAPE),
@@ -40,7 +43,19 @@ CONFIGS = {
     "gemma": lambda: GemmaConfig(**SHAPE, head_dim=8),
     "phi3": lambda: Phi3Config(**SHAPE),
     "gpt2": lambda: GPT2Config(vocab_size=120, n_embd=32, n_layer=2, n_head=4, n_positions=128),
-}
+    "mistral, windows": lambda: MistralConfig(**SHAPE, sliding_window=4),
+    "qwen2, windows in some layers": lambda: Qwen2Config(
+        **SHAPE, use_sliding_window=True, sliding_window=4, max_window_layers=1
+    ),
+    "phimoe, windows in masks only": lambda: PhimoeConfig(**SHAPE, sliding_window=4, **EXPERTS),
+    "gemma2, softcap and windows": lambda: Gemma2Config(
+        **SHAPE, head_dim=8, sliding_window=4, attn_logit_softcapping=2.0
+    ),
+    "gpt_oss, sinks and windows": lambda: GptOssConfig(
+        **SHAPE, head_dim=8, sliding_window=4, **EXPERTS,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4},
+    ),
+}  # fmt: skip
 
 
 def random_model(config) -> Llava:
@@ -85,18 +100,6 @@ def test_the_engine_equals_generate(name):
             torch.tensor([sample.ids]), max_new_tokens=7, do_sample=False, eos_token_id=None, pad_token_id=0
         )
         assert mine == theirs[0, sample.num_tokens :].tolist()
-
-
-def test_a_sliding_window_shorter_than_the_row_is_refused_not_ignored():
-    model = random_model(MistralConfig(**SHAPE, sliding_window=4))
-    with pytest.raises(ConfigError, match=r"sliding window of 4 tokens"), torch.no_grad():
-        model.hidden(collate(text_samples(), learn=False))
-
-
-def test_attention_with_a_soft_cap_is_refused_not_ignored():
-    model = random_model(Gemma2Config(**SHAPE, head_dim=8))
-    with pytest.raises(ConfigError, match="softcap"), torch.no_grad():
-        model.hidden(collate(text_samples(), learn=False))
 
 
 def test_a_decoder_that_would_ignore_packed_attention_is_refused():

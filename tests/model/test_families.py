@@ -5,6 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llavakit.core.errors import ConfigError
+from llavakit.model.build import family_config
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES, family
@@ -49,7 +50,7 @@ def test_the_parts_of_a_row_fit_each_other(row):
     assert row.decoder.num_attention_heads % row.decoder.num_key_value_heads == 0
     assert row.context <= row.decoder.max_position_embeddings
     assert row.card.tower.path == row.vision.path
-    assert row.model().language.path == row.decoder.path
+    assert family_config(row).language.path == row.decoder.path
     config = AutoConfig.for_model(**row.decoder.config())
     assert config.rope_parameters["rope_theta"] == row.decoder.rope_theta
     assert config.hidden_size // config.num_attention_heads == 128 or row.decoder.hidden_size < 2048

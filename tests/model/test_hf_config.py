@@ -9,7 +9,8 @@ from transformers import AutoConfig
 from llavakit.core.errors import CheckpointError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import LanguageConfig, ModelConfig, build
-from llavakit.model.card import VIDEO_TOKEN, Card, load_card
+from llavakit.model.card import VIDEO_TOKEN, Card
+from llavakit.model.directory import load_card
 from llavakit.model.hf_config import hf_fit, why_not_hf
 from llavakit.model.llava import Llava, Newline
 from llavakit.vision.anyres import AnyresConfig

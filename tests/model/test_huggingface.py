@@ -20,7 +20,7 @@ from llavakit.core.errors import CheckpointError
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import load_card
+from llavakit.model.directory import load_card
 from llavakit.model.hf_config import hf_fit, image_grid_pinpoints
 from llavakit.model.llava import Llava
 from llavakit.model.tower import ViTTower

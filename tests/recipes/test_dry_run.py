@@ -7,7 +7,7 @@ from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, 
 
 from llavakit.core.errors import ConfigError
 from llavakit.model import checkpoint
-from llavakit.model.build import LanguageConfig, ModelConfig
+from llavakit.model.build import LanguageConfig, ModelConfig, family_config
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES
@@ -112,7 +112,7 @@ def test_missing_data_and_starts_stop_it(name, tmp_path, monkeypatch, run):
 @pytest.mark.parametrize("name", ["llava15-7b", "llava16-34b", "llava-onevision-7b-ov"])
 def test_the_table_counts_what_the_family_counts(name):
     row, notes = FAMILIES[name], []
-    model = outline(row.model(), notes)
+    model = outline(family_config(row), notes)
     counts = count_parameters(row)
     sizes = {
         part: sum(p.numel() for p in model.part(part).parameters())
@@ -126,7 +126,7 @@ def test_the_table_counts_what_the_family_counts(name):
 
 
 def test_a_fresh_siglip_has_the_layer_and_the_head_that_releases_cut():
-    model = outline(FAMILIES["llava-onevision-7b-ov"].model())
+    model = outline(family_config(FAMILIES["llava-onevision-7b-ov"]))
     assert sum(p.numel() for p in model.tower.parameters()) == 428_225_600  # as published
     assert model.tower.num_layers == 26  # what is computed is the whole of a released tower
 

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from llavakit.core.config import dump, make
-from llavakit.model.card import Card, load_card
+from llavakit.model.card import Card
+from llavakit.model.directory import load_card
 from llavakit.model.families.parts import QWEN2_05B
 from llavakit.recipes import RECIPES, describe
 from llavakit.recipes.stage import RUNS, Mean, Stage, rows_for, short

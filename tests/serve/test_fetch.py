@@ -1,5 +1,6 @@
 """Fetching for strangers: which addresses, how often, how much, how long."""
 
+import errno
 import ssl
 import time
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -10,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llavakit.core.errors import DataError
-from llavakit.serve.fetch import Fetcher, is_public, resolve
-from tests.serve.web import page, redirect, web
+from llavakit.serve import fetch
+from llavakit.serve.fetch import Fetcher, is_elsewhere, is_own, is_public, resolve
+from llavakit.serve.service import default_fetcher
+from llavakit.serve.settings import ServeConfig
+from tests.serve.web import ANY_PORT, page, redirect, web
 
 HOME, FORBIDDEN = ip_address("127.0.0.1"), ip_address("127.0.0.2")
 INSIDE = (
@@ -26,7 +30,7 @@ INSIDE = (
 def fetcher(table: dict[str, list] | None = None, **how) -> Fetcher:
     """Names by a table; 127.0.0.1 stands for the internet, every other address for the inside."""
     names = {"web.test": [HOME], "inside.test": [FORBIDDEN], "both.test": [HOME, FORBIDDEN]} | (table or {})
-    how = {"seconds": 5, "max_redirects": 2, "schemes": ("http",)} | how
+    how = {"seconds": 5, "max_redirects": 2, "schemes": ("http",), "ports": ANY_PORT} | how
     return Fetcher(resolver=lambda host, port: names[host], allowed=lambda address: address == HOME, **how)
 
 
@@ -54,7 +58,38 @@ def test_addresses_of_the_internet_are_public(address):
 def test_every_spelling_of_an_inner_address_is_refused(host):
     with web({"/": page(b"secret")}) as server:
         with pytest.raises(DataError, match=r"not a public address|no such host"):
-            Fetcher(5, 2, ("http",)).fetch(f"http://{host}:{server.port}/", 100)
+            Fetcher(5, 2, ("http",), ports=ANY_PORT).fetch(f"http://{host}:{server.port}/", 100)
+        assert server.hits == []
+
+
+def test_this_machine_is_not_fetched_from_whatever_its_address(monkeypatch):
+    assert is_own(HOME) and is_own(IPv6Address("::ffff:127.0.0.1")) and not is_own(ip_address("1.1.1.1"))
+    assert is_elsewhere(ip_address("1.1.1.1"))
+    monkeypatch.setattr(fetch, "is_public", lambda address: True)  # as the address of a rented machine is
+    with web({"/": page(b"secret")}) as server:
+        with pytest.raises(DataError, match="not a public address of another machine"):
+            Fetcher(5, 2, ("http",), ports=ANY_PORT).fetch(f"http://127.0.0.1:{server.port}/", 100)
+        assert server.hits == []
+
+
+def test_whose_address_cannot_be_told_is_not_fetched_from(monkeypatch):
+    def exhausted(*_):
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(fetch.socket, "socket", exhausted)
+    assert is_own(ip_address("1.1.1.1"))
+
+
+def test_networks_and_ports_are_refused_as_the_settings_say():
+    chosen = default_fetcher(ServeConfig(refuse_networks=("1.1.1.0/24",), fetch_ports=(443, 8443)))
+    assert not chosen.allowed(ip_address("1.1.1.1")) and chosen.allowed(ip_address("8.8.8.8"))
+    assert list(chosen.ports) == [443, 8443]
+    with web({"/": page(b"x")}) as server:
+        for usual in ({}, {"ports": (80, 443)}):
+            with pytest.raises(DataError, match=f"port {server.port} is not fetched from"):
+                Fetcher(5, 2, ("http",), resolve, lambda address: True, **usual).fetch(
+                    f"http://127.0.0.1:{server.port}/", 100
+                )
         assert server.hits == []
 
 
@@ -82,6 +117,7 @@ def test_a_name_is_looked_up_once_and_the_checked_address_is_used():
             ("http",),
             resolver=lambda host, port: answers.pop(0),
             allowed=lambda address: address == HOME,
+            ports=ANY_PORT,
         )
         assert rebinding.fetch(f"http://web.test:{good.port}/", 100).data == b"good"
         assert (len(answers), bad.hits) == (1, [])

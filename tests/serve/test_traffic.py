@@ -31,6 +31,7 @@ from tests.serve.live import (
     wait_until,
 )
 from tests.serve.test_media import SVG, bomb, data_url, encoded
+from tests.serve.web import ANY_PORT
 
 LONG = "word " * 50
 
@@ -136,10 +137,50 @@ def test_an_upload_that_breaks_off_is_a_client_that_left(caplog):
 
 
 def test_no_answer_sends_a_client_to_the_host_it_named():
-    with served(ScriptedWorker("a")) as (url, _):
+    with served(ScriptedWorker("a"), host_names=("evil.example",)) as (url, _):
         answer = httpx2.get(f"{url}/health/", headers={"Host": "evil.example"})
         assert answer.status_code == 404 and "location" not in answer.headers
         assert "evil.example" not in answer.text
+
+
+def test_on_this_machine_only_its_own_names_are_answered(address):
+    """Else a web page that gives its name this address could ask, and read (DNS rebinding)."""
+
+    def status(url, host, key=None):
+        headers = {"Host": host} | ({"Authorization": f"Bearer {key}"} if key else {})
+        return httpx2.get(f"{url}/v1/models", headers=headers).status_code
+
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1", "127.1.2.3:80", "[::1]:8000"):
+        assert status(address, host) == 200, host
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "10.0.0.1",
+    ):
+        assert status(address, host) == 403, host
+    with served(ScriptedWorker("a"), host_names=("models.test",)) as (url, _):
+        assert [status(url, host) for host in ("models.test", "evil.example")] == [200, 403]
+    with served(ScriptedWorker("a"), api_keys=("key",)) as (url, _):
+        assert status(url, "evil.example", "key") == 200, "a page of strangers does not know the key"
+
+
+def test_what_is_remembered_of_one_key_is_not_found_with_another(tmp_path):
+    """How long an answer takes, and what /metrics counts, would tell what somebody else had asked."""
+    body = asked([image_part(tiny.picture(tmp_path / "a.png")), {"type": "text", "text": LONG}], max_tokens=2)
+    with served(api_keys=("one", "two")) as (url, service):
+
+        def work(key: str) -> tuple[int, int]:
+            before = service.engine.stats()
+            assert post(url, body, key).status_code == 200
+            after = service.engine.stats()
+            return after.tower_tiles - before.tower_tiles, after.copied_tokens - before.copied_tokens
+
+        assert work("one") == work("two") == (1, 0)
+        tiles, copied = work("one")
+        assert tiles == 0 and copied > 0
+        assert work("two") == (0, copied)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -174,7 +215,7 @@ def test_a_client_that_leaves_stops_the_engine():
 def test_a_client_that_leaves_while_its_picture_is_fetched_asks_nothing_of_the_engine():
     worker = ScriptedWorker("a")
     with socket.create_server(("127.0.0.1", 0)) as silent, served(worker, allow_http=True) as (url, service):
-        fetcher = Fetcher(1, 0, ("http",), allowed=lambda address: True)
+        fetcher = Fetcher(1, 0, ("http",), allowed=lambda address: True, ports=ANY_PORT)
         service.media = MediaReader(service.settings, fetcher)
         picture = {"type": "image_url", "image_url": {"url": f"http://127.0.0.1:{silent.getsockname()[1]}/"}}
         with pytest.raises(httpx2.ReadTimeout):
@@ -193,7 +234,7 @@ def test_a_slow_web_server_holds_up_nobody_else(tmp_path):
         served(ScriptedWorker("a"), allow_http=True, fetch_threads=1) as (url, service),
         ThreadPoolExecutor(3) as pool,
     ):
-        fetcher = Fetcher(1, 0, ("http",), allowed=lambda address: True)
+        fetcher = Fetcher(1, 0, ("http",), allowed=lambda address: True, ports=ANY_PORT)
         service.media = MediaReader(service.settings, fetcher)
         picture = {"type": "image_url", "image_url": {"url": f"http://127.0.0.1:{silent.getsockname()[1]}/"}}
         slow = [pool.submit(post, url, asked([picture])) for _ in range(3)]

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ssl import SSLContext
 from threading import Thread
 
+ANY_PORT = range(1, 65536)  # where a test's server may be
 Page = Callable[[BaseHTTPRequestHandler], None]
 
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.train.ema import averaged, update_average
 from llavakit.train.loop import train
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from llavakit.core.errors import UserError
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.train.guard import FEWEST, LIMIT, WINDOW, Guard
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics

@@ -44,9 +44,11 @@ def holder(tmp_path):
 
 def test_a_second_process_is_refused_by_name_until_the_first_is_dead(tmp_path, holder, capsys):
     who = rf"process {holder.pid} on {socket.gethostname()}"
-    with pytest.raises(ConfigError, match=rf"is in use by {who} \(since .*\); wait for it"):
-        with hold_directory(tmp_path, ALONE):
-            pass
+    with (
+        pytest.raises(ConfigError, match=rf"is in use by {who} \(since .*\); wait for it"),
+        hold_directory(tmp_path, ALONE),
+    ):
+        pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / NAME).exists()
@@ -57,9 +59,9 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_dead(tmp_path, h
 
 
 def test_two_runs_of_one_process_do_not_meet_either(tmp_path):
-    with hold_directory(tmp_path, ALONE), pytest.raises(ConfigError, match="is in use by process"):
-        with hold_directory(tmp_path, ALONE):
-            pass
+    refused = pytest.raises(ConfigError, match="is in use by process")
+    with hold_directory(tmp_path, ALONE), refused, hold_directory(tmp_path, ALONE):
+        pass
     with hold_directory(tmp_path, ALONE):
         pass
 
@@ -115,9 +117,11 @@ def test_the_holder_shows_that_it_lives(tmp_path, monkeypatch):
 
 def test_a_file_in_the_place_of_the_directory_is_one_line(tmp_path):
     (tmp_path / "run").write_text("")
-    with pytest.raises(ConfigError, match="run cannot be a run directory: "):
-        with hold_directory(tmp_path / "run", ALONE):
-            pass
+    with (
+        pytest.raises(ConfigError, match="run cannot be a run directory: "),
+        hold_directory(tmp_path / "run", ALONE),
+    ):
+        pass
 
 
 def test_a_directory_made_for_nothing_is_removed(tmp_path):

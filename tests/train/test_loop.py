@@ -19,7 +19,7 @@ from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import ModelConfig
-from llavakit.model.card import load_card, resolve
+from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
 from llavakit.train.freezing import train_only
 from llavakit.train.loop import train, train_step
@@ -336,16 +336,6 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert rates[99] == pytest.approx(0.2, abs=0.001)
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert schedule(0, 1, config) == 1.0
-
-
-def test_cached_features_train_exactly_like_pixels(tmp_path):
-    plain = tiny_run(tmp_path, "plain")
-    cached = tiny_run(tmp_path, "cached", **{"data.features": tmp_path / "features"})
-    train(plain)
-    train(cached)
-    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
-    with pytest.raises(ConfigError, match="includes the tower"):
-        train(settings.override(cached, ["train=[tower, connector]", f"out={tmp_path / 'x'}"]))
 
 
 def test_a_bad_record_stops_with_its_place_or_is_listed(tmp_path):

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from llavakit.core import config as settings
-from llavakit.core.errors import CheckpointError
+from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.convert.convert import merge
+from llavakit.model.directory import resolve
 from llavakit.train.loop import train
 from tests.train.test_loop import interrupt_after, losses, tiny_run
 
@@ -74,11 +75,12 @@ def test_a_second_run_goes_on_with_the_adapters_of_the_first(tmp_path):
 def test_merging_a_run(tmp_path):
     run = tiny_run(tmp_path, **LORA)
     train(run)
-    checkpoints.merge(run.out, tmp_path / "merged")
+    merge(run.out, tmp_path / "merged")
     merged = checkpoints.load(tmp_path / "merged")
     assert merged.adapter is None
     assert merged.card == checkpoints.load(run.out).card
-    with pytest.raises(CheckpointError, match="is already there; name a new directory"):
-        checkpoints.merge(run.out, tmp_path / "merged")
+    with pytest.raises(ConfigError, match=r"holds a model already; .* --overwrite"):
+        merge(run.out, tmp_path / "merged")
+    merge(run.out, tmp_path / "merged", overwrite=True)
     with pytest.raises(CheckpointError, match="is an ordinary checkpoint; there is nothing to merge"):
-        checkpoints.merge(tmp_path / "merged", tmp_path / "again")
+        merge(tmp_path / "merged", tmp_path / "again")

@@ -20,7 +20,7 @@ from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, Interrupted
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.model.llava import Newline
 from llavakit.train import sharding
 from llavakit.train.activation_checkpointing import checkpoint_activations

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from llavakit.core.errors import ConfigError
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.train.loop import train
 from tests.train.test_loop import tiny_run
 from tests.train.test_parallel import log_of, pair, train_rank, weights  # noqa: F401 (a fixture)

@@ -11,7 +11,7 @@ import pytest
 
 from llavakit.core import config as settings
 from llavakit.core.errors import Interrupted
-from llavakit.model.card import resolve
+from llavakit.model.directory import resolve
 from llavakit.train.loop import train
 from llavakit.train.metrics import Metrics, read_metrics
 from llavakit.train.state import State
@@ -20,11 +20,13 @@ from tests.train.test_loop import losses, tiny_run, weights
 
 SLOW = """
 import os, sys, time
+from pathlib import Path
 from llavakit import cli
 from llavakit.train import loop
 step = loop.train_step
 def slow(*args, **kwargs):
-    time.sleep(float(os.environ["SLOW"]))
+    Path(os.environ["STEPS"]).touch()
+    time.sleep(float(os.environ["SECONDS"]))
     return step(*args, **kwargs)
 loop.train_step = slow
 cli.main()
@@ -38,7 +40,8 @@ def start(run, tmp_path, seconds=0):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path.cwd()), "SLOW": str(seconds)},
+        env=os.environ
+        | {"PYTHONPATH": str(Path.cwd()), "SECONDS": str(seconds), "STEPS": str(tmp_path / "steps")},
     )
 
 
@@ -89,8 +92,7 @@ def test_the_program_ends_with_143_and_one_line(tmp_path):
 def test_a_step_longer_than_the_grace_says_what_counts(tmp_path):
     run = tiny_run(tmp_path, save_every=1, grace=0.5)
     child = start(run, tmp_path, seconds=300)
-    wait_for(run.out / "run.yaml", child)
-    time.sleep(1)
+    wait_for(tmp_path / "steps", child)
     child.send_signal(signal.SIGTERM)
     output, _ = child.communicate(timeout=60)
     assert child.returncode == 143, output

@@ -13,19 +13,21 @@ from torch import Tensor
 from llavakit.core.errors import CheckpointError, ConfigError, pick
 from llavakit.core.files import atomic_directory, read_json
 from llavakit.core.progress import say
-from llavakit.model.assemble import NOTHING, Opened, Sources, open_original, with_media_tokens
-from llavakit.model.card import load_card, resolve
-from llavakit.model.checkpoint import Checkpoint, empty_model, write_settings
+from llavakit.model.adapters import read_adapter
+from llavakit.model.assemble import NOTHING, Opened, Sources, with_media_tokens
+from llavakit.model.checkpoint import Checkpoint, write_settings
 from llavakit.model.convert.export import differences, original_config, tower_name
-from llavakit.model.formats.keys import BUFFERS, from_hf, to_hf, to_original
+from llavakit.model.directory import resolve
+from llavakit.model.formats.keys import to_hf, to_original
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.shards import write_shards
+from llavakit.model.formats.target import check_target
 from llavakit.model.formats.towers import TOWER_KINDS
-from llavakit.model.formats.vocabulary import EMBEDDING, HEAD, copy_tokenizer, cut, first_added, original_rows
-from llavakit.model.formats.weights import Stored, Weights, open_weights
-from llavakit.model.hf_card import part_settings
+from llavakit.model.formats.vocabulary import EMBEDDING, copy_tokenizer, cut, first_added, original_rows
+from llavakit.model.formats.weights import Stored, Weights
 from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
+from llavakit.model.opening import check_fit, open_model, shape_of
 from llavakit.model.serving import vllm_fit, without_videos
 from llavakit.text.chat_template import chat_template
 from llavakit.text.tokenizer import Tokenizer
@@ -45,6 +47,7 @@ class Options:
     shard_bytes: int = 2 * 10**9
     vocabulary: int | None = None  # rows of the original layout's tables; None: by rule
     sources: Sources = NOTHING
+    overwrite: bool = False  # a model that is at the target already is replaced
 
 
 PLAIN = Options()
@@ -59,10 +62,8 @@ def convert(source: Path, target: Path, to: str, options: Options = PLAIN) -> No
     if options.vocabulary is not None and to != "original":
         raise ConfigError("--vocabulary is for --to original: the other layouts keep all rows")
     folder = resolve(source)
-    _check_place(folder, target)
+    check_target(target, folder, overwrite=options.overwrite)
     opened = _open(folder, to, options)
-    if options.dtype is not None:
-        opened = opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
     if to == "original":
         _write_original(opened, folder, target, options)
     else:
@@ -81,10 +82,8 @@ def export(
     """
     name = pick(PROGRAMS, program, "engine")
     folder = resolve(source)
-    _check_place(folder, target)
+    check_target(target, folder, overwrite=options.overwrite)
     opened = _open(folder, "hf", options)
-    if options.dtype is not None:
-        opened = opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
     if images_only:
         opened = _without_videos(opened)
     fit = vllm_fit(opened.card)
@@ -114,85 +113,33 @@ def _without_videos(opened: Opened) -> Opened:
     return replace(opened, card=card).with_weights(kept)
 
 
-def _check_place(source: Path, target: Path) -> None:
-    here, there = source.resolve(), target.resolve()
-    if here == there or here in there.parents or there in here.parents:
-        raise ConfigError(f"{target} and {source} overlap; choose another place for the converted model")
-    if target.is_file() or (
-        target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file()
-    ):
-        raise ConfigError(f"{target} exists and holds no model; it would be replaced: choose a new name")
+def merge(source: Path, target: Path, *, overwrite: bool = False) -> None:
+    """Write adapters and their base as one ordinary checkpoint. All or nothing."""
+    folder = resolve(source)
+    adapter = read_adapter(read_json(folder / "config.json"), folder)
+    if adapter is None:
+        raise CheckpointError(f"{source} is an ordinary checkpoint; there is nothing to merge")
+    check_target(target, folder, adapter.base, overwrite=overwrite)
+    _write_ours(open_model(folder, None), target, PLAIN)
 
 
 def _open(folder: Path, to: str, options: Options) -> Opened:
     config = read_json(folder / "config.json")
     # An original directory has no place for a template: nobody need name one in order to write it.
     name = options.template or ("plain" if to == "original" and "llavakit" not in config else None)
-    if is_original(config):
-        return open_original(folder, name, options.sources)
-    if options.sources != Sources(tower=options.sources.tower if to == "original" else None):
-        raise ConfigError(
-            f"{folder} is no original LLaVA directory; --base, --delta-base and --tower are for those "
-            "(--tower also names the tower of one that is written)"
-        )
-    return _open_hf(folder, config, name)
-
-
-def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) -> Opened:
-    """A directory of `transformers` or llavakit, with its weights still in their files."""
-    card = load_card(folder, template_name)
-    text, vision = part_settings(config, folder)
-    ours = "llavakit" in config
-    tokenizer = Tokenizer.load(folder, ours=ours)
-    opened = Opened(card, text, vision, {}, tokenizer, folder, card.tower.path if ours else None)
-    language = _empty(opened).language
-    children = frozenset(name for name, _ in language.named_children())
-    weights = {
-        from_hf(key, base=language.base_model_prefix, children=children): stored
-        for key, stored in open_weights(folder).items()
-        if not key.endswith(BUFFERS)
-    }
-    if language.config.tie_word_embeddings:
-        weights.pop(HEAD, None)
-    if card.connector.kind == "linear":
-        _drop_identity(weights, folder)
-    return opened.with_weights(weights)
-
-
-def _drop_identity(weights: Weights, folder: Path) -> None:
-    """A linear connector's second layer, which in `transformers` form is an identity."""
-    weight, bias = (weights.pop(f"connector.linear_2.{leaf}", None) for leaf in ("weight", "bias"))
-    if weight is None or bias is None:
-        return
-    matrix = weight.read()
-    if not matrix.equal(torch.eye(len(matrix), dtype=matrix.dtype)) or bias.read().any():
-        raise CheckpointError(f"{folder}: connector.kind is linear, but the second layer is not an identity")
-
-
-def _empty(opened: Opened) -> Llava:
-    """The model without memory: for its shapes and settings."""
-    with torch.device("meta"):
-        return empty_model(opened.card, opened.text, opened.vision, device="meta")
+    sources = options.sources
+    if to == "original" and not is_original(config):
+        sources = replace(sources, tower=None)  # it is for the directory that is written
+    opened = open_model(folder, name, sources)
+    if options.dtype is None:
+        return opened
+    return opened.with_weights(_cast(opened.weights, pick(DTYPES, options.dtype, "dtype")))
 
 
 def _checked(opened: Opened) -> Llava:
     """The empty model, in the type of the weights, and proof that it is the one the weights are for."""
-    model = _empty(opened)
-    expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    if model.language.config.tie_word_embeddings:
-        expected.pop(HEAD, None)
-    missing = sorted(expected.keys() - opened.weights.keys())
-    unknown = sorted(opened.weights.keys() - expected.keys())
-    if missing or unknown:
-        raise CheckpointError(
-            f"the weights do not fit config.json: {len(missing)} missing {missing[:2]}, "
-            f"{len(unknown)} unknown {unknown[:2]}"
-        )
-    for key, stored in opened.weights.items():
-        if stored.shape != expected[key]:
-            raise CheckpointError(
-                f"{key} is {list(stored.shape)} in the file, {list(expected[key])} by config.json"
-            )
+    model = shape_of(opened)
+    check_fit(opened.weights, model, opened.tokenizer_folder)
     language = [stored for key, stored in opened.weights.items() if key.startswith("language.")]
     smallest = min(language, key=lambda stored: torch.Size(stored.shape).numel())
     model.to(smallest.read().dtype)
@@ -212,7 +159,7 @@ def _write_ours(opened: Opened, target: Path, options: Options, notes: Sequence[
     with atomic_directory(target) as draft:
         write_settings(checkpoint, draft)
         _copy(opened.tokenizer_folder, draft, "tokenizer.model")  # a conversion back needs it
-        write_shards(weights, draft, options.shard_bytes)
+        write_shards(weights, draft, options.shard_bytes, title="converting")
 
 
 def _hf_notes(opened: Opened) -> list[str]:
@@ -265,7 +212,7 @@ def _write_original(opened: Opened, folder: Path, target: Path, options: Options
         (draft / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_tokenizer(opened.tokenizer_folder, draft, size=size)
         _copy(folder, draft, GENERATION)
-        write_shards(weights, draft, options.shard_bytes)
+        write_shards(weights, draft, options.shard_bytes, title="converting")
 
 
 def _original_vocabulary(opened: Opened, folder: Path, options: Options) -> tuple[Opened, int | None]:

@@ -1,10 +1,8 @@
 """What a released model is, as data."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from llavakit.core.errors import ConfigError
-from llavakit.model.build import LanguageConfig, ModelConfig
 from llavakit.model.card import Card
 from llavakit.model.families.parts import Decoder
 from llavakit.model.formats.towers import Vision
@@ -32,18 +30,10 @@ class Family:
     decoder: Decoder
     context: int
     released: str | None = None  # hub id of the published checkpoint
+    converted: str | None = None  # and of the same weights in the layout of `transformers`
+    delta: bool = False  # what is released are differences to LLaMA's weights
     rope_scaling: bool = False
     remarks: tuple[str, ...] = ()
-
-    @property
-    def language(self) -> LanguageConfig:
-        """The decoder as settings of a run name it."""
-        return LanguageConfig(path=self.decoder.path)
-
-    def model(self, *, start: Path | None = None, **changes: object) -> ModelConfig:
-        """The settings of a run that makes this model; `changes` replace parts of the card."""
-        card = self.card.model_copy(update=changes)
-        return ModelConfig(start=start, language=self.language, **dict(card))
 
     def plan(
         self, size: Size, *, frames: int | None = None, alone: bool = True, rule: Rule | None = None

@@ -1,6 +1,7 @@
 """LoRA adapters merged, and delta weights added, tensor by tensor as the model streams by. No peft needed."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
@@ -19,8 +20,12 @@ PLAIN: dict[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 
-def merge_lora(weights: Weights, folder: Path) -> Weights:
+def merge_lora(
+    weights: Weights, folder: Path, rename: Callable[[str], str | None] = from_original
+) -> Weights:
     """`weights` (our names) with the adapter in `folder` and the whole tensors that were trained beside it.
+
+    `rename` gives our name for one in the model that peft wrapped.
 
     W + scale * B A, with scale = alpha / r (alpha / sqrt(r) for rank-stabilised LoRA), computed in float32 and
     stored in W's own type.
@@ -36,10 +41,10 @@ def merge_lora(weights: Weights, folder: Path) -> Weights:
         )
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     file = first_existing(folder, "adapter_model.safetensors", "adapter_model.bin")
-    pairs, whole = _split(open_file(file), file)
+    pairs, whole = _split(open_file(file), file, rename)
     beside = folder / "non_lora_trainables.bin"
     for key, stored in (open_file(beside) if beside.is_file() else {}).items():
-        kept = from_original(_strip(key))
+        kept = rename(_strip(key))
         if kept is not None:
             whole[kept] = stored
     merged = weights | whole
@@ -54,18 +59,25 @@ def merge_lora(weights: Weights, folder: Path) -> Weights:
                 f"{file}: the adapter of {name} is for {list(shape)}, the base model has "
                 f"{list(weights[name].shape)}; is this the base it was trained on?"
             )
-        merged[name] = _low_rank(merged[name], pair["lora_A"], pair["lora_B"], scale)
+        merged[name] = _low_rank(name, merged[name], pair["lora_A"], pair["lora_B"], scale)
     return merged
 
 
-def _low_rank(base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
+def _low_rank(name: str, base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
     def change(weight: Tensor) -> Tensor:
-        return (weight.float() + scale * (up.read().float() @ down.read().float())).to(weight.dtype)
+        total = (weight.float() + scale * (up.read().float() @ down.read().float())).to(weight.dtype)
+        if not total.isfinite().all():
+            raise CheckpointError(
+                f"{name}: base and adapter add up to numbers that {weight.dtype} does not hold"
+            )
+        return total
 
     return base.then(change)
 
 
-def _split(adapter: Weights, file: Path) -> tuple[dict[str, Weights], Weights]:
+def _split(
+    adapter: Weights, file: Path, rename: Callable[[str], str | None]
+) -> tuple[dict[str, Weights], Weights]:
     """Pairs of low-rank matrices by the weight they change, and tensors that replace a whole weight."""
     pairs: dict[str, Weights] = {}
     whole: Weights = {}
@@ -73,7 +85,7 @@ def _split(adapter: Weights, file: Path) -> tuple[dict[str, Weights], Weights]:
         # Adapters of peft carry their name in some versions, and the word for whole modules in others.
         words = [word for word in _strip(key).split(".") if word not in ("default", "modules_to_save")]
         kinds = [word for word in words if word.startswith("lora_")]
-        name = from_original(".".join(word for word in words if not word.startswith("lora_")))
+        name = rename(".".join(word for word in words if not word.startswith("lora_")))
         if name is None:
             continue
         if not kinds:

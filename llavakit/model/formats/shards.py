@@ -1,6 +1,7 @@
 """Writing a table of stored tensors as safetensors shards, one shard in memory at a time."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -9,18 +10,21 @@ from torch import Tensor
 from llavakit.core.progress import bar
 from llavakit.model.formats.weights import Weights
 
+SHARD_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"
 
 
-def write_shards(weights: Weights, folder: Path, shard_bytes: int) -> None:
+def write_shards(
+    weights: Weights, folder: Path, shard_bytes: int = SHARD_BYTES, *, title: str | None = None
+) -> None:
     """`weights` into files of at most `shard_bytes` (a larger tensor gets one of its own), then the index.
 
-    A single file is called model.safetensors and needs no index.
+    A single file is called model.safetensors and needs no index. A bar is shown under `title`.
     """
     drafts: list[list[str]] = []
     shard: dict[str, Tensor] = {}
     held = total = 0
-    with bar("converting", len(weights)) as shown:
+    with nullcontext() if title is None else bar(title, len(weights)) as shown:
         for key, stored in weights.items():
             tensor = stored.read().contiguous()
             size = tensor.numel() * tensor.element_size()
@@ -31,7 +35,8 @@ def write_shards(weights: Weights, folder: Path, shard_bytes: int) -> None:
             del tensor
             held += size
             total += size
-            shown.advance(note=f"{total / 1e9:.2f} GB")
+            if shown is not None:
+                shown.advance(note=f"{total / 1e9:.2f} GB")
         _flush(shard, folder, drafts)
     names = [_final(number, len(drafts)) for number in range(1, len(drafts) + 1)]
     for number, name in enumerate(names):

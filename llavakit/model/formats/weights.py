@@ -18,10 +18,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
+from llavakit.core.files import check_pointer
+from llavakit.core.progress import say
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLE = ("model.safetensors", "pytorch_model.bin")
 PATTERNS = ("model*.safetensors", "pytorch_model*.bin")  # looked for in this order, as transformers does
-LFS = b"version https://git-lfs"
 SHARD = re.compile(r".*-(\d+)-of-(\d+)\.\w+")
 
 
@@ -46,31 +48,61 @@ def has_weights(folder: Path) -> bool:
 
 
 def open_weights(folder: Path) -> Weights:
-    """Every tensor of a model directory, safetensors before pickles, in the order of the files."""
-    files, pickles = _model_files(folder), Pickles()
+    """Every tensor of a model directory, safetensors before pickles, in the order of the files.
+
+    An index says which files count; without one a file called model.safetensors stands alone. What is passed over
+    (further files, tensors that the index does not name) is told in a line; a tensor that is not where the index
+    says, or that two files hold, is a CheckpointError.
+    """
+    files, index, pickles = _model_files(folder), _find_index(folder), Pickles()
+    where = _index(index)
     found: Weights = {}
+    passed: dict[str, str] = {}
     for file in files:
-        found |= open_file(file, pickles)
-    index = folder / INDEXES[files[0].suffix != ".safetensors"]
-    named = _index(index)
-    lost = sorted(named.keys() - found.keys())
+        for key, stored in open_file(file, pickles).items():
+            if where and where.get(key) != file.name:
+                passed[key] = file.name
+            elif key in found:
+                raise CheckpointError(
+                    f"{folder}: two files hold {key}, one of them {file.name}; remove the other"
+                )
+            else:
+                found[key] = stored
+    lost = sorted(where.keys() - found.keys())
+    if lost and lost[0] in passed:
+        raise CheckpointError(
+            f"{index} says that {lost[0]} is in {where[lost[0]]}, but {passed[lost[0]]} holds it"
+        )
     if lost:
         raise CheckpointError(
-            f"{index} names {len(lost)} tensors that no file holds, such as {lost[0]} in {named[lost[0]]}; "
+            f"{index} names {len(lost)} tensors that no file holds, such as {lost[0]} in {where[lost[0]]}; "
             "download that file again"
         )
+    if passed:
+        some, place = next(iter(passed.items()))
+        say(f"note: not read, as {index} says otherwise: {len(passed)} tensors, such as {some} in {place}")
     return found
+
+
+def read_all(weights: Weights) -> dict[str, Tensor]:
+    """The tensors themselves."""
+    return {key: stored.read() for key, stored in weights.items()}
+
+
+def in_memory(tensors: dict[str, Tensor]) -> Weights:
+    """A table of tensors that are there already; those of other devices come to the CPU when they are read."""
+
+    def reader(tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: tensor.detach().cpu()
+
+    return {key: Stored(tuple(tensor.shape), reader(tensor)) for key, tensor in tensors.items()}
 
 
 def open_file(file: Path, pickles: "Pickles | None" = None) -> Weights:
     """The tensors of one .safetensors file, or of one pickle (read with `weights_only`, so it cannot run code)."""
     if not file.is_file():
         raise CheckpointError(f"{file} is missing")
-    with file.open("rb") as opened:
-        if opened.read(len(LFS)) == LFS:
-            raise CheckpointError(
-                f"{file} is a Git LFS pointer, not the weights; fetch them with `git lfs pull`"
-            )
+    check_pointer(file)
     if file.suffix == ".safetensors":
         return _open_safetensors(file)
     pickles = pickles or Pickles()
@@ -84,6 +116,7 @@ def first_existing(folder: Path, *names: str) -> Path:
 
 
 def _model_files(folder: Path) -> list[Path]:
+    """The files that count; others of the same kind are told."""
     for pattern, index in zip(PATTERNS, INDEXES, strict=True):
         files = sorted(folder.glob(pattern))
         named = sorted({folder / name for name in _index(folder / index).values()})
@@ -92,9 +125,28 @@ def _model_files(folder: Path) -> list[Path]:
             raise CheckpointError(
                 f"{folder / index} names {absent[0]}, which is missing ({len(absent)} in all)"
             )
+        alone = [file for file in files if file.name in SINGLE]
         if named or files:
-            return named or _complete(files)
+            counted = named or alone or _complete(files)
+            extra = [file.name for file in files if file not in counted]
+            if extra:
+                because = f"{index} does not name them" if named else f"{counted[0].name} is the whole model"
+                say(f"note: {folder}: not read, as {because}: {', '.join(extra)}")
+            return counted
     raise CheckpointError(f"{folder}: no weights (model*.safetensors or pytorch_model*.bin)")
+
+
+def _find_index(folder: Path) -> Path:
+    """The index that says where tensors are; its name where there is none."""
+    kinds = zip(PATTERNS, INDEXES, strict=True)
+    return next(
+        (
+            folder / index
+            for pattern, index in kinds
+            if (folder / index).is_file() or any(folder.glob(pattern))
+        ),
+        folder / INDEXES[0],
+    )
 
 
 def _complete(files: list[Path]) -> list[Path]:

@@ -1,0 +1,194 @@
+"""What a judge said: a rating, a score, a winner. Ours take the last verdict and never put a number in its place.
+
+The rules of other harnesses stand beside them for comparison; what they would draw at random is None here.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+Number = int | float
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+LABELLED = re.compile(
+    r"(?i)(?:score|rating|give|grade|points?|verdict)\b[^\d\n-]{0,24}(-?\d+(?:\.\d+)?)(?![\d.]*\d)"
+)
+JUDGEMENT = re.compile(
+    r"(?i)(?:Overall Judgment|Therefore)\s*.*\s*-*\s*Answer\s*(\d+)\s*is\s*(?:the\s*)?(?:slightly\s*)?better"
+)
+RATING = re.compile(r"(?i)rating\s*:\s*(\d+(?:\.\d+)?)")
+LABEL = re.compile(r"\[\[([AB])\]\]")
+MISSING = object()
+
+
+def mmhal_official(text: str) -> int:
+    """MMHal-Bench: the one `rating: s` for s from 0 to 6, a prefix counts; none or several are 0."""
+    found = [score for score in range(7) if f"rating: {score}" in text.lower()]
+    return found[0] if len(found) == 1 else 0
+
+
+def mmhal(text: str) -> int | None:
+    """The one rating from 0 to 6."""
+    found = {float(number) for number in RATING.findall(text)}
+    if len(found) != 1:
+        return None
+    [rating] = found
+    return int(rating) if rating in range(7) else None
+
+
+MMHAL_RULES: dict[str, Callable[[str], int | None]] = {"official": mmhal_official, "ours": mmhal}
+
+
+def binary(text: str) -> int:
+    """A verdict of exactly 0 or 1, alone or as its label says; anything else is not a 1."""
+    bare = text.strip().strip("[].").lower()
+    bare = re.sub(r"^(score|answer)\s*:\s*", "", bare)
+    return int(bare == "1")
+
+
+def binary_lmms(text: str) -> int:
+    """lmms-eval: any "1" anywhere."""
+    return int("1" in text)
+
+
+BINARY_RULES: dict[str, Callable[[str], int]] = {"ours": binary, "lmms": binary_lmms}
+
+
+def score(text: str, lowest: float, highest: float) -> Number | None:
+    """The last labelled number within the range; a text that is one number is that number."""
+    text = text.strip()
+    found = LABELLED.findall(text) or ([text] if NUMBER.fullmatch(text) else [])
+    inside = [float(number) for number in found if lowest <= float(number) <= highest]
+    return _plain(inside[-1]) if inside else None
+
+
+def score_lmms(text: str, lowest: float, highest: float) -> Number:
+    """lmms-eval: the first number, cut to the range; the lowest where there is none."""
+    found = NUMBER.search(text)
+    return _plain(max(lowest, min(float(found[0]), highest)) if found else lowest)
+
+
+SCORE_RULES: dict[str, Callable[[str, float, float], Number | None]] = {"ours": score, "lmms": score_lmms}
+
+
+def _plain(number: float) -> Number:
+    return int(number) if number == int(number) else number
+
+
+def two_scores(text: str) -> tuple[float, float] | None:
+    """LLaVA-Bench: two numbers, and nothing else, in the first line."""
+    lines = text.strip().splitlines()
+    words = lines[0].replace(",", " ").split() if lines else []
+    if len(words) != 2 or not all(NUMBER.fullmatch(word) for word in words):
+        return None
+    return float(words[0]), float(words[1])
+
+
+def two_scores_lmms(text: str) -> tuple[float, float]:
+    """lmms-eval: the first two numbers of the first line, whatever they are; (-1, -1) where there are none."""
+    lines = text.strip().split("\n")
+    found = NUMBER.findall(lines[0].replace(",", " ").replace(";", " "))
+    return (float(found[0]), float(found[1])) if len(found) >= 2 else (-1.0, -1.0)
+
+
+COMPARATIVE_RULES: dict[str, Callable[[str], tuple[float, float] | None]] = {
+    "ours": two_scores, "lmms": two_scores_lmms,
+}  # fmt: skip
+
+
+def better_answer(text: str) -> int | None:
+    """VL-RewardBench: which answer is better, by its last verdict; 1 or 2."""
+    found = JUDGEMENT.search(text.replace("\n", "").replace("*", ""))
+    return int(found[1]) if found and found[1] in ("1", "2") else None
+
+
+def last_label(text: str) -> str | None:
+    """Multimodal RewardBench: the last [[A]] or [[B]]."""
+    found = LABEL.findall(text)
+    return found[-1] if found else None
+
+
+def first_label(text: str) -> str | None:
+    """Its official rule: A wherever [[A]] stands, else B."""
+    return next((label for label in "AB" if f"[[{label}]]" in text), None)
+
+
+LABEL_RULES: dict[str, Callable[[str], str | None]] = {"ours": last_label, "official": first_label}
+
+
+def _dictionary(text: str) -> dict[str, Any] | None:
+    """The first {...} of a text: as JSON, or with the quotes of Python's."""
+    found = re.search(r"\{[^{}]*\}", text)
+    if found is None:
+        return None
+    for spelling in (found[0], re.sub(r"'([^']*)'", r'"\1"', found[0])):
+        try:
+            value = json.loads(spelling)
+        except ValueError:
+            continue
+        return value if isinstance(value, dict) else None
+    return None
+
+
+def prediction(text: str) -> tuple[str, int] | None:
+    """ActivityNet-QA and MSVD: {'pred': 'yes' or 'no', 'score': 0 to 5}, and nothing else in them."""
+    said = _dictionary(text) or {}
+    pred, points = str(said.get("pred", "")).strip().lower(), said.get("score", MISSING)
+    if (
+        pred not in ("yes", "no")
+        or isinstance(points, bool)
+        or not isinstance(points, int)
+        or not 0 <= points <= 5
+    ):
+        return None
+    return pred, points
+
+
+def prediction_lmms(text: str) -> tuple[str, int] | None:
+    """lmms-eval: "yes" or "no" anywhere in `pred`."""
+    said = _dictionary(text)
+    if (
+        said is None
+        or not isinstance(said.get("pred"), str)
+        or not isinstance(said.get("score"), int | float | str)
+    ):
+        return None
+    pred = said["pred"].lower()
+    try:
+        return "yes" if "yes" in pred else "no" if "no" in pred else said["pred"], int(said["score"])
+    except ValueError:
+        return None
+
+
+PREDICTION_RULES: dict[str, Callable[[str], tuple[str, int] | None]] = {
+    "ours": prediction, "lmms": prediction_lmms,
+}  # fmt: skip
+
+
+def detail(text: str) -> Number | None:
+    """Video detail description: {'score': 0 to 5}."""
+    points = (_dictionary(text) or {}).get("score")
+    return (
+        points
+        if isinstance(points, int | float) and not isinstance(points, bool) and 0 <= points <= 5
+        else None
+    )
+
+
+def detail_lmms(text: str) -> int:
+    """lmms-eval: what has no score has 0."""
+    points = (_dictionary(text) or {}).get("score", 0)
+    try:
+        return int(points)
+    except (TypeError, ValueError):
+        return 0
+
+
+DETAIL_RULES: dict[str, Callable[[str], Number | None]] = {"ours": detail, "lmms": detail_lmms}
+
+
+def critic_r1(text: str, truth: str) -> float:
+    """LLaVA-Critic-R1's reward: 0.9 for the verdict in a box, 0.1 for thinking before it."""
+    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    thought = re.fullmatch(r"(?s)\s*<think>.*</think>.*\\boxed\{.*\}.*", text) is not None
+    return 0.9 * float(bool(boxed) and boxed[-1].strip() == truth) + 0.1 * float(thought)

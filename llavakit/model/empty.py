@@ -1,0 +1,32 @@
+"""A model of the right shape without its numbers: what a checkpoint fills, or what only sizes are asked of."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from llavakit.model.card import Card
+from llavakit.model.connector import build_connector
+from llavakit.model.llava import Llava, Newline
+from llavakit.model.rope import stretch_config
+from llavakit.model.tower import empty_tower
+
+
+def empty_model(
+    card: Card,
+    text: dict[str, Any],
+    vision: dict[str, Any] | None,
+    *,
+    rope_factor: float | None = None,
+    device: str = "cpu",
+) -> Llava:
+    """A model of the right shape whose weights a checkpoint will fill; the decoder's are on `device`."""
+    settings = AutoConfig.for_model(**text)
+    if rope_factor is not None:
+        stretch_config(settings, rope_factor)
+    with no_init_weights(), torch.device(device):
+        language = AutoModelForCausalLM.from_config(settings)
+    tower = empty_tower(card.tower, card.image, vision)
+    connector = build_connector(card.connector, tower.width, settings.hidden_size)
+    return Llava(tower, connector, language, Newline(card.separators, settings.hidden_size))
