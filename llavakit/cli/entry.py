@@ -77,14 +77,9 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-<<<<<<< HEAD
         if rank == 0 or not isinstance(error, Interrupted):
-            typer.echo(f"rank {rank}: error: {error}" if rank else f"error: {error}", err=True)
-=======
-        if rank == 0 or error.exit_code != INTERRUPTED:
             line = f"rank {rank}: error: {error}" if rank else f"error: {error}"
             typer.echo(printable(line), err=True)
->>>>>>> main
         sys.exit(error.exit_code)
     except OSError as error:  # a full disk or a missing permission is not a bug of ours
         where = f": {error.filename}" if error.filename else ""

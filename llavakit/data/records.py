@@ -4,11 +4,7 @@ Files are JSON, JSON lines, Parquet, a saved data set or a tar file. How an entr
 dialect (`dialects/table.py`).
 """
 
-<<<<<<< HEAD
 import hashlib
-import re
-=======
->>>>>>> main
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
