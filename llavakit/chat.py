@@ -76,7 +76,7 @@ class Chat:
     def describe(self, video: Video) -> str:
         """One line about a video as the model will see it."""
         medium = plan_media(video, self.encoder.image, self.encoder.video, alone=True)
-        return f"{len(medium.pictures())} frames, {medium.plan.num_tokens} tokens"
+        return f"{medium.plan.frames} frames, {medium.plan.num_tokens} tokens"
 
     def reply(self, sampling: Sampling) -> Reply:
         """An empty answer that ends at the template's stops, and at those of `sampling`."""
