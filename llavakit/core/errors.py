@@ -11,15 +11,22 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 LONG_WORD = re.compile(r"\S{400,}")  # no path of people's; a picture in base64, say
-FlawKind = Literal[
-    "record", "placeholders", "answer"
-]  # what can be wrong with a record before its media are looked at
+# What can be wrong with a record before its media are looked at.
+FlawKind = Literal["record", "placeholders", "answer", "unread"]
 
 
 class UserError(Exception):
     """Something the user gave us cannot work. `str(error)` is the whole message."""
 
     exit_code = 2
+
+
+class Interrupted(UserError):
+    """Stopped from outside, with everything saved: what was done, and the command that goes on."""
+
+    def __init__(self, done: str, command: str, exit_code: int) -> None:
+        super().__init__(f"{done}; go on with: {command}")
+        self.done, self.exit_code = done, exit_code
 
 
 class ConfigError(UserError):

@@ -18,10 +18,11 @@ and ours, whose paths start at the list's folder:
 What `random` and a broken weight choose is drawn from the run's seed.
 """
 
+import hashlib
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -78,6 +79,15 @@ class Source:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class SourceFacts:
+    """What says whether a source is still the one that a run began with."""
+
+    name: str
+    records: int  # that are chosen
+    digest: str
+
+
 def list_sources(files: Sequence[Path], images: Path | None = None) -> list[Source]:
     """The sources that data files and mixture lists (.yaml) name, each looked for on the disk; nothing is read.
 
@@ -117,13 +127,14 @@ def parse_take(text: str) -> Take:
 class Mixture(Sequence[Record]):
     """The records that sources choose, by number, and the order in which an epoch reads them."""
 
-    def __init__(self, sources: Sequence[Source], *, seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], *, seed: int, unread: Collection[str] = ()) -> None:
+        """`unread` are fields and placeholders of records that are passed over on purpose; see `read_records`."""
         self.sources, self.seed = list(sources), seed
         self._files: list[list[Records]] = []
         self._starts: list[list[int]] = []  # of every source: the number of each file's first record
         self._chosen: list[np.ndarray] = []
         for number, source in enumerate(self.sources):
-            files = [read_records(path, source.images) for path in source.paths]
+            files = [read_records(path, source.images, frozenset(unread)) for path in source.paths]
             rng = np.random.default_rng([seed, TAKEN, number])
             self._files.append(files)
             self._starts.append([0, *accumulate(map(len, files))])
@@ -156,6 +167,14 @@ class Mixture(Sequence[Record]):
     def count(self, source: int) -> int:
         """How many records of a source are chosen."""
         return len(self._chosen[source])
+
+    def facts(self) -> list[SourceFacts]:
+        """Of every source, in order."""
+        found = []
+        for source, files, chosen in zip(self.sources, self._files, self._chosen, strict=True):
+            digest = hashlib.sha256("".join(records.digest() for records in files).encode()).hexdigest()
+            found.append(SourceFacts(source.name, len(chosen), digest[:16]))
+        return found
 
     @cached_property
     def num_reads(self) -> int:

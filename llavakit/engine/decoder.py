@@ -25,11 +25,11 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine.layer import Layer, Norm
 from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
-from llavakit.engine.native import NativeLinear, Workspace, missing
+from llavakit.engine.native import NativeLinear, Workspace, misfit, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
-from llavakit.engine.weights import Product, refresh, replace_modules
-from llavakit.model.attention import Layout
-from llavakit.model.llava import KeyValueCache, Llava
+from llavakit.engine.weights import Product, check, refresh, replace_modules
+from llavakit.model.attention import KeyValueCache, Layout
+from llavakit.model.llava import Llava
 
 log = logging.getLogger(__name__)
 Weights = Literal["as_is", "bf16", "int8", "int4"]
@@ -61,6 +61,10 @@ class Decoder(Protocol):
 
     def logits(self, hidden_LD: Tensor) -> Tensor: ...
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise for new weights that `refresh` could not take. Changes nothing."""
+        ...
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         """New weights in place, by the names of the language model's state dict; the others stay as they are."""
         ...
@@ -84,6 +88,8 @@ def fuse(
     `release` frees the module's weights that own layers have copied, so that they are not held twice; after it
     `model.language` itself cannot run. Quantised modules of other families are always replaced in place.
     """
+    if not model.packing.packs:
+        raise ConfigError(model.packing.explain(model.language))
     if weights == "bf16":
         language: nn.Module = model.language
         language.to(torch.bfloat16)
@@ -102,23 +108,29 @@ def fuse(
     )
     if kernels == "auto":
         decoder.lack = lack
-        log.info(
-            "decoder: %s kernels%s", decoder.kernels, "" if lack is None else f"; native ones need {lack}"
-        )
+        log.info("%s", describe_kernels(decoder))
     return decoder
 
 
 def _lack(model: Llava, fused: bool) -> str | None:
     """Why native kernels cannot run this model here, None if they can."""
-    language = model.language
+    language: Any = model.language
     if not fused:
         return f"a plain decoder of the Llama shape, which this {type(language).__name__} is not"
     if language.dtype != torch.bfloat16 or language.device.type != "cpu":
         return f"bf16 weights on the CPU, and these are {language.dtype} on {language.device.type}"
-    config = language.config
-    if config.hidden_size % 32 or config.intermediate_size % 32:
-        return "widths that are multiples of 32"
+    first = language.get_decoder().layers[0]
+    for product in (first.self_attn.q_proj, first.self_attn.o_proj, first.mlp.down_proj):
+        lack = misfit(product.in_features)
+        if lack is not None:
+            return lack
     return missing()
+
+
+def describe_kernels(decoder: Decoder) -> str:
+    """Whose products a decoder runs on, and why not on ours: the line that serve and chat start with."""
+    lack = "" if decoder.lack is None else f"; native ones need {decoder.lack}"
+    return f"the decoder runs on {decoder.kernels} kernels{lack}"
 
 
 def _can_fuse(language: PreTrainedModel) -> bool:
@@ -162,6 +174,9 @@ class ModuleDecoder:
 
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.model.logits(hidden_LD)
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.model.language, self.products, tensors)
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         refresh(self.model.language, self.products, tensors)
@@ -230,14 +245,22 @@ class FusedDecoder:
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.head.linear(hidden_LD)
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.language, self._products(), self._with_head(tensors))
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        products = [product for layer in self.layers for product in layer.products]
-        # Tied tables have two names and one tensor; whichever is given, the head's copy must follow.
-        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
-            tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
-        refresh(self.language, [*products, self.head], tensors)
+        refresh(self.language, self._products(), self._with_head(tensors))
         for norm in [norm for layer in self.layers for norm in layer.norms] + [self.norm]:
             norm.load()
+
+    def _products(self) -> list[Product]:
+        return [product for layer in self.layers for product in layer.products] + [self.head]
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tied tables have two names and one tensor; whichever is given, the head's copy must follow."""
+        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+            return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        return tensors
 
     def _angles(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines whose first half is negative, as `rotate` wants them; the module's own numbers."""

@@ -45,7 +45,7 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
             vision = _vision(card.tower.path, notes)
     else:
         check_parts(card, load_card(config.start, card.template), config.start)
-        text, vision, tokenizer, stored = _started(resolve(config.start))
+        text, vision, tokenizer, stored = _started(resolve(config.start, weights=False))
         if config.lora is not None and config.lora.four_bit:
             dtype = stored
     with torch.device("meta"):
