@@ -210,7 +210,7 @@ def test_the_report_fits_a_terminal_of_80_columns(flawed, tmp_path):
     for tally in report.tallies:
         tally.name = ""
     said = " ".join(show(report).split())
-    assert "11 bad: 1 record, 1 placeholders, 1 answer, 1 unread, 2 missing, 3 corrupt, 1 long, 1 dup" in said
+    assert "11 bad: 2 record, 1 placeholders, 1 answer, 1 unread, 2 missing, 3 corrupt, 1 long, 1 dup" in said
     assert " tokens: mean " in said
 
 
