@@ -19,7 +19,7 @@ from llavakit.cli.models import models
 from llavakit.cli.plan import plan
 from llavakit.cli.serve import serve
 from llavakit.cli.train import train
-from llavakit.core.errors import UserError
+from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import printable, say
 from llavakit.version import __version__
@@ -70,7 +70,7 @@ app = make_app()
 def main() -> None:
     """Entry point: turns UserError into one line and an exit code.
 
-    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same Ctrl-C.
+    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same signal.
     """
     rank = int(os.environ.get("RANK", "0"))
     if "RANK" not in os.environ:  # ranks build models in turn, and give back what they no longer hold
@@ -78,7 +78,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        if rank == 0 or error.exit_code != INTERRUPTED:
+        if rank == 0 or not isinstance(error, Interrupted):
             line = f"rank {rank}: error: {error}" if rank else f"error: {error}"
             typer.echo(printable(line), err=True)
         sys.exit(error.exit_code)
