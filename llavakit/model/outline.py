@@ -11,14 +11,15 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.files import read_json
 from llavakit.model.adapters import add_adapters
 from llavakit.model.assemble import read_tokenizer
-from llavakit.model.build import LanguageConfig, ModelConfig, add_tokens, check_parts
-from llavakit.model.directory import load_card, resolve
+from llavakit.model.build import add_tokens, check_parts
+from llavakit.model.directory import complete_card, load_card, resolve
 from llavakit.model.empty import empty_model
 from llavakit.model.families import DECODERS
 from llavakit.model.formats.original import is_original, text_settings, vision_settings
 from llavakit.model.formats.towers import TOWERS
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
+from llavakit.model.settings import LanguageConfig, ModelConfig
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 Settings = dict[str, Any]
@@ -33,7 +34,7 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
     ConfigError or CheckpointError for what else is not on this machine.
     """
     notes = [] if notes is None else notes
-    card = config.card()
+    card = complete_card(config)
     dtype, vision, tokenizer = (
         torch.float32,
         None,

@@ -7,13 +7,14 @@ from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, 
 
 from llavakit.core.errors import ConfigError
 from llavakit.model import checkpoint
-from llavakit.model.build import LanguageConfig, ModelConfig, family_config
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES
+from llavakit.model.families.row import family_config
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.outline import outline
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import LanguageConfig, ModelConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.recipes import RECIPES
 from llavakit.recipes.stage import DATA, RUNS, Stage
 from tests import tiny

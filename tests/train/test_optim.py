@@ -5,7 +5,8 @@ import pytest
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Newline
 from llavakit.train.freezing import train_only
-from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer
+from llavakit.train.optim import build_optimizer
+from llavakit.train.settings import LearningRates, OptimConfig
 from tests import tiny
 
 
