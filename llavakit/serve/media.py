@@ -17,6 +17,7 @@ from threading import Lock
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from llavakit.core.errors import DataError
+from llavakit.serve.budget import MemoryShare
 from llavakit.serve.fetch import Fetched, Fetcher
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.image import image_size
@@ -33,10 +34,13 @@ DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?
 
 
 class Budget:
-    """Bytes that the media of one request may still take together; shared by the threads that fetch them."""
+    """Bytes that the media of one request may still take together; shared by the threads that fetch them.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    They are held as "media" of `share`.
+    """
+
+    def __init__(self, limit: int, share: MemoryShare) -> None:
+        self.limit, self.share = limit, share
         self._taken, self._lock = 0, Lock()
 
     def take(self, count: int) -> None:
@@ -47,6 +51,7 @@ class Budget:
                 raise DataError(
                     f"all pictures and videos of a request together are larger than {self.limit} bytes"
                 )
+            self.share.hold("media", self._taken)
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,12 @@ class MediaReader:
         scheme = url[:16].partition(":")[0].lower()
         if scheme == "data":
             found = _from_data(url, limit)
+            budget.take(len(found.data))
         elif scheme == "file":
             found = self._from_file(url, limit)
+            budget.take(len(found.data))
         else:
-            found = self.fetcher.fetch(url, limit)
-        budget.take(len(found.data))
+            found = self.fetcher.fetch(url, limit, budget.take)
         _check_kind(found, sort)
         if sort == "image":
             width, height = image_size(found.data)

@@ -19,6 +19,7 @@ from llavakit.engine.request import Event, Request
 from llavakit.engine.worker import Ticket, Worker
 from llavakit.serve.answers import PromptDetails, Usage
 from llavakit.serve.bridge import Bridge
+from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
 from llavakit.serve.choice import Choice, Delta, Spelling
 from llavakit.serve.conversation import (
     MediaUrl,
@@ -27,6 +28,7 @@ from llavakit.serve.conversation import (
     conversation,
     media_urls,
     sampling,
+    texts,
 )
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
@@ -34,6 +36,7 @@ from llavakit.serve.media import Budget, MediaReader
 from llavakit.serve.parse import parse
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
+from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
 
 T = TypeVar("T")
 AT_ONCE = 4  # pictures of one request that are fetched side by side
@@ -54,6 +57,8 @@ class Service:
         self.engine, self.encoder, self.settings = engine, encoder, settings
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
+        self.plan = plan_memory(engine, settings.memory_gb)
+        self.memory = MemoryBudget(self.plan.requests)
         self.began = int(time.time())
         self._closed = False
         self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
@@ -75,16 +80,17 @@ class Service:
         """The request in a body, checked against this server's bounds."""
         return await _run(self._preparing, self._parse, body)
 
-    async def start(self, request: ChatRequest, owner: bytes = b"") -> "Answer":
+    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> "Answer":
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
-        What the engine remembers of it, only requests of the same `owner` find again.
+        What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
+        by requests of the same `owner` only.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
-        budget = Budget(self.settings.max_media_bytes)
+        budget = Budget(self.settings.max_media_bytes, share)
         async with self.within(deadline):
             media = await self._gather(media_urls(request), budget)
-            prepared = await _run(self._preparing, self._prepare, request, media, owner)
+            prepared = await _run(self._preparing, self._prepare, request, media, share, owner)
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
         return Answer(self, request, prepared, deadline, self._bridge)
@@ -134,13 +140,22 @@ class Service:
         except DataError as error:
             raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
 
-    def _prepare(self, request: ChatRequest, media: Sequence[bytes], owner: bytes) -> Request:
+    def _prepare(
+        self, request: ChatRequest, media: Sequence[bytes], share: MemoryShare, owner: bytes
+    ) -> Request:
         talk = conversation(request, media, self.encoder.template.system)
         how = sampling(request, self.settings)
         try:
+            check_length(texts(request), self.encoder.tokenizer, self.engine.context)
             sample = self.encoder.encode(talk, open_turn=True)
             self._check_videos(sample)
-            return self.engine.prepare(sample, how, salt=owner)
+            share.hold("answer", answer_bytes(sample, how))
+            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
+            share.hold("decoding", max(map(decoding_bytes, sample.media), default=0))
+            prepared = self.engine.prepare(sample, how, salt=owner)
+            share.hold("decoding", 0)
+            share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
+            return prepared
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
@@ -161,6 +176,8 @@ class Answer:
     ) -> None:
         self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
+        self.streamed = bool(request.stream)
+        self.with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
         self._open = len(self._choices)
         self._queue: asyncio.Queue[list[Delta] | None] = asyncio.Queue()
         self._sample = prepared.sample

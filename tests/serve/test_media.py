@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llavakit.core.errors import DataError
+from llavakit.serve.budget import MemoryBudget, MemoryShare
 from llavakit.serve.fetch import Fetcher
 from llavakit.serve.media import Budget, MediaReader
 from llavakit.serve.service import default_fetcher
@@ -20,12 +21,16 @@ from llavakit.serve.settings import ServeConfig
 from llavakit.vision.image import load_image
 from llavakit.vision.kinds import KINDS, MAGIC
 from tests.serve.test_fetch import HOME
-from tests.serve.web import page, web
+from tests.serve.web import ANY_PORT, page, web
 from tests.vision.clips import write_clip
 
 LIMITS = ServeConfig(max_image_bytes=20_000, max_image_pixels=10_000, max_video_bytes=400_000)
 FETCHER = default_fetcher(LIMITS)
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+
+
+def share() -> MemoryShare:
+    return MemoryShare(MemoryBudget(10**9))
 
 
 def encoded(kind: str, size: tuple[int, int] = (20, 16)) -> bytes:
@@ -41,7 +46,7 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
 
 def read(url: str, sort: str = "image", **how) -> bytes:
     limits = LIMITS.model_copy(update=how)
-    return MediaReader(limits, FETCHER).read(url, sort, Budget(limits.max_media_bytes))
+    return MediaReader(limits, FETCHER).read(url, sort, Budget(limits.max_media_bytes, share()))
 
 
 def refused(url: str, sort: str = "image", **how) -> str:
@@ -117,7 +122,7 @@ def test_a_picture_that_is_cut_short_passes_the_header_and_fails_when_decoded():
 
 def test_media_of_a_request_share_a_budget():
     data = encoded("png")
-    reader, budget = MediaReader(LIMITS, FETCHER), Budget(2 * len(data))
+    reader, budget = MediaReader(LIMITS, FETCHER), Budget(2 * len(data), share())
     for _ in range(2):
         reader.read(data_url(data), "image", budget)
     with pytest.raises(DataError, match="together are larger than"):
@@ -197,11 +202,16 @@ def test_files_off_the_web_are_held_to_the_same():
     }
     with web(pages) as server:
         fetcher = Fetcher(
-            5, 2, ("http",), resolver=lambda host, port: [HOME], allowed=lambda address: address == HOME
+            5,
+            2,
+            ("http",),
+            resolver=lambda host, port: [HOME],
+            allowed=lambda address: address == HOME,
+            ports=ANY_PORT,
         )
         reader = MediaReader(LIMITS, fetcher)
         base = f"http://web.test:{server.port}"
-        assert reader.read(f"{base}/a.png", "image", Budget(10**6)) == encoded("png")
+        assert reader.read(f"{base}/a.png", "image", Budget(10**6, share())) == encoded("png")
         for path, said in {
             "/svg": "its media type",
             "/lie": "its bytes are",
@@ -209,7 +219,7 @@ def test_files_off_the_web_are_held_to_the_same():
             "/large": "larger than 20000",
         }.items():
             with pytest.raises(DataError, match=said):
-                reader.read(base + path, "image", Budget(10**6))
+                reader.read(base + path, "image", Budget(10**6, share()))
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
