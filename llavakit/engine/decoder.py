@@ -28,8 +28,8 @@ from llavakit.engine.linear import Format, Make, linear
 from llavakit.engine.native import NativeLinear, Workspace, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
 from llavakit.engine.weights import Product, check, refresh, replace_modules
-from llavakit.model.attention import Layout
-from llavakit.model.llava import KeyValueCache, Llava
+from llavakit.model.attention import KeyValueCache, Layout
+from llavakit.model.llava import Llava
 
 log = logging.getLogger(__name__)
 Weights = Literal["as_is", "bf16", "int8", "int4"]
@@ -88,6 +88,8 @@ def fuse(
     `release` frees the module's weights that own layers have copied, so that they are not held twice; after it
     `model.language` itself cannot run. Quantised modules of other families are always replaced in place.
     """
+    if not model.packing.packs:
+        raise ConfigError(model.packing.explain(model.language))
     if weights == "bf16":
         language: nn.Module = model.language
         language.to(torch.bfloat16)

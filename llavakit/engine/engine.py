@@ -29,8 +29,8 @@ from llavakit.engine.request import Ends, Event, Finish, Listen, Request, Stops,
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
 from llavakit.engine.scheduler import Scheduler, Sequence
 from llavakit.engine.weights import check_fit
-from llavakit.model.attention import packed_layout
-from llavakit.model.llava import KeyValueCache, Llava
+from llavakit.model.attention import KeyValueCache, packed_layout
+from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
