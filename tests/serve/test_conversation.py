@@ -146,7 +146,7 @@ def test_settings_of_the_answer():
         SETTINGS,
     )  # fmt: skip
     assert how.model_dump(exclude_defaults=True) == {
-        "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2, "n": 3, "seed": -5, "stop": ("x",), "max_tokens": 7,
+        "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2, "n": 3, "seed": -5, "max_tokens": 7,
         "logprobs": 2,
     }  # fmt: skip
     assert sampling(request(say("user", "a"), logprobs=True), SETTINGS).logprobs == 0
