@@ -19,7 +19,7 @@ from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
-from llavakit.engine.decoder import Decoder, fuse
+from llavakit.engine.decoder import Decoder, describe_kernels, fuse
 from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
@@ -94,6 +94,11 @@ class Engine:
     def kernels(self) -> str:
         """Whose products the decoder runs on: "torch" or "native"."""
         return self._decoder.kernels
+
+    @property
+    def about(self) -> str:
+        """One line about what the decoder runs on, and why it is not the native kernels."""
+        return describe_kernels(self._decoder)
 
     @property
     def busy(self) -> bool:

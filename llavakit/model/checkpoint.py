@@ -88,7 +88,7 @@ def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
         )  # of this training, not of the base
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    checkpoint.tokenizer.hf.save_pretrained(folder)
+    checkpoint.tokenizer.save(folder, card.prompt())
 
 
 def load(

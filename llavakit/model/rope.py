@@ -47,6 +47,19 @@ def stretch(language: PreTrainedModel, factor: float) -> None:
     decoder.rotary_emb = type(rotary)(config=language.config).to(language.device)
 
 
+def classic_rope(text: dict[str, Any]) -> dict[str, Any]:
+    """`rope_theta` and `rope_scaling`, which `transformers` 4 reads, of settings that have `rope_parameters`.
+
+    Empty for settings that differ by the kind of layer, which version 4 spells in as many ways as it has classes.
+    """
+    rope = dict(text.get("rope_parameters") or {})
+    kind = rope.pop("rope_type", None)
+    if kind is None:
+        return {}
+    theta = rope.pop("rope_theta", 10000.0)
+    return {"rope_theta": theta, "rope_scaling": None if kind == "default" else {"rope_type": kind, **rope}}
+
+
 def linear_factor(text: dict[str, Any]) -> float | None:
     """The factor by which the settings of a decoder, as config.json has them, divide its positions; None for 1."""
     rope = text.get("rope_parameters") or {}

@@ -50,7 +50,7 @@ def serve(service: Service, listener: socket.socket) -> None:
     if host not in LOOPBACK and not service.settings.api_keys:
         say(f"warning: whoever reaches {host}:{port} may use this server; give it an --api-key")
     say(f"serving {service.settings.model_name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-    say(f"the decoder runs on {service.engine.kernels} kernels")
+    say(service.engine.about)
     say(str(service.plan))
     raise_descriptor_limit()
     Server(http_config(service)).run([listener])
