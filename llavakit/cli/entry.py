@@ -18,7 +18,7 @@ from llavakit.cli.models import models
 from llavakit.cli.plan import plan
 from llavakit.cli.serve import serve
 from llavakit.cli.train import train
-from llavakit.core.errors import UserError
+from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import printable, say
 from llavakit.version import __version__
@@ -72,13 +72,13 @@ app = make_app()
 def main() -> None:
     """Entry point: turns UserError into one line and an exit code.
 
-    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same Ctrl-C.
+    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same signal.
     """
     rank = int(os.environ.get("RANK", "0"))
     try:
         app()
     except UserError as error:
-        if rank == 0 or error.exit_code != INTERRUPTED:
+        if rank == 0 or not isinstance(error, Interrupted):
             line = f"rank {rank}: error: {error}" if rank else f"error: {error}"
             typer.echo(printable(line), err=True)
         sys.exit(error.exit_code)

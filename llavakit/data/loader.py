@@ -43,9 +43,8 @@ class DataConfig(Config):
     weights: Weights = "ours"  # compat: learn what the released training code learned
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
-    unread: tuple[
-        str, ...
-    ] = ()  # fields and placeholders that look like media or weights, passed over on purpose
+    edited: Literal["stop", "accept"] = "stop"  # accept: resume though records were edited in their places
+    unread: tuple[str, ...] = ()  # what looks like media or weights and is passed over on purpose
     shuffle: bool = True
     modality: Literal["mixed", "homogeneous"] = (
         "mixed"  # homogeneous: a row is all text, all images or all videos
@@ -62,7 +61,7 @@ class DataConfig(Config):
         return (value,) if isinstance(value, str | Path) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
     """The next row to be read."""
 

@@ -4,6 +4,7 @@ Files are JSON, JSON lines, Parquet, a saved data set or a tar file. How an entr
 dialect (`dialects/table.py`).
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ class Records(Sequence[Record]):
         if isinstance(raw, Packed):
             raw, members = raw.record, raw.members
         return Record(raw, self.path, self.rows.line(index), self.folder, members, self.unread)
+
+    def digest(self) -> str:
+        """Another one when records were added, dropped or moved. Of text: of its index and some of its entries."""
+        if isinstance(self.rows, TextRows):
+            return self.rows.digest()
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        return hashlib.sha256(f"{len(self)} {size}".encode()).hexdigest()
 
     def at_line(self, line: int) -> Record | None:
         """The record that covers a line: the last one that begins there or before."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from llavakit.core.errors import DataError
 from llavakit.data.encode import Sample
-from llavakit.data.media import Clip, Media
+from llavakit.data.media import Measured
 from llavakit.engine.sampler import Sampling
 from llavakit.text.tokenizer import Tokenizer
-from llavakit.vision.image import image_size
+from llavakit.vision.frames import VideoInfo
 from llavakit.vision.layout import Plan
 
 PIECE = 8192  # letters that are tokenized at once where a text may be far too long
@@ -48,10 +48,7 @@ def tile_bytes(plan: Plan) -> int:
     return plan.tiles * width * height * 3
 
 
-def decoding_bytes(medium: Media) -> int:
-    """For a picture, or for the frames of a clip, while they are cut: in RGB, and once more resized."""
-    if isinstance(medium.source, Clip):
-        width, height = medium.source.info.size
-        return width * height * 3 * len(medium.source.frames)
-    width, height = image_size(medium.source)
+def decoding_bytes(measured: Measured) -> int:
+    """For a picture, or one frame of a video, while it is cut: in RGB, and once more resized."""
+    width, height = measured.size if isinstance(measured, VideoInfo) else measured
     return width * height * 3 * 2
