@@ -26,7 +26,7 @@ from PIL import (  # opening a format needs its plugin imported
     WebPImagePlugin,
 )
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, shorten
 from llavakit.vision import depth, png
 from llavakit.vision.files import check_file
 from llavakit.vision.layout import Place, Plan, Resize, Size, Step
@@ -145,7 +145,7 @@ def digest(source: Source) -> str:
 def name_of(source: Source) -> str:
     """How an error message calls this image."""
     if isinstance(source, Path):
-        return str(source)
+        return shorten(str(source), 400)
     return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
 
 
