@@ -44,6 +44,7 @@ class Stats:
     running: int
     kv_tokens: int  # positions there is memory for now
     kv_budget: int
+    kv_token_bytes: int
     prompt_tokens: int
     copied_tokens: int  # prompt tokens that were known already
     answer_tokens: int
@@ -284,6 +285,7 @@ class Engine:
             running=len(scheduler.running),
             kv_tokens=self._cache.tokens,
             kv_budget=self._cache.budget,
+            kv_token_bytes=self._cache.shape.token_bytes,
             prompt_tokens=scheduler.prompt_tokens,
             copied_tokens=scheduler.known_tokens,
             answer_tokens=self._answer_tokens,
