@@ -85,8 +85,8 @@ def load_image(source: Source, *, bits: int | None = None) -> PIL.Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def spare_bits(source: Source) -> tuple[int, int] | None:
-    """(bits used, bits taken) of grey values that look too dark, where no header says how many they have."""
+def spare_bits(source: Source) -> depth.SpareBits | None:
+    """Of grey that looks too dark, where no header says how many bits it has."""
     with _opened(source) as image:
         said = depth.declared(source if isinstance(source, PIL.Image.Image) else image)
         return depth.spare_bits(_decoded(image, source), said) if depth.is_deep(image) else None
