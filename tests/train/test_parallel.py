@@ -268,8 +268,9 @@ def refused_rank(rank, run):
     return str(error.value)
 
 
-def test_torchrun_starts_it_and_ctrl_c_saves_once(tmp_path):
-    """The command of the documents, on two processes; Ctrl-C goes to torchrun, which passes it on."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torchrun_starts_it_and_a_signal_saves_once(tmp_path, number):
+    """The command of the documents, on two processes; the signal goes to torchrun, which passes it on."""
     run = tiny_run(tmp_path, save_every=1, keep=100, **{"optim.steps": 10_000, "parallel.mode": "fsdp"})
     settings.save(run, tmp_path / "run.yaml")
     command = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
@@ -284,7 +285,7 @@ def test_torchrun_starts_it_and_ctrl_c_saves_once(tmp_path):
     deadline = time.monotonic() + 120
     while not (run.out / "latest").exists() and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     output, _ = child.communicate(timeout=60)
     done = losses(run)
     assert output.count("stopped at step") == 1, output
