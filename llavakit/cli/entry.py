@@ -10,6 +10,7 @@ import typer
 from llavakit.cli.chat import chat
 from llavakit.cli.convert import convert
 from llavakit.cli.data import check
+from llavakit.cli.data import convert as convert_data
 from llavakit.cli.demo import demo
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
@@ -27,7 +28,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, inspect, models, plan, convert, export)
-DATA_VERBS: tuple[Verb, ...] = (check,)
+DATA_VERBS: tuple[Verb, ...] = (check, convert_data)
 
 
 def _version(wanted: bool) -> None:

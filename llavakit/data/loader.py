@@ -25,7 +25,7 @@ from llavakit.data.encode import Encoder, Sample
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
-from llavakit.data.records import ADVICE, Record
+from llavakit.data.records import ADVICE, FAULTS, Record
 from llavakit.text.conversation import move_media_front
 from llavakit.text.template import Weights
 
@@ -204,8 +204,8 @@ class Loader:
         encode = self.encoder.encode_turns if self.config.turns == "independent" else self.encoder.encode
         try:
             sample = encode(conversation)
-        except DataError as error:
-            raise record.error(error.what) from None
+        except (DataError, *FAULTS) as error:
+            raise record.blame(error) from None
         if sample.num_inputs > self.config.tokens:
             raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
         return sample
@@ -264,8 +264,8 @@ class Loader:
         for record, sample in row.pairs if row.is_ours else ():
             try:
                 sample_tiles = [self.tiles(media) for media in sample.media]
-            except DataError as error:
-                errors.append(record.error(error.what))
+            except (DataError, *FAULTS) as error:
+                errors.append(record.blame(error))
                 continue
             samples.append(sample)
             tiles += sample_tiles
