@@ -213,14 +213,22 @@ def train_rank_as_on_a_gpu(rank, run):
 
 def test_one_rank_fills_the_feature_cache_for_all(tmp_path, pair):
     """Stage 1 with cached features: the rank without pictures has no row for the connector, and does not hang."""
-    changes = {**MODES["sharded"], "train": "[connector, language]"}
-    plain = mixed_run(tmp_path, "plain", rows=2, **changes)
-    cached = mixed_run(tmp_path, "cached", rows=2, **changes, **{"data.features": tmp_path / "features"})
-    train(plain)
-    pair(train_rank, cached)
-    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
-    [keys] = (tmp_path / "features").glob("*/keys.txt")
-    assert len(keys.read_text().splitlines()) == 1 + 2  # a header and two different pictures
+    runs = [
+        mixed_run(
+            tmp_path,
+            name,
+            rows=2,
+            train="[connector, language]",
+            **MODES["sharded"],
+            **{"data.features": tmp_path / f"features-{name}"},
+        )
+        for name in ("one", "two")
+    ]
+    train(runs[0])
+    pair(train_rank, runs[1])
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+    [keys] = (tmp_path / "features-two").glob("*/*.keys")
+    assert len(keys.read_text().splitlines()) == 2  # two different pictures, each once
 
 
 def test_using_all_parts_reaches_each_and_changes_no_value():
