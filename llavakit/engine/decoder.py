@@ -30,6 +30,7 @@ from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
 from llavakit.engine.weights import Product, check, refresh, replace_modules
 from llavakit.model.attention import KeyValueCache, Layout
 from llavakit.model.llava import Llava
+from llavakit.model.rope import cast
 
 log = logging.getLogger(__name__)
 Weights = Literal["as_is", "bf16", "int8", "int4"]
@@ -91,8 +92,7 @@ def fuse(
     if not model.packing.packs:
         raise ConfigError(model.packing.explain(model.language))
     if weights == "bf16":
-        language: nn.Module = model.language
-        language.to(torch.bfloat16)
+        cast(model.language, torch.bfloat16)
     body: Format = "as_is" if weights == "bf16" else weights
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
