@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import AdamW
 
 from llavakit.core import config as settings
@@ -36,7 +35,7 @@ from llavakit.train.freezing import is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
 from llavakit.train.metrics import Metrics, draw_curves
 from llavakit.train.monitor import Monitor
-from llavakit.train.objectives import SFT, Objective
+from llavakit.train.objectives import SFT, Objective, Tally, add_totals
 from llavakit.train.optim import build_optimizer, schedule, set_rates
 from llavakit.train.precision import fastest_precision
 from llavakit.train.probes import Answer
@@ -205,31 +204,23 @@ def _prepare(
 def train_step(
     model: Llava, objective: Objective, batches: list[Batch], *, precision: str, ranks: Ranks = ALONE
 ) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of one step; returns loss and reports per unit of weight.
+    """Add up the gradients of one step; returns loss and reports per unit.
 
-    Every batch is divided by the weight of all of them, on all ranks, so any split of a step gives the same
-    gradient.
+    Every batch is divided by what all of them have of each unit, on all ranks, so any split of a step gives the
+    same gradient.
     """
-    [total] = ranks.sums([sum(objective.weight(batch) for batch in batches)])
-    if total == 0:
+    totals = add_totals(map(objective.weights, batches), ranks)
+    if not any(totals.values()):
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
-    sums: dict[str, float] = {}
+    tally = Tally()
     for batch in batches:
-        loss, report = _backward(model, objective, batch, total, precision)
-        for name, value in {"loss": loss, **report}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / total
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            found = objective.loss(model, batch.to(model.device))
+        found.share(totals).backward()
+        tally.add(found)
     sum_gradients(model, batches, ranks)
-    sums = dict(zip(sums, ranks.sums(list(sums.values())), strict=True))
-    return sums.pop("loss"), sums
-
-
-def _backward(
-    model: Llava, objective: Objective, batch: Batch, total: float, precision: str
-) -> tuple[Tensor, dict[str, Tensor]]:
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        sums = objective.loss(model, batch.to(model.device))
-    (sums.loss / total).backward()
-    return sums.loss, sums.report
+    figures = tally.figures(totals, ranks)
+    return figures.pop("loss"), figures
 
 
 def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
