@@ -63,6 +63,7 @@ def describe(row: Family) -> dict[str, Any]:
         "video_frames": None if card.video is None else card.video.max_frames,
         "video_tokens": _video_tokens(row),
         "released": row.released,
+        "converted": row.converted,
         "rope_scaling": row.rope_scaling,
         "image": card.image.model_dump(mode="json"),
         "video": None if card.video is None else card.video.model_dump(mode="json"),
@@ -110,7 +111,7 @@ def _show_model(row: Family) -> None:
     for what, text in {
         "model": row.name,
         "system": row.system,
-        "checkpoint": row.released or "not released",
+        "checkpoint": ", ".join(name for name in (row.released, row.converted) if name) or "not released",
         "parameters": _parameters(counts),
         "tower": f"{card.tower.path}, layer {card.tower.layer}, {row.vision.hidden_size} wide",
         "connector": f"{card.connector.kind}, {row.vision.hidden_size} to {row.decoder.hidden_size}",

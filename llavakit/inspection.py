@@ -121,7 +121,9 @@ def load_encoder(model: Path | None, tokenizer: str | None, template_name: str |
         raise ConfigError("give --model DIR, or --tokenizer DIR together with --template NAME")
     if model is not None:
         card = load_card(model, template_name)
-        return Encoder(Tokenizer.load(resolve(model), ours=True), card.prompt(), card.image, card.video)
+        return Encoder(
+            Tokenizer.load(resolve(model, weights=False), ours=True), card.prompt(), card.image, card.video
+        )
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())

@@ -10,7 +10,9 @@ from llavakit.core.errors import ConfigError
 
 
 def chat(
-    model: Annotated[Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory.")] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")
+    ] = None,
     question: Annotated[
         str | None, typer.Argument(help="Ask once and exit; without it, a conversation.")
     ] = None,

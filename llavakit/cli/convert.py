@@ -9,7 +9,9 @@ from llavakit.cli.options import Overwrite, ShardSize, Template
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="An original LLaVA, Hugging Face or llavakit directory.")],
+    source: Annotated[
+        Path, typer.Argument(help="An original LLaVA, Hugging Face or llavakit directory, or a hub id.")
+    ],
     target: Annotated[Path, typer.Argument(help="The new directory.")],
     to: Annotated[str, typer.Option("--to", help="hf, original or llavakit.")],
     template: Template = None,

@@ -9,7 +9,9 @@ from llavakit.cli.options import Overwrite, ShardSize, Template
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A llavakit, Hugging Face or original LLaVA directory.")],
+    source: Annotated[
+        Path, typer.Argument(help="A llavakit, Hugging Face or original LLaVA directory, or a hub id.")
+    ],
     target: Annotated[Path, typer.Argument(help="The new directory.")],
     program: Annotated[str, typer.Option("--for", help="The serving engine: vllm.")],
     images_only: Annotated[

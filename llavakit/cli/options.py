@@ -20,7 +20,7 @@ RopeFactor = Annotated[
     typer.Option(min=1, callback=finite, help="Let so many times more tokens in (linear RoPE scaling)."),
 ]
 ShardSize = Annotated[float, typer.Option(min=0.0001, callback=finite, help="Largest weight file, in GB.")]
-Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory.")]
+Model = Annotated[Path, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")]
 Template = Annotated[
     str | None,
     typer.Option(

@@ -8,7 +8,7 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Literal
 
@@ -131,12 +131,15 @@ class Loader:
             self._reject(error)
             return None
 
-    def media(self) -> Iterator[Media]:
-        """Every image and clip of the data with its plan: what a feature cache must hold."""
+    def media_by_record(self) -> Iterator[tuple[Media, ...]]:
+        """The images and clips of every record with their plans: what a feature cache must hold."""
         for record in self.records:
             sample = self.samples(record)
-            if sample is not None:
-                yield from sample.media
+            yield () if sample is None else sample.media
+
+    def media(self) -> Iterator[Media]:
+        """Every image and clip of the data with its plan."""
+        return chain.from_iterable(self.media_by_record())
 
     def tiles(self, media: Media) -> Tensor:
         """An image's or clip's tiles, uint8[N, H, W, 3], or with a cache its features[N, R, C]."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llavakit.core.config import Config, make
 from llavakit.core.errors import CheckpointError, ConfigError, nearest
+from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.formats.weights import open_file, read_all
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import ViTTower
@@ -110,7 +111,7 @@ def adapter_config(adapter: Adapter, folder: Path) -> dict[str, Any]:
         "model_type": "llavakit",  # no class of transformers would find the connector
         "architectures": [],
         SECTION: {
-            "base": str(adapter.base.resolve()),
+            "base": hub_id_of(adapter.base.resolve()) or str(adapter.base.resolve()),
             "base_from_here": os.path.relpath(adapter.base.resolve(), folder.resolve()),
             "fingerprint": fingerprint(adapter.base),
             "lora": adapter.lora.model_dump(mode="json"),
@@ -153,6 +154,8 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
     lora = make(LoraSettings, section["lora"], where=f"{folder}/config.json: {SECTION}.lora")
     places = (Path(section["base"]), folder / section["base_from_here"])
     base = next((place for place in places if (place / "config.json").is_file()), None)
+    if base is None and is_hub_id(section["base"]):
+        base = fetch(section["base"])
     if base is None:
         raise CheckpointError(
             f"{folder}: holds adapters for {places[0]}, which is not there; put it back, "
@@ -214,7 +217,7 @@ def _vit(model: Llava) -> ViTTower:
 
 def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
     config = vars(part)["peft_config"]["default"]  # put there by peft, whose classes do not declare it
-    config.base_model_name_or_path = str(adapter.base)
+    config.base_model_name_or_path = hub_id_of(adapter.base.resolve()) or str(adapter.base)
     config.save_pretrained(folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
     for key in ("target_modules", "exclude_modules"):  # peft keeps them in sets, whose order changes

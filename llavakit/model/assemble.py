@@ -5,15 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.card import IMAGE_FRAME, Card
+from llavakit.model.directory import load_card
+from llavakit.model.formats.hub import locate
 from llavakit.model.formats.keys import from_original, from_projector_file, from_tower
 from llavakit.model.formats.lora import ADAPTER, add_delta, merge_lora
 from llavakit.model.formats.original import (
-    card_settings,
-    need_template,
     text_settings,
     tower_folder,
     vision_settings,
@@ -32,8 +31,9 @@ LAYER = "tower.vision.encoder.layers.{}."
 class Sources:
     """Where the parts of a model come from that its own directory does not hold."""
 
+    # Each a directory or a hub id.
     base: Path | None = None  # the language model (or LLaVA) under an adapter or a stage-1 projector
-    tower: str | None = None  # instead of mm_vision_tower: a directory or hub id
+    tower: str | None = None  # instead of mm_vision_tower
     delta_base: Path | None = None  # what delta weights are to be added to
 
 
@@ -63,11 +63,8 @@ def open_original(folder: Path, template_name: str | None, sources: Sources = NO
     where = str(folder / "config.json")
     config = read_json(folder / "config.json")
     text = text_settings(config, where)
-    if template_name is None:
-        raise need_template(config, where)
+    card = load_card(folder, template_name, tower=sources.tower)
     vision = vision_settings(config, where, sources.tower)
-    settings = card_settings(config, vision, where) | {"template": template_name}
-    card = make(Card, settings, where=where)
 
     def tower() -> Weights:
         return _renamed(open_weights(tower_folder(config, where, sources.tower)), from_tower)
@@ -109,12 +106,15 @@ def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tupl
     """All weights, the tower's included, and rows of new tokens that a stage-1 file may carry."""
     adapter, projector = folder / ADAPTER, folder / PROJECTOR
     complete = has_weights(folder) and not adapter.is_file()
-    if complete == (sources.base is not None):
-        raise CheckpointError(_base_message(folder, complete))
-    weights = _renamed(_open_base(sources.base or folder), from_original)
+    base = sources.base
+    if not complete and base is None:
+        base = _named_base(folder)
+    elif complete and base is not None:
+        raise CheckpointError(f"{folder} holds a whole model; --base is for adapters and stage-1 projectors")
+    weights = _renamed(_open_base(base or folder), from_original)
     if sources.delta_base is not None:
-        base = _renamed(_open_base(sources.delta_base), from_original)
-        weights = add_delta(weights, base, sources.delta_base)
+        whole = _renamed(_open_base(sources.delta_base), from_original)
+        weights = add_delta(weights, whole, sources.delta_base)
     if not any(key.startswith("tower.") for key in weights):
         weights |= tower()  # before an adapter, which may have landed in it
     if adapter.is_file():
@@ -126,19 +126,21 @@ def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tupl
     return weights | trained, rows
 
 
-def _base_message(folder: Path, complete: bool) -> str:
-    if complete:
-        return f"{folder} holds a whole model; --base is for adapters and stage-1 projectors"
+def _named_base(folder: Path) -> Path:
+    """The base that an adapter names, if it can be had."""
+    how = "`llavakit convert` and name the language model's directory or hub id with --base"
     if not (folder / ADAPTER).is_file():
         what = f"holds {PROJECTOR}" if (folder / PROJECTOR).is_file() else "holds no weights"
-        return f"{folder} {what}; name the language model's directory with --base"
+        raise CheckpointError(f"{folder} {what}; use {how}")
     named = read_json(folder / ADAPTER).get("base_model_name_or_path")
-    return (
-        f"{folder} is a LoRA adapter (of {named}): convert it first, with --base naming its base's directory"
-    )
+    try:
+        return locate(str(named))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is a LoRA adapter of {named}, but {error}; use {how}") from None
 
 
-def _open_base(folder: Path) -> Weights:
+def _open_base(place: Path) -> Weights:
+    folder = locate(place)
     if (folder / "config.json").is_file() and "text_config" in read_json(folder / "config.json"):
         raise CheckpointError(
             f"{folder}: a transformers LLaVA; needed is a language model or an original LLaVA"

@@ -12,7 +12,7 @@ from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.files import read_json
 from llavakit.model.adapters import PARTS_FILE, SECTION, TOWER_FOLDER, read_adapter
 from llavakit.model.assemble import NOTHING, Opened, Sources, open_original
-from llavakit.model.directory import load_card
+from llavakit.model.directory import load_card, released_family
 from llavakit.model.empty import empty_model
 from llavakit.model.formats.keys import BUFFERS, from_hf
 from llavakit.model.formats.lora import merge_lora
@@ -26,7 +26,12 @@ from llavakit.text.tokenizer import Tokenizer
 
 def open_model(folder: Path, template_name: str | None, sources: Sources = NOTHING) -> Opened:
     """A directory of released code, of `transformers` or of llavakit; adapters join their base."""
-    config = read_json(folder / "config.json")
+    config, row = read_json(folder / "config.json"), released_family(folder)
+    if row is not None and row.delta and sources.delta_base is None:
+        raise CheckpointError(
+            f"{row.released} was released as differences to LLaMA's weights; add them first: "
+            f"llavakit convert {row.released} OUT --to llavakit --delta-base LLAMA"
+        )
     if is_original(config):
         return open_original(folder, template_name, sources)
     if sources != NOTHING:

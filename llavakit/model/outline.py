@@ -41,7 +41,7 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
             vision = _vision(card.tower.path, notes)
     else:
         check_parts(card, load_card(config.start, card.template), config.start)
-        text, vision, tokenizer, dtype = _started(resolve(config.start))
+        text, vision, tokenizer, dtype = _started(resolve(config.start, weights=False))
     with torch.device("meta"):
         model = empty_model(card, text, vision, rope_factor=config.rope_factor, device="meta").to(dtype)
         if tokenizer is not None:

@@ -4,6 +4,7 @@ Two kinds: ViT towers of `transformers` (CLIP, SigLIP), and EfficientNet-Lite0 a
 tower: a feature map is rows too. Normalisation happens here, on the device, so that only bytes travel.
 """
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +28,9 @@ from llavakit.model.formats.efficientnet import build_efficientnet, read_efficie
 from llavakit.model.formats.towers import TOWER_KINDS
 from llavakit.vision.plan import ImageConfig
 
+# Settings of a vision model that say nothing about its features.
+ELSEWHERE = ("_name_or_path", "architectures", "dtype", "transformers_version")
+
 
 class TowerConfig(Config):
     """Which tower, and which of its features become rows."""
@@ -44,8 +48,9 @@ class Tower(nn.Module):
     num_rows: int
     width: int
 
-    def __init__(self, image: ImageConfig) -> None:
+    def __init__(self, config: TowerConfig, image: ImageConfig) -> None:
         super().__init__()
+        self._made_of = (config.kind, config.layer, config.blocks, image.mean, image.std, image.grid)
         # (x/255 - mean) / std as one multiply-add on the bytes. Plain numbers, no buffers: a tower that is cast to
         # bfloat16 must still normalise in float32.
         self.scale = tuple(1 / (255 * std) for std in image.std)
@@ -62,6 +67,18 @@ class Tower(nn.Module):
         torch.addcmul(shift_R, x_NR, scale_R, out=x_NR)  # in place: fresh memory costs more than arithmetic
         return x_NHWC.permute(0, 3, 1, 2).to(next(self.parameters()).dtype)
 
+    def architecture(self) -> str:
+        """What besides weights decides what comes out, as text."""
+        return repr((*self._made_of, self))
+
+    def fingerprint(self) -> str:
+        """Equal for towers that give equal features: of every byte of the weights, and of the architecture."""
+        found = blake2b(self.architecture().encode(), digest_size=16)
+        for name, tensor in self.state_dict().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
 
 class ViTTower(Tower):
     """A CLIP or SigLIP vision model of `transformers`, run only as deep as its features are taken.
@@ -70,7 +87,7 @@ class ViTTower(Tower):
     """
 
     def __init__(self, vision: PreTrainedModel, config: TowerConfig, image: ImageConfig) -> None:
-        super().__init__(image)
+        super().__init__(config, image)
         settings = vision.config
         depth = settings.num_hidden_layers
         if not -depth - 1 <= config.layer <= depth:
@@ -87,6 +104,11 @@ class ViTTower(Tower):
                 f"image.size={image.size} with image.grid={image.grid} does not fit the tower's "
                 f"{settings.image_size} px and {side} x {side} patches"
             )
+
+    def architecture(self) -> str:
+        """With the settings of the vision model that its modules do not show (heads, activation)."""
+        settings = {key: value for key, value in self.vision.config.to_dict().items() if key not in ELSEWHERE}
+        return f"{super().architecture()} {sorted(settings.items())}"
 
     def forward(self, pixels_NHWC: Tensor) -> Tensor:
         """uint8[N, H, W, 3] -> [N, R, C], without the class row. Other sizes than the tower's own get its position
@@ -106,7 +128,7 @@ class EfficientNetTower(Tower):
     """EfficientNet-Lite0 (ImageNet). Feature maps of several depths, pooled to image.grid, stacked by channel."""
 
     def __init__(self, net: nn.Module, config: TowerConfig, image: ImageConfig) -> None:
-        super().__init__(image)
+        super().__init__(config, image)
         self.net = net
         self.blocks, self.grid = config.blocks, image.grid
         self.num_rows = image.grid * image.grid

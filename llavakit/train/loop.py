@@ -283,9 +283,13 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
-        cache = FeatureCache(data.features, f"{card.tower} {card.image}")
+        cache = FeatureCache(data.features, tower.fingerprint())
         loader = Loader(data, encoder, seed=run.seed, cache=cache)
-        cache.fill(loader.media(), lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)))
+        cache.fill(
+            loader.media_by_record(),
+            lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)),
+            total=len(loader.records),
+        )
     return loader
 
 

@@ -280,7 +280,7 @@ def test_an_adapter_says_what_it_needs(tmp_path, run):
     good = {name + "lora_A.weight": torch.ones(2, 48), name + "lora_B.weight": torch.ones(48, 2)}
     adapter({}, good)
     one_line(run(*words), "LoRA adapter", "lmsys/vicuna-7b-v1.5", "--base")
-    with pytest.raises(UserError, match="convert it first, with --base"):
+    with pytest.raises(UserError, match=r"use `llavakit convert` and name .* with --base"):
         checkpoints.load(folder, template_name="vicuna_v1")
     words = (*words, "--base", tmp_path / "base", "--overwrite")
     assert run(*words)[0] == 0

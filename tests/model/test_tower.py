@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from transformers import SiglipVisionConfig, SiglipVisionModel
+from transformers import CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.tower import TowerConfig, ViTTower, load_tower
 from llavakit.vision.plan import ImageConfig
+from tests import tiny
 
 HALF = ImageConfig(kind="square", size=28, grid=2, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 LITE0 = ImageConfig(kind="square", size=64, grid=2, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
@@ -78,3 +79,33 @@ def test_efficientnet_rows_run_from_left_to_right_and_top_to_bottom():
         rows = tower(pictures)
     moved = (rows[1:] - rows[:1]).norm(dim=-1)
     assert moved.argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_a_fingerprint_changes_with_every_weight_and_every_setting_that_is_seen():
+    plain = tiny.checkpoint().model.tower
+    found = {plain.fingerprint()}
+    assert tiny.checkpoint().model.tower.fingerprint() in found  # another object, the same numbers
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            number = parameter.view(-1)[-1]
+            kept = number.clone()
+            number.copy_(torch.nextafter(kept, kept + 1))
+            found.add(plain.fingerprint())
+            number.copy_(kept)
+    assert len(found) == 1 + len(list(plain.parameters()))
+    found.add(plain.to(torch.bfloat16).fingerprint())
+    vision = tiny.vision_config()
+    for change in ({"hidden_act": "gelu"}, {"num_attention_heads": 2}):
+        vision.update(change)
+        tower = ViTTower(CLIPVisionModel(vision), TowerConfig(path="tiny"), tiny.IMAGE)
+        tower.load_state_dict(tiny.checkpoint().model.tower.state_dict())
+        found.add(tower.fingerprint())
+    for config, image in (
+        (TowerConfig(path="tiny", layer=-1), tiny.IMAGE),
+        (TowerConfig(path="tiny"), tiny.IMAGE.model_copy(update={"std": (0.5, 0.5, 0.5)})),
+    ):
+        tower = ViTTower(tiny.checkpoint().model.tower.vision, config, image)
+        found.add(tower.fingerprint())
+    assert len(found) == 1 + len(list(plain.parameters())) + 5
+    other_name = ViTTower(tiny.checkpoint().model.tower.vision, TowerConfig(path="moved"), tiny.IMAGE)
+    assert other_name.fingerprint() in found

@@ -338,16 +338,6 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert schedule(0, 1, config) == 1.0
 
 
-def test_cached_features_train_exactly_like_pixels(tmp_path):
-    plain = tiny_run(tmp_path, "plain")
-    cached = tiny_run(tmp_path, "cached", **{"data.features": tmp_path / "features"})
-    train(plain)
-    train(cached)
-    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
-    with pytest.raises(ConfigError, match="includes the tower"):
-        train(settings.override(cached, ["train=[tower, connector]", f"out={tmp_path / 'x'}"]))
-
-
 def test_a_bad_record_stops_with_its_place_or_is_listed(tmp_path):
     run = tiny_run(tmp_path, **{"optim.steps": 3})
     rows = json.loads((tmp_path / "data.json").read_text())

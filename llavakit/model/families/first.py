@@ -43,6 +43,7 @@ def _linear(
         decoder=decoder,
         context=2048,
         released=released,
+        delta=DELTA in remarks,
         remarks=(*remarks, FRAMED) if framed else remarks,
     )
 

@@ -30,6 +30,8 @@ class Family:
     decoder: Decoder
     context: int
     released: str | None = None  # hub id of the published checkpoint
+    converted: str | None = None  # and of the same weights in the layout of `transformers`
+    delta: bool = False  # what is released are differences to LLaMA's weights
     rope_scaling: bool = False
     remarks: tuple[str, ...] = ()
 

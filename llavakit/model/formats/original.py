@@ -7,11 +7,11 @@ express are refused with the reason. Nothing is guessed from the directory's nam
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 
 from llavakit.core.errors import CheckpointError, ConfigError, pick
+from llavakit.model.formats.hub import locate
 from llavakit.model.formats.towers import TOWER_KINDS, TOWERS
 from llavakit.vision.anyres import read_pinpoints
 
@@ -54,7 +54,7 @@ def need_template(config: dict[str, Any], where: str) -> CheckpointError:
     kind = decoder_kind(config, where)
     return CheckpointError(
         f"{where}: an original LLaVA directory does not say which prompt template it was trained with; "
-        f"name one (--template): {SENSIBLE[kind]}"
+        f"name one (--template, in a run model.template): {SENSIBLE[kind]}"
     )
 
 
@@ -76,18 +76,15 @@ def vision_settings(config: dict[str, Any], where: str, tower: str | None = None
     name = tower or config.get("mm_vision_tower")
     if not isinstance(name, str):
         raise CheckpointError(
-            f"{where}: mm_vision_tower={name!r} names no vision tower; name one with --tower"
+            f"{where}: mm_vision_tower={name!r} names no vision tower; name one with --tower of `llavakit convert`"
         )
     if name in TOWERS and not Path(name).is_dir():
         settings = TOWERS[name].fresh_config()
     else:
         try:
-            found = AutoConfig.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{where}: the vision tower {name!r} cannot be read ({str(error).splitlines()[0]}); "
-                "name its directory with --tower"
-            ) from None
+            found = AutoConfig.from_pretrained(locate(name, weights=False))
+        except (CheckpointError, OSError, ValueError) as error:
+            raise CheckpointError(f"{where}: {_no_tower(name, error)}") from None
         found = found.vision_config if "vision_config" in found.sub_configs else found
         settings = found.to_diff_dict() | {"model_type": found.model_type}
         settings.pop("transformers_version", None)
@@ -102,17 +99,19 @@ def vision_settings(config: dict[str, Any], where: str, tower: str | None = None
 def tower_folder(config: dict[str, Any], where: str, tower: str | None) -> Path:
     """The directory with the tower's weights; a hub id is fetched (or found in the cache)."""
     name = str(tower or config["mm_vision_tower"])
-    if Path(name).is_dir():
-        return Path(name)
     try:
-        return Path(
-            snapshot_download(name, allow_patterns=["*.json", "model*.safetensors", "pytorch_model*.bin"])
-        )
-    except (OSError, ValueError) as error:
+        return locate(name)
+    except CheckpointError as error:
         raise CheckpointError(
-            f"{where}: its weights are without the vision tower, and {name!r} cannot be fetched "
-            f"({str(error).splitlines()[0]}); name a directory with --tower"
+            f"{where}: its weights are without the tower, and {_no_tower(name, error)}"
         ) from None
+
+
+def _no_tower(name: str, error: Exception) -> str:
+    return (
+        f"the vision tower {name!r} cannot be read ({str(error).splitlines()[0]}); "
+        "name its directory with --tower of `llavakit convert`"
+    )
 
 
 def card_settings(config: dict[str, Any], vision: dict[str, Any], where: str) -> dict[str, Any]:
