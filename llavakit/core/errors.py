@@ -11,9 +11,8 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 LONG_WORD = re.compile(r"\S{400,}")  # no path of people's; a picture in base64, say
-FlawKind = Literal[
-    "record", "placeholders", "answer"
-]  # what can be wrong with a record before its media are looked at
+# What can be wrong with a record before its media are looked at.
+FlawKind = Literal["record", "placeholders", "answer", "unread"]
 
 
 class UserError(Exception):

@@ -27,7 +27,8 @@ from llavakit.vision.video import load_frames, probe_video
 FLAWS = {
     "record": "unreadable, not of the format, or more than the template can say",
     "placeholders": "the text has more or fewer <image> than there are images",
-    "answer": "an answer is empty",
+    "answer": "an answer is empty, or none is learned",
+    "unread": "something looks like a medium or a weight, and is not read",
     "missing": "a picture or video is not there",
     "corrupt": "a picture or video cannot be decoded",
     "long": "more tokens than a row holds",

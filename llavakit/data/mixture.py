@@ -21,7 +21,7 @@ What `random` and a broken weight choose is drawn from the run's seed.
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -117,13 +117,14 @@ def parse_take(text: str) -> Take:
 class Mixture(Sequence[Record]):
     """The records that sources choose, by number, and the order in which an epoch reads them."""
 
-    def __init__(self, sources: Sequence[Source], *, seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], *, seed: int, unread: Collection[str] = ()) -> None:
+        """`unread` are fields and placeholders of records that are passed over on purpose; see `read_records`."""
         self.sources, self.seed = list(sources), seed
         self._files: list[list[Records]] = []
         self._starts: list[list[int]] = []  # of every source: the number of each file's first record
         self._chosen: list[np.ndarray] = []
         for number, source in enumerate(self.sources):
-            files = [read_records(path, source.images) for path in source.paths]
+            files = [read_records(path, source.images, frozenset(unread)) for path in source.paths]
             rng = np.random.default_rng([seed, TAKEN, number])
             self._files.append(files)
             self._starts.append([0, *accumulate(map(len, files))])

@@ -12,6 +12,7 @@ from typing import Any
 
 from llavakit.core.errors import DataError, shorten
 from llavakit.data.index import Unreadable, parse_entry, read_span
+from llavakit.vision.kinds import Sort
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
 VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts")
@@ -19,7 +20,7 @@ MAX_JSON = 1 << 24  # bytes of a record
 MAX_MEDIA = 1 << 30  # bytes of a picture or video, which is held in memory
 SAMPLE = (".json", *IMAGES, *VIDEOS)  # a sample has one of these; a README has not
 APPLE = "._"  # macOS writes a file's attributes beside it under this name, with the file's own ending
-Cell = dict[str, Any]
+ENDINGS: dict[Sort, tuple[str, ...]] = {"image": IMAGES, "video": VIDEOS}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,45 @@ class Entry:
         return [member for member in self.members if member.name.lower().endswith(endings)]
 
 
+@dataclass(frozen=True)
+class Members:
+    """The files of a sample: what a record in an archive may show."""
+
+    path: Path  # of the archive
+    entry: Entry
+
+    def names(self, sort: Sort) -> list[str]:
+        """All pictures or videos, in the archive's order."""
+        return [member.name for member in self.entry.ending(*ENDINGS[sort])]
+
+    def read(self, name: str) -> bytes:
+        """A member by its name; a record may leave out the folder, or say the ending behind the key only."""
+        member = next((member for member in self.entry.members if self._is_called(member, name)), None)
+        if member is None:
+            have = shorten(", ".join(repr(member.name) for member in self.entry.members), 400)
+            raise DataError(
+                f"{shorten(repr(name))} is not a member of sample {self.entry.key!r}, which has {have}"
+            )
+        if member.size > MAX_MEDIA:
+            raise DataError(f"{member.name!r} has {member.size} bytes; the limit is {MAX_MEDIA}")
+        data = read_span(self.path, member.start, member.start + member.size)
+        if isinstance(data, Unreadable):
+            raise DataError(f"{member.name!r} {data.problem}")
+        return data
+
+    def _is_called(self, member: Member, name: str) -> bool:
+        base = PurePosixPath(member.name).name
+        return name in (member.name, base, member.name.removeprefix(f"{self.entry.key}."))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A record of an archive, and the files beside it."""
+
+    record: Any
+    members: Members
+
+
 class ShardRows:
     """The samples of one shard, in the order of their first members."""
 
@@ -56,58 +96,18 @@ class ShardRows:
         return index + 1
 
     def raw(self, index: int) -> Any:
+        """A Packed record, or Unreadable."""
         entry = self._entries[index]
         texts = entry.ending(".json")
         if len(texts) != 1:
             return Unreadable(f"sample {entry.key!r} has {len(texts)} .json members; it must have one")
         if texts[0].size > MAX_JSON:
             return Unreadable(f"{texts[0].name!r} has {texts[0].size} bytes; the limit is {MAX_JSON}")
-        text = self._bytes(texts[0])
+        text = read_span(self.path, texts[0].start, texts[0].start + texts[0].size)
         record = text if isinstance(text, Unreadable) else parse_entry(text)
         if isinstance(record, Unreadable):
             return Unreadable(f"{texts[0].name!r} is {record.problem}")
-        if not isinstance(record, dict):
-            return record
-        for name, endings in (("image", IMAGES), ("video", VIDEOS)):
-            found = self._media(entry, record.get(name), endings)
-            if isinstance(found, Unreadable):
-                return found
-            record[name] = found or None
-        return record
-
-    def _media(self, entry: Entry, listed: Any, endings: tuple[str, ...]) -> list[Cell] | Unreadable:
-        """The media that a record lists by the names of members; all of this kind where it lists none."""
-        members = entry.ending(*endings)
-        if listed is not None:
-            names = listed if isinstance(listed, list) else [listed]
-            found = [_member(entry, name) for name in names]
-            if None in found:
-                missing = shorten(repr(names[found.index(None)]))
-                have = shorten(", ".join(repr(member.name) for member in entry.members), 400)
-                return Unreadable(f"{missing} is not a member of sample {entry.key!r}, which has {have}")
-            members = [member for member in found if member is not None]
-        for member in members:
-            if member.size > MAX_MEDIA:
-                return Unreadable(f"{member.name!r} has {member.size} bytes; the limit is {MAX_MEDIA}")
-        cells: list[Cell] = []
-        for member in members:
-            data = self._bytes(member)
-            if isinstance(data, Unreadable):
-                return data
-            cells.append({"bytes": data, "path": member.name})
-        return cells
-
-    def _bytes(self, member: Member) -> bytes | Unreadable:
-        return read_span(self.path, member.start, member.start + member.size)
-
-
-def _member(entry: Entry, name: Any) -> Member | None:
-    """The member of this name; a record may leave out the folder, or say the ending behind the key only."""
-    for member in entry.members:
-        base = PurePosixPath(member.name).name
-        if name in (member.name, base, member.name.removeprefix(f"{entry.key}.")):
-            return member
-    return None
+        return Packed(record, Members(self.path, entry))
 
 
 def _entries(path: Path) -> Iterator[Entry]:

@@ -6,10 +6,7 @@ wholly when the request is prepared, so a file of two kinds is only ever the one
 picture in a file is never looked at. SVG and whatever else is a program rather than pixels is no kind here.
 """
 
-import base64
-import binascii
 import os
-import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +16,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from llavakit.core.errors import DataError
 from llavakit.serve.fetch import Fetched, Fetcher
 from llavakit.serve.settings import ServeConfig
+from llavakit.vision.data_url import decode_data_url
 from llavakit.vision.image import image_size
 from llavakit.vision.kinds import KINDS, Sort, kind_of
 
@@ -29,7 +27,6 @@ ALIASES = {
     "video/x-matroska": "video/webm", "video/avi": "video/x-msvideo", "video/msvideo": "video/x-msvideo",
 }  # fmt: skip
 UNNAMED = ("", "application/octet-stream", "binary/octet-stream")  # a claim that claims nothing
-DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)?((?:;[\w-]+=[^;,]*)*)(;base64)?,", re.IGNORECASE | re.ASCII)
 
 
 class Budget:
@@ -61,7 +58,8 @@ class MediaReader:
         limit = self.settings.max_image_bytes if sort == "image" else self.settings.max_video_bytes
         scheme = url[:16].partition(":")[0].lower()
         if scheme == "data":
-            found = _from_data(url, limit)
+            kind, data = decode_data_url(url, limit)
+            found = Fetched(data, kind)
         elif scheme == "file":
             found = self._from_file(url, limit)
         else:
@@ -91,24 +89,6 @@ class MediaReader:
         if not path.is_relative_to(root) or path == root:
             raise DataError("the file is not below the server's media root")
         return Fetched(_read_file(path, limit), "")
-
-
-def _from_data(url: str, limit: int) -> Fetched:
-    match = DATA_URL.match(url[:512])
-    if match is None:
-        raise DataError("not a data URL: data:image/png;base64,...")
-    size = len(url) - match.end()
-    if size > limit * 4 // 3 + 4:
-        raise DataError(f"larger than {limit} bytes")
-    if match[3] is None:
-        raise DataError("a data URL of a picture or video is base64: data:image/png;base64,...")
-    try:
-        data = base64.b64decode(url[match.end() :], validate=True)
-    except (binascii.Error, ValueError):
-        raise DataError("the data URL is not base64") from None
-    if len(data) > limit:
-        raise DataError(f"larger than {limit} bytes")
-    return Fetched(data, (match[1] or "").lower())
 
 
 def _read_file(path: Path, limit: int) -> bytes:

@@ -45,6 +45,7 @@ Part = Text | Medium
 class Message:
     role: Role
     parts: tuple[Part, ...]
+    weight: float = 1.0  # what an answer counts in the loss; 0: it is read and not learned
 
     @property
     def text(self) -> str:
@@ -81,7 +82,8 @@ class Conversation:
         """Every question with its answer as a conversation of its own.
 
         Each carries the system message and all images and videos, the latter in front of its question: what was
-        said in other turns is not seen, so an earlier answer cannot give a later one away.
+        said in other turns is not seen, so an earlier answer cannot give a later one away. A turn whose answer
+        counts nothing would be of no use, and is left out.
         """
         system = tuple(message for message in self.messages if message.role == "system")
         talk = self.messages[len(system) :]
@@ -89,6 +91,7 @@ class Conversation:
         return [
             Conversation((*system, Message("user", (*self.media, Text(question.text.strip()))), answer))
             for question, answer in pairs
+            if answer.weight
         ]
 
 

@@ -42,7 +42,8 @@ class Template:
     """The strings around messages, and the rules that go with them.
 
     An assistant message is rendered `header lead TEXT end tail`. An open turn stops after `header`; `lead`,
-    the text and `end` are learned, so the model learns to stop and the header is never learned.
+    the text and `end` are learned with the message's weight, so the model learns to stop and the header is never
+    learned.
     """
 
     name: str
@@ -101,8 +102,9 @@ class Template:
         out.append(self._own("opening"))
         for number, message in enumerate(messages):
             if message.role == "assistant":
-                said = Piece(message.text, 1.0, said=True, compat=1.0)
-                lead, end = Piece(self.lead, 1.0, compat=1.0), Piece(self.end, 1.0, compat=1.0)
+                weight = message.weight
+                said = Piece(message.text, weight, said=True, compat=weight)
+                lead, end = Piece(self.lead, weight, compat=weight), Piece(self.end, weight, compat=weight)
                 out += [self._own("header"), lead, said, end, self._own("tail")]
                 continue
             if number > 0:

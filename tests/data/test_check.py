@@ -25,7 +25,7 @@ def found(out: Path) -> list[tuple[str, str, str]]:
 
 @pytest.fixture
 def flawed(tmp_path) -> Path:
-    """A mixture of two files; the first has one record of each flaw in lines 2 to 11."""
+    """A mixture of two files; the first has one record of each flaw in lines 2 to 12."""
     ask = [("What?", "red")]
     (tmp_path / "cut.png").write_bytes(tiny.picture(tmp_path / "good.png").read_bytes()[:900])
     (tmp_path / "text.png").write_text("not a picture")
@@ -40,6 +40,7 @@ def flawed(tmp_path) -> Path:
         {"id": "7", "conversations": [{"from": "robot", "value": "x"}]},
         tiny.record(8, None, [("What?", "red " * 200)]),
         tiny.record(9, ["gone.png", "cut.png"], ask),
+        tiny.record(10, None, ask) | {"videos": ["x.mp4"], "loss": 0},
     ]
     lines = [json.dumps(row) for row in rows]
     (tmp_path / "bad.jsonl").write_text("\n".join([*lines, "{nonsense"]))
@@ -66,7 +67,8 @@ def test_every_planted_flaw_is_found_and_nothing_else(flawed, workers, tmp_path)
         (9, "long", "tokens do not fit a row of 150"),
         (10, "missing", f"not found: {tmp_path / 'gone.png'}"),
         (10, "corrupt", f"{tmp_path / 'cut.png'}: broken image"),
-        (11, "record", "not JSON: "),
+        (11, "unread", "not read: loss (dialect sharegpt)"),
+        (12, "record", "not JSON: "),
     ]
     flaws = found(out)
     assert [(name, kind) for name, kind, _ in flaws] == [
@@ -75,21 +77,21 @@ def test_every_planted_flaw_is_found_and_nothing_else(flawed, workers, tmp_path)
     assert all(text in reason for (_, _, reason), (_, _, text) in zip(flaws, expected, strict=True))
     assert {kind for _, kind, _ in flaws} == set(FLAWS)
     first, second = report.tallies
-    assert (first.name, first.records, first.bad, second.records, second.bad) == ("first", 11, 10, 2, 0)
-    assert (report.num_bad, len(report.first)) == (10, SHOWN)
+    assert (first.name, first.records, first.bad, second.records, second.bad) == ("first", 12, 11, 2, 0)
+    assert (report.num_bad, len(report.first)) == (11, SHOWN)
     assert dict(second.kinds) == {"text": 1, "image": 1}
     assert first.flaws["missing"] == first.flaws["corrupt"] - 1 == 2
 
 
 def test_a_kind_that_is_ignored_makes_no_record_bad(flawed, tmp_path):
     report = check(flawed, tmp_path / "out", encoder=ENCODER, tokens=150, ignore=("duplicate", "long"))
-    assert report.num_bad == 8
+    assert report.num_bad == 9
     assert {"duplicate", "long"}.isdisjoint(kind for _, kind, _ in found(tmp_path / "out"))
 
 
 def test_without_an_encoder_lengths_are_not_known_and_not_judged(flawed, tmp_path):
     report = check(flawed, tmp_path / "out", tokens=1)
-    assert report.num_bad == 9
+    assert report.num_bad == 10
     assert not any(tally.lengths for tally in report.tallies)
     assert "tokens" not in [column.header for column in report_table(report).columns]
 

@@ -1,5 +1,7 @@
 """Conversation to sample: one list of ids, whether turns are chained, apart, or share a prefix."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,3 +178,21 @@ def test_what_does_not_fit_the_context_names_both_numbers_and_the_setting(tmp_pa
     )
     with pytest.raises(DataError, match=r"model\.rope_factor=3 \(now 2\)"):
         scaled.encode(talk)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_answers_count_in_the_loss_what_they_weigh(name):
+    encoder = ENCODERS[name]
+    talk = Conversation(tuple(m for at in range(3) for m in (user(f"one {at}"), assistant("red yes"))))
+    plain = encoder.encode(talk)
+    messages = list(talk.messages)
+    for at, weight in ((1, 0.0), (3, 0.5)):
+        messages[at] = replace(messages[at], weight=weight)
+    weighed = encoder.encode(Conversation(tuple(messages)))
+    assert weighed.ids == plain.ids
+    learned = [[w for w in sample.weights if w] for sample in (plain, weighed)]
+    third = len(learned[0]) // 3
+    assert learned == [[1.0] * 3 * third, [0.5] * third + [1.0] * third]
+    turns = encoder.encode_turns(Conversation(tuple(messages)))
+    assert len(turns.leaves) == 2  # a question whose answer counts nothing is of no use alone
+    assert sum(turns.weights) == 1.5 * third

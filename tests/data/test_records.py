@@ -75,12 +75,16 @@ def test_an_empty_file_has_no_records(text, tmp_path):
 FLAWS = {
     "not an object": ([1, 2], "a record must be an object, found list"),
     "a string": ("text", "a record must be an object, found str"),
-    "no conversations": ({"id": "1"}, "'conversations' must be a non-empty list"),
+    "a foreign record": (
+        {"id": "1", "caption": "c"},
+        "a record of no dialect that is known (llava-plus, sharegpt, llava, ",
+    ),
+    "no field": ({}, "a record of no dialect that is known"),
     "empty conversations": ({"conversations": []}, "'conversations' must be a non-empty list"),
     "conversations a text": ({"conversations": "hello"}, "'conversations' must be a non-empty list"),
     "a turn a text": (
         {"conversations": ["hello"]},
-        "conversations[0] must have the texts 'from' and 'value'",
+        "conversations[0] must be an object, found str",
     ),
     "no value": (
         {"conversations": [{"from": "human"}]},

@@ -217,7 +217,7 @@ BAD_SAMPLES = {
     ),
     "a path in an object": (
         [("0.json", text("<image>", image={"path": "/etc/passwd"}))],
-        "{'path': '/etc/passwd'} is not a member of sample '0'",
+        "'/etc/passwd' is not a member of sample '0'",
     ),
     "a member of another sample": (
         [("0.json", text("<image>", image="1.png")), ("1.png", b"x")],
@@ -254,7 +254,8 @@ def test_links_in_a_shard_lead_nowhere_and_nothing_is_written(tmp_path):
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     records = read_records(folder / "a.tar")
-    assert records[0].raw["image"] is None
+    with pytest.raises(DataError, match="1 <image> placeholder"):
+        records[0].conversation()
     assert records[1].conversation().media == ()
     assert [path.name for path in folder.iterdir()] == ["a.tar"]
     assert not (tmp_path / "out.json").exists()

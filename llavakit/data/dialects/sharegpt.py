@@ -1,0 +1,38 @@
+"""ShareGPT records as LLaMA-Factory, ms-swift and Axolotl have extended them.
+
+`conversations` of `from` and `value` with more names of speakers (`chatgpt`, `bing`, ...), `system` beside it,
+media under `images` and `videos`, and what an answer counts in its `weight`, `loss` or `train`.
+"""
+
+from typing import Any
+
+from llavakit.data.dialects.llava import TALK, read_lanes, read_turns
+from llavakit.data.dialects.reader import Reader
+from llavakit.data.dialects.turns import WEIGHTS, compose, compose_listed, with_system
+from llavakit.text.conversation import Conversation
+
+LISTS = ("images", "videos")
+NEW_NAMES = frozenset(("chatgpt", "bing", "bard", "developer", "function_call", "observation"))
+
+
+def is_sharegpt(raw: dict[str, Any]) -> bool:
+    """Whether a talk has something that LLaVA's own format lacks."""
+    turns = raw.get(TALK)
+    if not isinstance(turns, list):
+        return False
+    return any(raw.get(name) is not None for name in (*LISTS, "system")) or any(map(_is_extended, turns))
+
+
+def read_sharegpt(reader: Reader) -> Conversation:
+    turns = with_system(read_turns(reader, TALK), reader.top)
+    if any(reader.top.raw.get(name) is not None for name in LISTS):
+        return compose_listed(turns, reader.images("images"), reader.videos("videos"))
+    return compose(turns, read_lanes(reader), in_front=False)
+
+
+def _is_extended(turn: Any) -> bool:
+    if not isinstance(turn, dict):
+        return False
+    speaker = turn.get("from")
+    named = isinstance(speaker, str) and speaker in NEW_NAMES
+    return named or any(turn.get(name) is not None for name in WEIGHTS)
