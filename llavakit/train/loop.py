@@ -38,8 +38,10 @@ from llavakit.train.monitor import Monitor
 from llavakit.train.objectives import SFT, Objective, Tally, add_totals
 from llavakit.train.optim import build_optimizer, schedule, set_rates
 from llavakit.train.precision import fastest_precision
+from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
+from llavakit.train.reference import Reference, switch_off_dropout
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.state import State, load_state, read_state
@@ -68,7 +70,8 @@ def train(
     directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the probes.
     Raises Interrupted on Ctrl-C, after saving. Under `torchrun` every rank calls it.
     """
-    objective = SFT() if objective is None else objective
+    if run.preference is not None and run.model.start is None:
+        raise ConfigError("preference needs model.start: pairs teach a model that answers already")
     with join_ranks(run.parallel) as ranks:
         run = _settle(run, ranks, anew=overwrite or not (run.out / LATEST).exists())
         newest = saving.newest_checkpoint(run, resume=resume, overwrite=overwrite)
@@ -173,10 +176,12 @@ class Loop:
 
 
 def _prepare(
-    run: Run, newest: Path | None, objective: Objective, ranks: Ranks, answer: Answer | None
+    run: Run, newest: Path | None, objective: Objective | None, ranks: Ranks, answer: Answer | None
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
     checkpoint, flops = _build(run, newest, ranks)
+    if objective is None:
+        objective = _objective(run, checkpoint, newest, ranks)
     loader = _loader(run, run.data, checkpoint, ranks)
     if run.model.start is None and newest is None:
         _standardize(checkpoint.model, loader)
@@ -250,6 +255,17 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     return checkpoint, flops
 
 
+def _objective(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks) -> Objective:
+    """What the run's settings ask for. A reference is the model that the run started from, on resume too."""
+    if run.preference is None:
+        return SFT()
+    switch_off_dropout(checkpoint.model)
+    if not run.preference.needs_reference:
+        return Preference(run.preference, None)
+    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
+    return Preference(run.preference, Reference(started_from.model))
+
+
 def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
     """optim.steps, or what optim.epochs gives; one rank reads the lengths for all."""
     if run.optim.steps:
@@ -278,13 +294,14 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
         checkpoint.tokenizer, card.prompt(), card.image, card.video,
         weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
+    pairs = run.preference is not None
     if data.features is None:
-        return Loader(data, encoder, seed=run.seed)
+        return Loader(data, encoder, seed=run.seed, pairs=pairs)
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
         cache = FeatureCache(data.features, tower.fingerprint())
-        loader = Loader(data, encoder, seed=run.seed, cache=cache)
+        loader = Loader(data, encoder, seed=run.seed, cache=cache, pairs=pairs)
         cache.fill(
             loader.media_by_record(),
             lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)),

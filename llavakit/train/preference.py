@@ -1,6 +1,6 @@
 """Learning from pairs of answers (DPO and its family): a weighted list of losses, against the model it starts from.
 
-A pair is one prompt with two leaves, chosen and rejected, in this order; image and prompt are computed once for both.
+A pair is one prompt with two leaves, chosen and rejected in this order; image and prompt are computed once.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ class PreferenceConfig(PairSettings):
     @classmethod
     def _named(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return PRESETS[value] if value in PRESETS else {value: 1.0}
+            return PRESETS.get(value, {value: 1.0})
         return value
 
     @field_validator("loss")

@@ -1,6 +1,6 @@
 """The reference of preference learning: the model that a run starts from, always.
 
-It is what the trained weights were before the first step; everything that is frozen is shared with the policy. So one
+It is what the trained weights were before the first step; all that is frozen is shared with the policy. So one
 mechanism serves full training, fresh adapters, adapters that go on from others, and quantized models.
 """
 
@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from llavakit.model.llava import Llava
 from llavakit.train.sharding import local_shard, reshard
+
+
+def switch_off_dropout(model: Llava) -> None:
+    """For as long as the model lives: policy and reference then differ by their weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 class Reference:
