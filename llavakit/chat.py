@@ -47,7 +47,9 @@ class Chat:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
         replies = [self.reply(sampling) for _ in samples]
-        for _ in self.engine.stream(samples, sampling, lambda index, token: _ends(replies[index], token)):
+        for _ in self.engine.stream(
+            samples, _without_stops(sampling), lambda index, token: _ends(replies[index], token)
+        ):
             pass
         for reply in replies:
             reply.finish()
@@ -57,7 +59,9 @@ class Chat:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
         sample = self.encoder.encode(conversation, open_turn=True)
         reply, shown = self.reply(sampling), 0
-        for _ in self.engine.stream([sample], sampling, lambda index, token: _ends(reply, token)):
+        for _ in self.engine.stream(
+            [sample], _without_stops(sampling), lambda index, token: _ends(reply, token)
+        ):
             if len(reply.text) > shown:
                 yield reply.text[shown:]
                 shown = len(reply.text)
@@ -72,12 +76,17 @@ class Chat:
     def describe(self, video: Video) -> str:
         """One line about a video as the model will see it."""
         medium = plan_media(video, self.encoder.image, self.encoder.video, alone=True)
-        return f"{len(medium.pictures())} frames, {medium.plan.num_tokens} tokens"
+        return f"{medium.plan.frames} frames, {medium.plan.num_tokens} tokens"
 
     def reply(self, sampling: Sampling) -> Reply:
         """An empty answer that ends at the template's stops, and at those of `sampling`."""
         stops = self.encoder.tokenizer.stop_strings(self.encoder.template)
         return Reply(self.encoder.tokenizer, (*stops, *sampling.stop))
+
+
+def _without_stops(sampling: Sampling) -> Sampling:
+    """The replies look for the stops: they make text of every token, and the engine need not do it again."""
+    return sampling.model_copy(update={"stop": ()})
 
 
 def _ends(reply: Reply, token: int) -> bool:

@@ -1,6 +1,8 @@
 """An image or a video of a sample: where it comes from, its plan, and its tiles when they are needed."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -13,8 +15,10 @@ from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_v
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import ImageConfig, plan_image
-from llavakit.vision.video import load_frames, probe_video, video_digest
+from llavakit.vision.video import map_frames, probe_video, video_digest
 from llavakit.vision.video import name_of as video_name
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,18 @@ class Media:
         return digest(self.source) + deep
 
     def pictures(self) -> list[PIL.Image.Image]:
-        """The decoded picture, or the clip's frames."""
-        if isinstance(self.source, Clip):
-            clip = self.source
-            return load_frames(clip.source, clip.info, clip.frames, bits=self.depth)
-        return [load_image(self.source, bits=self.depth)]
+        """The decoded picture, or the clip's frames, all in memory: to show them."""
+        return self._each(lambda picture: picture)
 
     def tiles(self) -> Tensor:
-        """uint8[N, H, W, 3]: what the tower sees, frame by frame."""
-        return torch.from_numpy(
-            np.concatenate([cut_tiles(picture, self.plan) for picture in self.pictures()])
-        )
+        """uint8[N, H, W, 3]: what the tower sees, frame by frame. One decoded frame is in memory at a time."""
+        return torch.from_numpy(np.concatenate(self._each(lambda picture: cut_tiles(picture, self.plan))))
+
+    def _each(self, use: Callable[[PIL.Image.Image], T]) -> list[T]:
+        if not isinstance(self.source, Clip):
+            return [use(load_image(self.source, bits=self.depth))]
+        clip = self.source
+        return map_frames(clip.source, clip.info, clip.frames, use, bits=self.depth)
 
 
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:

@@ -19,7 +19,7 @@ class SlotCache:
     def __init__(self, shape: KvShape, budget: int) -> None:
         self.shape, self.budget = shape, budget
         self.prefixes = PrefixCache()
-        self._arenas: dict[int, Arena] = {}
+        self._arenas = self._empty()
 
     @property
     def tokens(self) -> int:
@@ -63,20 +63,20 @@ class SlotCache:
         for arena in self._arenas.values():
             yield from arena.slots[: arena.decoding]
 
-    def step(self, chunks: Sequence[tuple[KvSlot, int]]) -> StepLayout:
-        """A row for each decoding slot, then for each of `chunks` so many rows that go on with its slot."""
-        return StepLayout([arena for arena in self._arenas.values() if arena.decoding], chunks)
+    def step(self, chunks: Sequence[tuple[KvSlot, int]], *, decode: bool = True) -> StepLayout:
+        """With `decode` a row for each decoding slot; then so many that go on with the slot of each of `chunks`."""
+        return StepLayout([arena for arena in self._arenas.values() if arena.decoding and decode], chunks)
 
     def clear(self) -> None:
         """Forget everything; no slot may be open."""
-        self._arenas.clear()
+        self._arenas = self._empty()
         self.prefixes = PrefixCache()
 
     def _arena(self, positions: int) -> Arena | None:
         """The arena for so many positions, with a free slot, or None."""
         size = max(SMALLEST, 1 << (positions - 1).bit_length())
-        if size not in self._arenas:
-            self._arenas[size] = Arena(self.shape, size)
+        if size > self.longest:
+            return None
         arena = self._arenas[size]
         if arena.free:
             return arena
@@ -93,6 +93,11 @@ class SlotCache:
         # Doubling: growing one by one would copy everything each time.
         arena.resize(arena.capacity + min(max(1, arena.capacity), spare))
         return arena
+
+    def _empty(self) -> dict[int, Arena]:
+        """An arena of each size from the beginning: other threads ask for `tokens` while slots come and go."""
+        first, last = SMALLEST.bit_length() - 1, self.longest.bit_length()
+        return {1 << power: Arena(self.shape, 1 << power) for power in range(first, last)}
 
     def _slot_tokens(self) -> int:
         return sum(arena.capacity * arena.size for arena in self._arenas.values())

@@ -27,7 +27,7 @@ from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
 from llavakit.engine.native import NativeLinear, Workspace, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
-from llavakit.engine.weights import Product, refresh, replace_modules
+from llavakit.engine.weights import Product, check, refresh, replace_modules
 from llavakit.model.attention import Layout
 from llavakit.model.llava import KeyValueCache, Llava
 
@@ -60,6 +60,10 @@ class Decoder(Protocol):
         ...
 
     def logits(self, hidden_LD: Tensor) -> Tensor: ...
+
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        """Raise for new weights that `refresh` could not take. Changes nothing."""
+        ...
 
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         """New weights in place, by the names of the language model's state dict; the others stay as they are."""
@@ -163,6 +167,9 @@ class ModuleDecoder:
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.model.logits(hidden_LD)
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.model.language, self.products, tensors)
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
         refresh(self.model.language, self.products, tensors)
 
@@ -230,14 +237,22 @@ class FusedDecoder:
     def logits(self, hidden_LD: Tensor) -> Tensor:
         return self.head.linear(hidden_LD)
 
+    def check(self, tensors: Mapping[str, Tensor]) -> None:
+        check(self.language, self._products(), self._with_head(tensors))
+
     def refresh(self, tensors: Mapping[str, Tensor]) -> None:
-        products = [product for layer in self.layers for product in layer.products]
-        # Tied tables have two names and one tensor; whichever is given, the head's copy must follow.
-        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
-            tensors = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
-        refresh(self.language, [*products, self.head], tensors)
+        refresh(self.language, self._products(), self._with_head(tensors))
         for norm in [norm for layer in self.layers for norm in layer.norms] + [self.norm]:
             norm.load()
+
+    def _products(self) -> list[Product]:
+        return [product for layer in self.layers for product in layer.products] + [self.head]
+
+    def _with_head(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Tied tables have two names and one tensor; whichever is given, the head's copy must follow."""
+        if self.language.config.tie_word_embeddings and "model.embed_tokens.weight" in tensors:
+            return {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"]}
+        return tensors
 
     def _angles(self, x_TD: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines, and sines whose first half is negative, as `rotate` wants them; the module's own numbers."""

@@ -17,16 +17,18 @@ from torch import Tensor
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
-from llavakit.data.media import Media
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, fuse
+from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
+from llavakit.engine.forward import Forward, Spoken
 from llavakit.engine.grammar import Grammar, Grammars
 from llavakit.engine.kv_slots import KvShape
-from llavakit.engine.request import Ends, Event, Finish, Listen, Request, media_key, name_tokens, never
-from llavakit.engine.sampler import Choice, Draw, Sampling, choose
-from llavakit.engine.scheduler import Scheduler, Sequence, Step
+from llavakit.engine.request import Ends, Event, Finish, Listen, Request, Stops, media_key, name_tokens, never
+from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
+from llavakit.engine.scheduler import Scheduler, Sequence
+from llavakit.engine.weights import check_fit
 from llavakit.model.attention import packed_layout
 from llavakit.model.llava import KeyValueCache, Llava
 from llavakit.text.tokenizer import Tokenizer
@@ -63,13 +65,14 @@ class Engine:
         step_tokens: int = 2048,
         kv_bytes: int | None = None,
     ) -> None:
-        """`tokenizer` is needed for `json_schema` only. `decoder` runs the model's layers (default: `fuse(model)`).
+        """`tokenizer` is needed for `json_schema` and `stop`. `decoder` runs the layers (default: `fuse(model)`).
 
         `max_sequences` run together, the rest wait; a step computes at most `step_tokens` tokens, those of running
         answers first. `kv_bytes` bounds keys and values (default: an eighth of the memory; on CUDA three quarters
         of what is free).
         """
         self.model, self.stop_ids, self._device = model.eval(), stop_ids, model.device
+        self._tokenizer = tokenizer
         self._grammars = None if tokenizer is None else Grammars(tokenizer, stop_ids)
         self._decoder = fuse(model) if decoder is None else decoder
         shape = _kv_shape(model, self._decoder)
@@ -82,6 +85,7 @@ class Engine:
         self.context = min(model.context, self._cache.longest)
         self._scheduler = Scheduler(self._cache, max_sequences=max_sequences, step_tokens=step_tokens)
         self._features = FeatureCache(model, FEATURE_BYTES)
+        self._forward = Forward(model, self._decoder, self._features)
         self._numbers = count()
         self._answer_tokens = 0
 
@@ -106,13 +110,14 @@ class Engine:
             raise ValueError("a prompt is one segment")
         self._check_length(sample)
         self._check(sampling)
+        slots = tuple(place for place, token in enumerate(sample.ids) if token == IMAGE_ID)
         keys = tuple(media_key(media, salt) for media in sample.media)
         tiles = {
             key: media.tiles()
             for key, media in zip(keys, sample.media, strict=True)
             if key not in self._features
         }
-        return Request(sample, sampling, name_tokens(sample, keys), keys, tiles, salt)
+        return Request(sample, sampling, name_tokens(sample, keys, slots), keys, tiles, slots, salt)
 
     def submit(self, request: Request, listen: Listen, ends: Ends = never) -> int:
         """Put a request in the queue; its number. `listen` hears every event of it, in order.
@@ -121,20 +126,27 @@ class Engine:
         """
         number, sampling = next(self._numbers), request.sampling
         room = min(sampling.max_tokens, self.context - request.sample.num_tokens)
+        if sampling.stop:
+            ends = Stops(self._text("stop"), sampling, ends)
+        sequences = []
         for choice in range(sampling.n):
             ids, names = list(request.sample.ids), list(request.names)
             draw = Draw(sampling, choice, self._grammar(sampling), request.sample.ids)
-            self._scheduler.add(Sequence(number, choice, request, draw, listen, ends, room, ids, names))
+            sequences.append(Sequence(number, choice, request, draw, listen, ends, room, ids, names))
+        for sequence in sequences:  # all or none
+            self._scheduler.add(sequence)
         return number
 
     def cancel(self, number: int) -> None:
         """End a request, wherever it is. One that has ended already stays as it is."""
         self._end_all([each for each in self._scheduler.all() if each.number == number], "cancelled")
 
-    def abort(self, finish: Finish) -> None:
+    def abort(self, finish: Finish, error: Exception | None = None) -> None:
         """End every request, as after an error in a step; what was computed is forgotten."""
-        self._end_all(self._scheduler.all(), finish)
-        self._cache.clear()
+        self._cache = SlotCache(self._cache.shape, self._cache.budget)
+        for sequence in self._scheduler.reset(self._cache):
+            sequence.ended = True
+            self._tell_end(sequence, finish, error)
 
     @torch.inference_mode()
     def step(self) -> None:
@@ -142,17 +154,15 @@ class Engine:
         step = self._scheduler.plan()
         if not step.decoding and not step.filling:
             return
-        self._see(step.admitted)
-        layout = self._cache.step([(sequence.slot, size) for sequence, size in step.filling if sequence.slot])
-        speaking, rows = _speaking(step)
-        last_S = torch.tensor(rows, dtype=torch.long, device=self._device)
-        hidden_SD = self._decoder(self._embed(step), self._positions(step), layout, layout, last_S)
-        layout.finish()
+        spoken = self._forward.run(step, self._cache)
+        failed = {sequence for sequence, _ in spoken.failed}
         for sequence, _ in step.filling:
-            self._scheduler.filled(sequence)
-        if speaking:
-            logits_SV = self._decoder.logits(hidden_SD)
-            self._hear(speaking, choose(logits_SV, [sequence.draw for sequence in speaking]))
+            if sequence not in failed:
+                self._scheduler.filled(sequence)
+        for sequence, error in spoken.failed:
+            self._fail(sequence, error)
+        if spoken.speaking:
+            self._hear(spoken)
 
     def generate(self, samples: Many[Sample], sampling: Sampling) -> list[list[int]]:
         """The generated ids of each sample, without the stop token."""
@@ -169,7 +179,7 @@ class Engine:
         Sample i draws from the random stream seed + i. A stream that is dropped cancels what is left of it.
         """
         if sampling.n != 1:
-            raise ValueError("stream gives one answer per sample; submit a request for more")
+            raise ConfigError(f"n={sampling.n}: one answer is given for each prompt; ask the prompt n times")
         heard: deque[tuple[int, Event]] = deque()
         requests = [
             self.prepare(sample, sampling.model_copy(update={"seed": sampling.seed + index}))
@@ -185,6 +195,8 @@ class Engine:
                 while heard:
                     index, event = heard.popleft()
                     left -= event.finish is not None
+                    if event.error is not None:
+                        raise event.error
                     if event.token is not None:
                         yield index, event.token
         finally:
@@ -237,22 +249,27 @@ class Engine:
         """Copy new weights (names of the model's state dict) into place.
 
         Running sequences go on with them from the beginning of their prompts; nothing computed before is used.
+        All are checked first: weights that do not fit (ConfigError) leave the model and what runs as they are.
         """
-        unknown = sorted(tensors.keys() - self.model.state_dict().keys())
-        if unknown:
-            raise ConfigError(f"refresh: the model has no weights called {', '.join(unknown[:3])}")
+        language = {
+            name.removeprefix("language."): tensor
+            for name, tensor in tensors.items()
+            if name.startswith("language.")
+        }
+        others = {name: tensor for name, tensor in tensors.items() if not name.startswith("language.")}
+        own = self.model.state_dict()
+        check_fit(own, others)
+        self._decoder.check(language)
         for sequence in reversed(self._scheduler.running.copy()):
             self._scheduler.preempt(sequence)
-        language = {name: tensors[name] for name in tensors if name.startswith("language.")}
-        self.model.load_state_dict(
-            {name: tensors[name] for name in tensors.keys() - language.keys()}, strict=False
-        )
-        self._decoder.refresh({name.removeprefix("language."): language[name] for name in language})
+        for name, tensor in others.items():
+            own[name].copy_(tensor)
+        self._decoder.refresh(language)
         self._cache.clear()
         self._features.clear()
 
     def stats(self) -> Stats:
-        """Where the engine stands."""
+        """Where the engine stands. For any thread, while it works."""
         scheduler = self._scheduler
         return Stats(
             waiting=len(scheduler.waiting),
@@ -279,6 +296,8 @@ class Engine:
     def _check(self, sampling: Sampling) -> None:
         """Raise for what this model cannot do."""
         self._grammar(sampling)
+        if sampling.stop:
+            self._text("stop")
         vocabulary = self.model.language.config.vocab_size
         beyond = [token for token in sampling.logit_bias if token >= vocabulary]
         if beyond:
@@ -287,100 +306,71 @@ class Engine:
     def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.json_schema is None:
             return None
-        if self._grammars is None:
-            raise ConfigError("json_schema: this engine was made without a tokenizer")
+        self._text("json_schema")
+        assert self._grammars is not None
         return self._grammars.start(sampling.json_schema)
 
-    def _see(self, admitted: list[Sequence]) -> None:
-        """The rows of all pictures that admitted sequences still need, in one run of the tower."""
-        needed = [(sequence, _unseen(sequence)) for sequence in admitted]
-        media = {key: media for _, each in needed for key, media in each}
-        if not media:
+    def _text(self, setting: str) -> Tokenizer:
+        """The tokenizer, for a setting that is about text."""
+        if self._tokenizer is None:
+            raise ConfigError(f"{setting}: this engine was made without a tokenizer")
+        return self._tokenizer
+
+    def _hear(self, spoken: Spoken) -> None:
+        """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
+        rows = zip(spoken.speaking, spoken.logits_SV, likeliest(spoken.logits_SV), strict=True)
+        for sequence, logits_V, best in rows:
+            with Boundary() as own:
+                self._say(sequence, choose(logits_V, sequence.draw, best))
+            if own.error is not None:
+                self._fail(sequence, own.error)
+
+    def _say(self, sequence: Sequence, choice: Choice) -> None:
+        sampling, token = sequence.request.sampling, choice.token
+        if token in sampling.stop_ids or (token in self.stop_ids and not sampling.ignore_end):
+            self._end(sequence, "stop")
             return
-        tiles = {key: tiles for sequence in admitted for key, tiles in sequence.request.tiles.items()}
-        rows = self._features.rows(media, tiles)
-        for sequence, each in needed:
-            if each:
-                slots = sequence.ids[sequence.done :].count(IMAGE_ID)
-                sequence.rows_SD = torch.cat([rows[key] for key, _ in each])[-slots:] if slots else None
-
-    def _embed(self, step: Step) -> Tensor:
-        """x_TD of a step's rows."""
-        ids = [sequence.ids[-1] for sequence in step.decoding]
-        slots: list[int] = []
-        pictures: list[Tensor] = []
-        for sequence, size in step.filling:
-            new = sequence.ids[sequence.done : sequence.done + size]
-            mine = [len(ids) + at for at, token in enumerate(new) if token == IMAGE_ID]
-            ids += [max(token, 0) for token in new]  # IMAGE_ID is no row of the table
-            if mine and sequence.rows_SD is not None:
-                slots += mine
-                pictures.append(sequence.rows_SD[: len(mine)])
-                sequence.rows_SD = sequence.rows_SD[len(mine) :]
-        x_TD: Tensor = self.model.language.get_input_embeddings()(torch.tensor(ids, device=self._device))
-        if slots:
-            x_TD[torch.tensor(slots, device=x_TD.device)] = torch.cat(pictures).to(x_TD.dtype)
-        return x_TD
-
-    def _positions(self, step: Step) -> Tensor:
-        positions = [sequence.done for sequence in step.decoding]
-        for sequence, size in step.filling:
-            positions += range(sequence.done, sequence.done + size)
-        return torch.tensor(positions, device=self._device)
-
-    def _hear(self, speaking: list[Sequence], choices: list[Choice]) -> None:
-        """What each sequence said: it goes on, or ends."""
-        for sequence, choice in zip(speaking, choices, strict=True):
-            sampling, token = sequence.request.sampling, choice.token
-            if token in sampling.stop_ids or (token in self.stop_ids and not sampling.ignore_end):
-                self._end(sequence, "stop")
-                continue
-            sequence.say(token)
-            self._answer_tokens += 1
-            grammar = sequence.draw.grammar
-            if sequence.ends(sequence.choice, token) or (grammar is not None and grammar.ended):
-                self._end(sequence, "stop", choice)
-            elif sequence.room == 0:
-                self._end(sequence, "length", choice)
-            else:
-                sequence.listen(Event(sequence.number, sequence.choice, token, choice.logprob, choice.top))
+        sequence.say(token)
+        self._answer_tokens += 1
+        grammar = sequence.draw.grammar
+        if sequence.ends(sequence.choice, token) or (grammar is not None and grammar.ended):
+            self._end(sequence, "stop", choice)
+        elif sequence.room == 0:
+            self._end(sequence, "length", choice)
+        else:
+            sequence.listen(Event(sequence.number, sequence.choice, token, choice.logprob, choice.top))
 
     def _end(self, sequence: Sequence, finish: Finish, choice: Choice | None = None) -> None:
         self._scheduler.remove(sequence)
+        sequence.ended = True
         who = sequence.number, sequence.choice
         if choice is None:
             sequence.listen(Event(*who, None, finish=finish))
         else:
             sequence.listen(Event(*who, choice.token, choice.logprob, choice.top, finish))
 
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """End one sequence because of a fault that is its own: of its pictures, its grammar or who listens."""
+        report(f"choice {sequence.choice} of request {sequence.number} failed", error)
+        self._tell_end(sequence, "failed", error)
+        if not sequence.ended:  # if this raises, the cache is broken, and the step has failed for all
+            self._scheduler.remove(sequence)
+            sequence.ended = True
+
+    def _tell_end(self, sequence: Sequence, finish: Finish, error: Exception | None) -> None:
+        """Whatever the listener does with it."""
+        with Boundary() as own:
+            sequence.listen(Event(sequence.number, sequence.choice, None, finish=finish, error=error))
+        if own.error is not None:
+            report(f"request {sequence.number} could not be told of its end", own.error)
+
     @torch.inference_mode()  # the memory that moves was made in it
     def _end_all(self, sequences: list[Sequence], finish: Finish) -> None:
         for sequence in sequences:
-            self._end(sequence, finish)
-
-
-def _speaking(step: Step) -> tuple[list[Sequence], list[int]]:
-    """The sequences that will have said all they know after this step, and each one's last row."""
-    speaking, rows = list(step.decoding), list(range(len(step.decoding)))
-    row = len(rows)
-    for sequence, size in step.filling:
-        row += size
-        if sequence.done + size == len(sequence.ids):
-            speaking.append(sequence)
-            rows.append(row - 1)
-    return speaking, rows
-
-
-def _unseen(sequence: Sequence) -> list[tuple[bytes, Media]]:
-    """The media of a sequence that have slots behind what is done, with their keys."""
-    left = sequence.ids[sequence.done :].count(IMAGE_ID)
-    out: list[tuple[bytes, Media]] = []
-    for key, media in reversed(list(zip(sequence.request.keys, sequence.request.sample.media, strict=True))):
-        if left <= 0:
-            break
-        out.append((key, media))
-        left -= media.plan.num_tokens
-    return out[::-1]
+            with Boundary() as own:
+                self._end(sequence, finish)
+            if own.error is not None:
+                self._fail(sequence, own.error)
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -23,8 +23,12 @@ class Grammar:
         self._matcher = matcher
 
     def mask(self, scores_V: Tensor) -> Tensor:
-        """The scores, with minus infinity wherever the grammar does not go."""
+        """The scores, with minus infinity wherever the grammar does not go.
+
+        Raises DataError where the schema is too large to be followed: that is found while it is.
+        """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+        self._check()
         allowed = torch.zeros(len(scores_V), dtype=torch.bool)
         flags = torch.from_numpy(np.unpackbits(bits, bitorder="little").astype(bool))[: len(allowed)]
         allowed[: len(flags)] = flags
@@ -32,13 +36,18 @@ class Grammar:
 
     def accept(self, token: int) -> None:
         """Go on with this token, which the mask allowed."""
-        if not self._matcher.consume_token(token):
-            raise RuntimeError(f"the grammar refuses token {token}: {self._matcher.get_error()}")
+        self._matcher.consume_token(token)
+        self._check()
 
     @property
     def ended(self) -> bool:
         """Nothing can follow any more."""
         return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        """Raise if the grammar cannot be followed further: a matcher with an error says that it is complete."""
+        if self._matcher.is_error():
+            raise DataError(f"json_schema: {self._matcher.get_error().splitlines()[0]}")
 
 
 class Grammars:

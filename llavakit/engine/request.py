@@ -1,16 +1,18 @@
 """What the engine is asked, and what it tells while it answers."""
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
 from torch import Tensor
 
-from llavakit.core.types import IMAGE_ID
 from llavakit.data.encode import Sample
 from llavakit.data.media import Media
 from llavakit.engine.sampler import Sampling
+from llavakit.text.reply import Reply
+from llavakit.text.tokenizer import Tokenizer
 
 Finish = Literal["stop", "length", "cancelled", "failed"]
 
@@ -28,6 +30,7 @@ class Event:
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     finish: Finish | None = None
+    error: Exception | None = None  # why it "failed"
 
 
 Listen = Callable[[Event], object]
@@ -37,6 +40,18 @@ Ends = Callable[[int, int], bool]  # (choice, token): is the choice at its end w
 def never(choice: int, token: int) -> bool:
     """Nothing but stop tokens and limits ends an answer."""
     return False
+
+
+class Stops:
+    """Ends answers at texts. Whoever reads the text of an answer anyway looks for them there (chat.py, serve)."""
+
+    def __init__(self, tokenizer: Tokenizer, sampling: Sampling, ends: Ends) -> None:
+        self._replies = [Reply(tokenizer, sampling.stop) for _ in range(sampling.n)]
+        self._ends = ends
+
+    def __call__(self, choice: int, token: int) -> bool:
+        self._replies[choice].add(token)
+        return self._ends(choice, token) or self._replies[choice].ended
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,33 @@ class Request:
     names: tuple[int, ...]
     keys: tuple[bytes, ...]  # of the media
     tiles: dict[bytes, Tensor]
+    slots: tuple[int, ...]  # places of pictures' tokens, media after media
     salt: bytes = b""  # whose it is: only they find again what is kept of it
+
+    def media_from(self, start: int) -> dict[bytes, Media]:
+        """The media with slots at token `start` or behind it, first ones first."""
+        left = len(self.slots) - bisect_left(self.slots, start)
+        out: list[tuple[bytes, Media]] = []
+        for key, media in zip(reversed(self.keys), reversed(self.sample.media), strict=True):
+            if left <= 0:
+                break
+            out.append((key, media))
+            left -= media.plan.num_tokens
+        return dict(reversed(out))
+
+    def rows_between(
+        self, start: int, end: int, seen: Mapping[bytes, Tensor]
+    ) -> tuple[tuple[int, ...], list[Tensor]]:
+        """The slots among the tokens `start..end`, and what stands there: parts of the rows_SD `seen` of media."""
+        first, after = bisect_left(self.slots, start), bisect_left(self.slots, end)
+        rows: list[Tensor] = []
+        low = 0
+        for key, media in zip(self.keys, self.sample.media, strict=True):
+            high = low + media.plan.num_tokens
+            if low < after and high > first:
+                rows.append(seen[key][max(first - low, 0) : after - low])
+            low = high
+        return self.slots[first:after], rows
 
 
 def media_key(media: Media, salt: bytes = b"") -> bytes:
@@ -60,10 +101,9 @@ def media_key(media: Media, salt: bytes = b"") -> bytes:
     return blake2b(salt + f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()
 
 
-def name_tokens(sample: Sample, keys: Sequence[bytes]) -> tuple[int, ...]:
+def name_tokens(sample: Sample, keys: Sequence[bytes], slots: Sequence[int]) -> tuple[int, ...]:
     """The names of a sample's tokens. Those of pictures are negative, so no token id is among them."""
     names: list[int] = list(sample.ids)
-    slots = [at for at, token in enumerate(sample.ids) if token == IMAGE_ID]
     start = 0
     for media, key in zip(sample.media, keys, strict=True):
         number = -1 - (int.from_bytes(key[:8], "big") >> 1)

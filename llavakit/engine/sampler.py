@@ -41,7 +41,7 @@ class Sampling(Config):
     max_tokens: int = Field(default=512, ge=1)
     seed: int = 0
     n: int = Field(default=1, ge=1)  # answers that share the prompt; answer i draws from stream seed + i
-    stop: tuple[str, ...] = ()  # texts that end an answer; looked for where text is made (chat.py)
+    stop: tuple[str, ...] = ()  # texts that end an answer; the engine needs a tokenizer for them
     stop_ids: tuple[Annotated[int, Field(ge=0)], ...] = ()
     ignore_end: bool = False  # go on past the model's own end of an answer
     logprobs: int | None = Field(default=None, ge=0)  # of the chosen token, and of so many of the likeliest
@@ -112,15 +112,23 @@ class Draw:
             self.grammar.accept(token)
 
 
-def choose(logits_SV: Tensor, draws: Sequence[Draw]) -> list[Choice]:
-    """The next token of each sequence, which its draw has accepted."""
-    # The first of the likeliest, as argmax gives it, which takes nine times as long for bfloat16 on the CPU.
-    tokens: list[int] = logits_SV.max(dim=-1).indices.tolist()
-    for row, draw in enumerate(draws):
-        if not draw.plain:
-            tokens[row] = _draw(logits_SV[row], draw)
-            draw.accept(tokens[row])
-    return [_choice(logits_SV[row], draw, tokens[row]) for row, draw in enumerate(draws)]
+def likeliest(logits_SV: Tensor) -> list[int]:
+    """The first of the likeliest tokens of each sequence; -1 where the scores are no numbers."""
+    # As argmax gives it, which takes nine times as long for bfloat16 on the CPU.
+    best = logits_SV.max(dim=-1)
+    tokens: list[int] = best.indices.masked_fill(best.values.isnan(), -1).tolist()
+    return tokens
+
+
+def choose(logits_V: Tensor, draw: Draw, best: int) -> Choice:
+    """The next token of a sequence, which its draw has accepted; `best` is the likeliest one."""
+    if best < 0:
+        raise ArithmeticError("the model's scores are no numbers")
+    token = best
+    if not draw.plain:
+        token = _draw(logits_V, draw)
+        draw.accept(token)
+    return _choice(logits_V, draw, token)
 
 
 def distribution(scores_V: Tensor, how: Sampling) -> tuple[Tensor | None, Tensor]:

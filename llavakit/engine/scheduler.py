@@ -30,8 +30,9 @@ class Sequence:
     ids: list[int]  # prompt and answer
     names: list[int]  # the same, pictures by their content
     keys: list[bytes] = field(default_factory=list)  # of its complete blocks
-    rows_SD: Tensor | None = None  # for the picture slots that are not done yet, while it is filled
+    seen: dict[bytes, Tensor] = field(default_factory=dict)  # rows_SD of its media, while it is filled
     slot: KvSlot | None = None
+    ended: bool = False
 
     @property
     def done(self) -> int:
@@ -52,6 +53,14 @@ class Step:
     decoding: list[Sequence]
     filling: list[tuple[Sequence, int]]
     admitted: list[Sequence]
+
+    def one_by_one(self) -> list["Step"]:
+        """The same in steps of one sequence; the token of one that decodes is as well a piece of its prompt."""
+        parts = [(sequence, 1) for sequence in self.decoding] + self.filling
+        return [
+            Step([], [(sequence, size)], [sequence] if sequence in self.admitted else [])
+            for sequence, size in parts
+        ]
 
 
 class Scheduler:
@@ -87,6 +96,7 @@ class Scheduler:
         assert sequence.slot is not None
         self.cache.prefixes.publish(sequence.slot, sequence.keys)
         if sequence.done == len(sequence.ids):
+            sequence.seen.clear()
             sequence.slot.arena.promote(sequence.slot)
 
     def remove(self, sequence: Sequence) -> None:
@@ -108,7 +118,8 @@ class Scheduler:
         assert sequence.slot is not None
         extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.cache.close(sequence.slot, sequence.keys)
-        sequence.slot, sequence.rows_SD = None, None
+        sequence.slot = None
+        sequence.seen.clear()
 
     def _widen(self) -> None:
         """Memory for one more token of all that decode; the youngest make room."""
@@ -150,6 +161,13 @@ class Scheduler:
     def all(self) -> list[Sequence]:
         """Every sequence that has not ended."""
         return [*self.running, *self.waiting]
+
+    def reset(self, cache: SlotCache) -> list[Sequence]:
+        """Begin anew with another cache; the sequences that had not ended."""
+        left, self.cache = self.all(), cache
+        self.running.clear()
+        self.waiting.clear()
+        return left
 
 
 def _coming(sequence: Sequence) -> list[bytes]:

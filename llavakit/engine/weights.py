@@ -108,25 +108,42 @@ def _replace(language: PreTrainedModel, name: str, make: Make) -> Product:
     return product
 
 
-@torch.no_grad()
-def refresh(language: PreTrainedModel, products: Sequence[Product], tensors: Mapping[str, Tensor]) -> None:
-    """Copy `tensors` into the model by the names of its state dict, and reload the products they belong to.
-
-    Names are looked up and shapes compared before anything is changed.
-    """
-    own = dict(language.state_dict())
-    for product in products:
-        for name, module in zip(product.names, product.modules, strict=True):
-            own |= {f"{name}.{part}": tensor for part, tensor in module.named_parameters(recurse=False)}
+def check_fit(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise for the first of `tensors` that could not be copied into the one of its name."""
     for name, tensor in tensors.items():
         if name not in own:
-            raise ConfigError(f"new weights: the language model has no tensor {name}")
+            raise ConfigError(f"new weights: the model has no weights called {name}")
         if own[name].shape != tensor.shape:
             raise ConfigError(
                 f"new weights: {name} is {tuple(tensor.shape)}, the model's is {tuple(own[name].shape)}"
             )
+        if tensor.is_meta or tensor.layout != torch.strided:
+            raise ConfigError(
+                f"new weights: {name} has no values of its own ({tensor.device}, {tensor.layout})"
+            )
+
+
+def check(
+    language: PreTrainedModel, products: Sequence[Product], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Raise for `tensors` that `refresh` could not take; what they would be copied into. Changes nothing."""
+    own = dict(language.state_dict())
+    for product in products:
+        for name, module in zip(product.names, product.modules, strict=True):
+            own |= {f"{name}.{part}": tensor for part, tensor in module.named_parameters(recurse=False)}
+    check_fit(own, tensors)
     for product in products:
         product.check(tensors)
+    return own
+
+
+@torch.no_grad()
+def refresh(language: PreTrainedModel, products: Sequence[Product], tensors: Mapping[str, Tensor]) -> None:
+    """Copy `tensors` into the model by the names of its state dict, and reload the products they belong to.
+
+    All are checked before anything is changed.
+    """
+    own = check(language, products, tensors)
     for name, tensor in tensors.items():
         if not own[name].is_meta:
             own[name].copy_(tensor)

@@ -154,7 +154,6 @@ def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
         max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
         seed=random.getrandbits(62) if request.seed is None else request.seed,
         n=request.n or 1,
-        stop=request.stops,
         logprobs=logprobs,
         json_schema=_schema(request),
     )

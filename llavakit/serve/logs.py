@@ -29,11 +29,15 @@ def log(event: str, *, level: int = logging.INFO, **fields: Any) -> None:
     logging.getLogger(NAME).log(level, event, extra={"fields": fields})
 
 
-def log_to_stderr() -> None:
-    """Our lines and uvicorn's, all of them JSON. For the process that serves; a library leaves logging alone."""
+def log_to_stderr(*, content: bool = False) -> None:
+    """Our lines and uvicorn's, all of them JSON. For the process that serves; a library leaves logging alone.
+
+    With `content`, faults of the engine are logged whole, with what people asked.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     for name, level in ((NAME, logging.INFO), ("llavakit", logging.INFO), ("uvicorn.error", logging.WARNING)):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(level)
+    logging.getLogger("llavakit.engine.fault").setLevel(logging.DEBUG if content else logging.INFO)

@@ -43,7 +43,7 @@ class Server(uvicorn.Server):
 
 def serve(service: Service, listener: socket.socket) -> None:
     """Answer requests until SIGINT or SIGTERM. `listener` is what `listen` gave."""
-    log_to_stderr()
+    log_to_stderr(content=service.settings.log_content)
     host, port = listener.getsockname()[:2]
     if host not in LOOPBACK and not service.settings.api_keys:
         say(f"warning: whoever reaches {host}:{port} may use this server; give it an --api-key")

@@ -162,7 +162,7 @@ class Answer:
         self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
         self._open = len(self._choices)
-        self._queue: asyncio.Queue[list[Delta] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
         self._sample = prepared.sample
         self._ticket: Ticket = service.worker.submit(prepared, self._listen, self._ends)
 
@@ -188,8 +188,8 @@ class Answer:
         while self._open:
             async with self._service.within(self._deadline):
                 deltas = await self._queue.get()
-            if deltas is None:
-                raise ApiError("the engine failed at this request", status=500, code="engine_failed")
+            if isinstance(deltas, ApiError):
+                raise deltas
             for delta in deltas:
                 self._open -= delta.finish is not None
                 yield delta
@@ -206,9 +206,16 @@ class Answer:
 
     def _listen(self, event: Event) -> None:
         broken = event.finish in ("failed", "cancelled")
-        deltas = None if broken else self._choices[event.choice].take(event)
+        deltas = _failure(event) if broken else self._choices[event.choice].take(event)
         if deltas != []:
             self._bridge.call(self._queue.put_nowait, deltas)
+
+
+def _failure(event: Event) -> ApiError:
+    """Why an answer broke off: for a reason in the request, or one of ours, which the log has."""
+    if isinstance(event.error, DataError):
+        return ApiError(str(event.error), param="response_format", code="invalid_schema")
+    return ApiError("the engine failed at this request", status=500, code="engine_failed")
 
 
 def default_fetcher(settings: ServeConfig) -> Fetcher:

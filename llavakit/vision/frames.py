@@ -51,7 +51,8 @@ class VideoInfo:
     """What is in a video: size as a person sees it, when each frame is shown (seconds from the first), duration.
 
     `first` and `keys` are for the reader of files: the time stamp of the first frame in the file's own unit, and
-    the times of the frames that decoding can start at (none: at the beginning of the file only).
+    the times of the frames that decoding can start at (none: at the beginning of the file only). `restarts`: the
+    file's clock starts again on the way, and `times` go on.
     """
 
     size: Size
@@ -59,6 +60,7 @@ class VideoInfo:
     seconds: float
     first: int = 0
     keys: tuple[float, ...] = ()
+    restarts: bool = False
 
     @property
     def fps(self) -> float:

@@ -17,6 +17,7 @@ from PIL import (  # opening a format needs its plugin imported
     AvifImagePlugin,
     BmpImagePlugin,
     GifImagePlugin,
+    ImageFile,
     Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
@@ -206,6 +207,9 @@ def _copied(source: PIL.Image.Image) -> PIL.Image.Image:
 
 def _decoded(image: PIL.Image.Image, source: Source) -> PIL.Image.Image:
     """The image, its pixels read. Where Pillow refuses the texts behind a PNG, another one without them."""
+    if isinstance(image, ImageFile.ImageFile):
+        # Pillow gathers a row from blocks of 64 KiB and copies all it has for each: minutes for a very long row.
+        image.decodermaxblock = max(image.decodermaxblock, 8 * image.width)
     try:
         try:
             image.load()

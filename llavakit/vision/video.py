@@ -6,23 +6,33 @@ and frame counts are bounded. Not covered: a bug in FFmpeg's own C code runs in 
 """
 
 import hashlib
-import io
 import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import dropwhile, groupby
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 import PIL.Image
 
-from llavakit.core.errors import ConfigError, DataError
+from llavakit.core.errors import DataError
 from llavakit.vision import image
-from llavakit.vision.files import check_file
+from llavakit.vision.container import (
+    AVI,
+    MATROSKA,
+    MAX_PACKETS,
+    MP4,
+    Continuous,
+    demux,
+    is_hidden,
+    open_file,
+    opened,
+    pyav,
+    when,
+)
 from llavakit.vision.frames import VideoInfo
 from llavakit.vision.layout import Size
 
@@ -33,9 +43,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # FFmpeg's names
-AVI = "avi"  # knows no presentation times, only the order in which frames are stored
-FORMATS = f"{MP4},{MATROSKA},{AVI},mpegts,gif"
+T = TypeVar("T")
 MAX_SECONDS = 24 * 3600
 MAX_FRAMES = 2_000_000  # more than 18 hours at 30 frames a second
 DIRECTORY_FPS, MEMORY_FPS = 2.0, 1.0  # assumed: the release says 2 for directories
@@ -62,7 +70,7 @@ def probe_video(source: VideoSource) -> VideoInfo:
     pictures = _pictures(source)
     if pictures is not None:
         return _probe_pictures(source, pictures)
-    with _opened(source) as (container, stream):
+    with opened(_file(source), name_of(source)) as (container, stream):
         return _probe_file(container, stream, name_of(source))
 
 
@@ -71,32 +79,60 @@ def load_frames(
 ) -> list[PIL.Image.Image]:
     """The frames `indices` (positions in time), upright, RGB, all of `info.size`; a repeated one is one picture.
 
+    `info` is what `probe_video` gave; `bits` are those of grey pictures whose files do not say it.
+    """
+    return map_frames(source, info, indices, lambda picture: picture, bits=bits)
+
+
+def map_frames(
+    source: VideoSource,
+    info: VideoInfo,
+    indices: Sequence[int],
+    use: Callable[[PIL.Image.Image], T],
+    *,
+    bits: int | None = None,
+) -> list[T]:
+    """What `use` makes of each frame, as `load_frames` gives them; each is used and forgotten as it is decoded.
+
     Decoding starts at the last key frame before a wanted frame and goes on while the next one needs no newer key
-    frame, so the work is bounded by what is wanted, and so is the memory. `info` is what `probe_video` gave.
+    frame, so the work is bounded by what is wanted, and so is the memory.
     """
     name, count = name_of(source), len(info.times)
     for index in indices:
         if not 0 <= index < count:
             raise DataError(f"{name}: there is no frame {index}, the last one is {count - 1}")
-    wanted = sorted(set(indices))
-    pictures = _pictures(source)
-    if pictures is not None:
-        if len(pictures) != count:
-            raise DataError(f"{name}: {len(pictures)} pictures, but {count} when it was measured")
-        found = {index: image.load_image(pictures[index], bits=bits) for index in wanted}
-    else:
-        found = {}
-        with _opened(source) as (container, stream):
-            for key, group in groupby(wanted, lambda index: bisect_right(info.keys, info.times[index]) - 1):
-                found |= _load_group(container, stream, info, name, key=key, wanted=list(group))
-    for index, picture in found.items():
+    found: dict[int, T] = {}
+    for index, picture in _frames(source, info, sorted(set(indices)), bits):
         if picture.size != info.size:
             (width, height), (first, second) = picture.size, info.size
             raise DataError(
                 f"{name}: frame {index} ({info.times[index]:.2f} s) is {width} x {height} pixels, "
                 f"the first one {first} x {second}; frames must have one size"
             )
+        found[index] = use(picture)
     return [found[index] for index in indices]
+
+
+def _frames(
+    source: VideoSource, info: VideoInfo, wanted: list[int], bits: int | None
+) -> Iterator[tuple[int, PIL.Image.Image]]:
+    """(index, frame) of all that are wanted, as they are decoded."""
+    pictures, name = _pictures(source), name_of(source)
+    if pictures is not None:
+        if len(pictures) != len(info.times):
+            raise DataError(f"{name}: {len(pictures)} pictures, but {len(info.times)} when it was measured")
+        for index in wanted:
+            yield index, image.load_image(pictures[index], bits=bits)
+        return
+    groups = groupby(wanted, lambda index: bisect_right(info.keys, info.times[index]) - 1)
+    if info.restarts:  # time stamps that come twice cannot be looked for: each group reads from the beginning
+        for key, group in groups:
+            with opened(_file(source), name) as (container, stream):
+                yield from _load_group(container, stream, info, name, key=key, wanted=list(group))
+        return
+    with opened(_file(source), name) as (container, stream):
+        for key, group in groups:
+            yield from _load_group(container, stream, info, name, key=key, wanted=list(group))
 
 
 def video_digest(source: VideoSource, indices: Sequence[int]) -> str:
@@ -105,7 +141,7 @@ def video_digest(source: VideoSource, indices: Sequence[int]) -> str:
     if pictures is not None:
         content = [image.digest(pictures[index]) for index in indices]
     else:
-        with _file(source) as file:
+        with open_file(_file(source)) as file:
             content = [hashlib.file_digest(file, "sha256").hexdigest()]
     return hashlib.sha256(f"video {content} {list(indices)}".encode()).hexdigest()
 
@@ -115,6 +151,12 @@ def name_of(source: VideoSource) -> str:
     if isinstance(source, Path):
         return str(source)
     return f"video of {len(source)} {'bytes' if isinstance(source, bytes) else 'pictures'}"
+
+
+def _file(source: VideoSource) -> Path | bytes:
+    """The source, which is no sequence of pictures."""
+    assert isinstance(source, Path | bytes)
+    return source
 
 
 def _pictures(source: VideoSource) -> Sequence[image.Source] | None:
@@ -159,8 +201,11 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
     read, end, trusted = 0, 0.0, True
     last: tuple[int, int] | None = None  # stamp and duration
     first: VideoFrame | None = None
-    for packet in _demux(container):
-        stamp = _when(container, packet)
+    packets = Continuous(container, stream)
+    for number, packet in enumerate(packets):
+        if number > MAX_PACKETS:
+            raise DataError(f"{name}: more than {MAX_PACKETS} packets of pictures and sound; cut it")
+        stamp = when(container, packet)
         if stamp is None:  # the empty packet at the end, or one that nothing says when to show
             continue
         end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
@@ -174,7 +219,7 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
         trusted &= packet.pts is not None
         if packet.is_keyframe:
             keys.append(stamp)
-        if stamp >= keys[0] and not packet.is_discard and not _is_hidden(stream, packet):
+        if stamp >= keys[0] and not packet.is_discard and not is_hidden(stream, packet):
             shown.append(stamp)
             last = max(last or (stamp, 0), (stamp, packet.duration or 0))
         if first is None:
@@ -186,7 +231,8 @@ def _probe_file(container: "InputContainer", stream: "VideoStream", name: str) -
     _check_whole(container, stream, name, read=read, end=end)
     trusted &= container.format.name != AVI or not stream.codec_context.has_b_frames
     starts = sorted(set(keys)) if trusted else []
-    return _info(stream, name, _upright_size(first), sorted(set(shown)), last[1], starts)
+    info = _info(stream, name, _upright_size(first), sorted(set(shown)), last[1], starts)
+    return replace(info, restarts=packets.restarts > 0)
 
 
 def _check_whole(
@@ -239,9 +285,9 @@ def _load_group(
     *,
     key: int,
     wanted: list[int],
-) -> dict[int, PIL.Image.Image]:
+) -> Iterator[tuple[int, PIL.Image.Image]]:
     """The `wanted` frames, all of which need key frame `key` and none after it; -1: count them from the start."""
-    av, found = _pyav(), {}
+    av = pyav()
     # What says which frame it is: its time stamp, or how many came before it.
     count = key < 0 or container.format.name == AVI
     start = bisect_left(info.times, info.keys[key]) if key >= 0 else 0
@@ -252,15 +298,13 @@ def _load_group(
         for number, frame in enumerate(_decode(_packets(container, stream, info, key), stream), start):
             mark = number if count else frame.pts
             if mark in missing and not frame.is_corrupt:
-                found[missing.pop(mark)] = _upright(frame)
+                yield missing.pop(mark), _upright(frame)
             if not missing or mark is None or mark >= end:
                 break
     except av.FFmpegError as error:
         reason = error.strerror
-    for index in wanted:
-        if index not in found:
-            raise DataError(f"{name}: frame {index} ({info.times[index]:.2f} s) cannot be decoded: {reason}")
-    return found
+    for index in missing.values():
+        raise DataError(f"{name}: frame {index} ({info.times[index]:.2f} s) cannot be decoded: {reason}")
 
 
 def _decode(packets: Iterator["Packet[Stream]"], stream: "VideoStream") -> Iterator["VideoFrame"]:
@@ -282,14 +326,18 @@ def _packets(
     what comes before the right one is read, not decoded.
     """
     if key <= 0:
-        yield from dropwhile(lambda packet: not packet.is_keyframe, _demux(container, stream))
+        yield from dropwhile(lambda packet: not packet.is_keyframe, _of_video(container, stream, info))
         return
     target, step, earlier = _stamp(stream, info, info.keys[key]), 1, key
+    if info.restarts:
+        in_order = _of_video(container, stream, info)
+        yield from dropwhile(lambda packet: not packet.is_keyframe or packet.pts != target, in_order)
+        return
     while True:
         container.seek(_stamp(stream, info, info.keys[earlier]), stream=stream)
         reached = False
-        for packet in _demux(container, stream):
-            stamp = _when(container, packet)
+        for packet in demux(container, stream):
+            stamp = when(container, packet)
             if not reached and packet.is_keyframe and stamp is not None:
                 reached = stamp == target
                 if stamp > target:
@@ -301,17 +349,13 @@ def _packets(
         earlier, step = max(earlier - step, 0), 2 * step
 
 
-def _demux(container: "InputContainer", *streams: "Stream") -> Iterator["Packet[Stream]"]:
-    """The packets of `streams`, of all where none is named, in the order of the file."""
-    try:
-        yield from container.demux(*streams)
-    except IndexError:  # PyAV, having given all packets, trips over a stream that appeared after the header
-        return
-
-
-def _when(container: "InputContainer", packet: "Packet[Stream]") -> int | None:
-    """When the packet's frame is shown, in ticks; where only that is known, when it is decoded."""
-    return packet.dts if packet.pts is None or container.format.name == AVI else packet.pts
+def _of_video(
+    container: "InputContainer", stream: "VideoStream", info: VideoInfo
+) -> Iterable["Packet[Stream]"]:
+    """The video's packets from the start of the file."""
+    if not info.restarts:
+        return demux(container, stream)
+    return (packet for packet in Continuous(container, stream) if packet.stream_index == stream.index)
 
 
 def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:
@@ -319,12 +363,6 @@ def _stamp(stream: "VideoStream", info: VideoInfo, seconds: float) -> int:
     base = stream.time_base
     assert base is not None
     return info.first + round(seconds * base.denominator / base.numerator)
-
-
-def _is_hidden(stream: "VideoStream", packet: "Packet[Stream]") -> bool:
-    """Whether it is only there for other frames to refer to: VP8 stores those as packets of their own."""
-    show_frame = memoryview(packet)[0] & 0x10  # RFC 6386, 9.1
-    return stream.codec_context.name == "vp8" and not show_frame
 
 
 def _upright(frame: "VideoFrame") -> PIL.Image.Image:
@@ -346,75 +384,3 @@ def _matrix(frame: "VideoFrame") -> tuple[int, int, int, int]:
     values = np.frombuffer(bytes(data), np.int32).astype(float)[[0, 1, 3, 4]]
     a, b, c, d = (int(value) for value in np.sign(values) * (abs(values) > abs(values).max() / 2))
     return (a, b, c, d) if (a, b, c, d) in _UPRIGHT else (1, 0, 0, 1)
-
-
-@contextmanager
-def _opened(source: VideoSource) -> Iterator[tuple["InputContainer", "VideoStream"]]:
-    """The opened file and its video stream, ready to decode. What FFmpeg finds wrong meanwhile is a DataError."""
-    av, name = _pyav(), name_of(source)
-    with _file(source) as file:
-        try:
-            container = av.open(
-                file,
-                "r",
-                container_options={"format_whitelist": FORMATS, "protocol_whitelist": "none"},
-                metadata_errors="replace",
-                io_open=_refuse,
-            )
-        except av.ArgumentError:
-            raise DataError(f"{name}: not a video in a known format ({FORMATS})") from None
-        except (av.FFmpegError, OSError) as error:
-            raise DataError(
-                f"{name}: not a video, or its header is broken or cut off ({error.strerror})"
-            ) from None
-        with container:
-            stream = _video_stream(container, name)
-            try:
-                yield container, stream
-            except av.FFmpegError as error:
-                raise DataError(f"{name}: broken video: {error.strerror}") from None
-
-
-def _video_stream(container: "InputContainer", name: str) -> "VideoStream":
-    av = _pyav()
-    stream = cast("VideoStream | None", container.streams.best("video"))
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
-        what = "only sound" if container.streams.audio else "no video"
-        raise DataError(f"{name}: {what} in it")
-    if stream.codec_context is None:
-        raise DataError(f"{name}: this FFmpeg cannot decode its video; convert it to H.264")
-    if stream.width * stream.height > image.MAX_PIXELS:
-        raise DataError(
-            f"{name}: {stream.width} x {stream.height} pixels a frame; the limit is {image.MAX_PIXELS} in all, "
-            f"scale it down first"
-        )
-    stream.thread_type = "SLICE"  # frame threads hang when decoding stops early
-    stream.codec_context.options = {
-        "max_pixels": str(image.MAX_PIXELS)
-    }  # the stream may say more than the header
-    return stream
-
-
-def _file(source: VideoSource) -> io.BufferedReader | io.BytesIO:
-    """Opened by Python, so that a name like `concat:x` or `http://x` is a file's name and nothing else."""
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    assert isinstance(source, Path)
-    check_file(source, "video")
-    try:
-        return source.open("rb")
-    except OSError as error:
-        raise DataError(f"{source}: cannot be read: {error.strerror}") from None
-
-
-def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    raise PermissionError(f"refers to another file or address ({url}), which is never opened")
-
-
-def _pyav() -> ModuleType:
-    """PyAV, imported when the first video is met: it is an extra."""
-    try:
-        import av
-    except ImportError:
-        raise ConfigError("videos need the package av: pip install 'llavakit[video]'") from None
-    return av

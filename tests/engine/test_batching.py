@@ -12,7 +12,10 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample, join
 from llavakit.data.pack import collate
+from llavakit.engine.cache import SlotCache
+from llavakit.engine.decoder import ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.kv_slots import Arena, KvShape
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, assistant, user
@@ -280,8 +283,54 @@ def test_new_weights_answer_as_a_new_engine_does(samples):
     while engine.busy:
         engine.step()
     assert engine.generate(samples, HOWS[0]) == expected
-    with pytest.raises(ConfigError, match=r"no weights called language\.head"):
-        engine.refresh({"language.head": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("decoder", ["own layers", "module"])
+@pytest.mark.parametrize(
+    ("name", "tensor", "why"),
+    [
+        ("language.head", torch.zeros(1), "no weights called head"),
+        ("tower.none", torch.zeros(1), r"no weights called tower\.none"),
+        ("language.lm_head.weight", torch.zeros(3, 48), r"is \(3, 48\), the model's is"),
+        ("connector.linear_1.weight", torch.zeros(48), r"is \(48,\), the model's is"),
+        ("connector.linear_1.weight", torch.zeros(48, 32, device="meta"), "no values"),
+        ("language.model.norm.weight", torch.zeros(48).to_sparse(), "no values"),
+    ],
+)
+def test_new_weights_that_are_refused_change_nothing(samples, decoder, name, tensor, why):
+    old, new = tiny.checkpoint(seed=0).model, tiny.checkpoint(seed=1).model
+    engine = Engine(old, STOPS, decoder=fuse(old) if decoder == "own layers" else ModuleDecoder(old))
+    before = {name: tensor.clone() for name, tensor in old.state_dict().items()}
+    expected = engine.generate(samples, HOWS[0])
+    events = []
+    engine.submit(engine.prepare(samples[0], HOWS[0]), events.append)
+    engine.step()
+    for position in (0, len(before)):  # the bad one first or last
+        given = list(new.state_dict().items())
+        given = [(each, value) for each, value in given if each != name]
+        given.insert(position, (name, tensor))
+        with pytest.raises(ConfigError, match=why):
+            engine.refresh(dict(given))
+    assert all(torch.equal(old.state_dict()[each], value) for each, value in before.items())
+    assert engine.stats().preemptions == 0
+    assert engine.generate(samples, HOWS[0]) == expected
+    assert list(answers(engine, events).values()) == [expected[0]]
+
+
+def test_where_it_stands_can_be_asked_while_slots_come(monkeypatch):
+    """As another thread does: the first question for memory meets an engine that opens a slot of a new size."""
+    cache = SlotCache(KvShape(2, 2, 12, torch.float32, torch.device("cpu")), 10_000)
+    cache.open(100)
+    capacity, opened = Arena.capacity.fget, []
+
+    def meanwhile(arena):
+        if not opened:
+            opened.append(True)
+            opened.append(cache.open(600))
+        return capacity(arena)
+
+    monkeypatch.setattr(Arena, "capacity", property(meanwhile))
+    assert cache.tokens > 0 and opened[1].arena.size == 1024
 
 
 def test_a_dropped_stream_leaves_nothing_behind(model, samples):

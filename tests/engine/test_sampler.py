@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 )
 
 from llavakit.engine import sampler
-from llavakit.engine.sampler import Choice, Draw, Sampling, choose, distribution
+from llavakit.engine.sampler import Choice, Draw, Sampling, choose, distribution, likeliest
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -52,14 +52,20 @@ def test_the_repetition_penalty_is_that_of_transformers():
         RepetitionPenaltyLogitsProcessor(1.7)(torch.tensor(said), scores_SV.clone()).argmax(-1).tolist()
     )
     draws = [Draw(Sampling(repetition_penalty=1.7), prompt=prompt) for prompt in said]
-    assert [choice.token for choice in choose(scores_SV, draws)] == expected
+    assert [choice.token for choice in choose_all(scores_SV, draws)] == expected
     assert expected != scores_SV.argmax(-1).tolist()
+
+
+def choose_all(logits_SV, draws):
+    """The next token of each sequence, as the engine asks for them."""
+    rows = zip(logits_SV, draws, likeliest(logits_SV), strict=True)
+    return [choose(logits_V, draw, best) for logits_V, draw, best in rows]
 
 
 def said(logits_V, how, count, prompt=()):
     """So many tokens in a row from the same scores."""
     draw = Draw(how, prompt=prompt)
-    return [choose(logits_V[None], [draw])[0].token for _ in range(count)]
+    return [choose_all(logits_V[None], [draw])[0].token for _ in range(count)]
 
 
 def test_presence_is_taken_once_and_frequency_as_often_as_the_answer_has_the_token():
@@ -119,11 +125,20 @@ def test_a_prompt_of_pictures_alone_has_nothing_to_penalise():
     assert first == [int(logits_V.argmax())]
 
 
+def test_scores_that_are_no_numbers_are_said_so_and_hurt_no_other():
+    logits_SV = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    alone = logits_SV.argmax(-1).tolist()
+    logits_SV[1, 7] = torch.nan
+    assert likeliest(logits_SV) == [alone[0], -1, alone[2]]
+    with pytest.raises(ArithmeticError, match="no numbers"):
+        choose(logits_SV[1], Draw(Sampling()), -1)
+
+
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0, -9.0]])
     how = Sampling(temperature=1.0, top_p=0.9, seed=3)
     draw = Draw(how)
-    drawn = torch.tensor([choose(logits, [draw])[0].token for _ in range(4000)])
+    drawn = torch.tensor([choose_all(logits, [draw])[0].token for _ in range(4000)])
     tokens, probs = distribution(logits[0], how)
     shares = torch.bincount(drawn, minlength=5)[tokens] / 4000
     assert (shares - probs).abs().max() < 0.03
@@ -133,16 +148,16 @@ def test_draws_follow_the_distribution():
 def test_a_sequence_draws_the_same_whatever_stands_beside_it():
     logits_SV = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
     hot, other = Sampling(temperature=1.5, seed=5), Sampling(temperature=0.7, top_k=3, seed=9)
-    alone = [choose(logits_SV[1:2], [draw])[0].token for draw in [Draw(hot)] for _ in range(5)]
+    alone = [choose_all(logits_SV[1:2], [draw])[0].token for draw in [Draw(hot)] for _ in range(5)]
     draws = [Draw(other), Draw(hot), Draw(Sampling())]
-    beside = [choose(logits_SV, draws)[1].token for _ in range(5)]
+    beside = [choose_all(logits_SV, draws)[1].token for _ in range(5)]
     assert alone == beside
 
 
 def test_logprobs_are_those_of_the_model():
     logits_SV = torch.randn(2, 30, generator=torch.Generator().manual_seed(2))
     hot = Sampling(temperature=2.0, top_k=2, repetition_penalty=3.0, logprobs=4)
-    with_logprobs, without = choose(logits_SV, [Draw(hot, prompt=[1]), Draw(Sampling())])
+    with_logprobs, without = choose_all(logits_SV, [Draw(hot, prompt=[1]), Draw(Sampling())])
     expected_V = logits_SV[0].log_softmax(0)
     assert with_logprobs.logprob == pytest.approx(float(expected_V[with_logprobs.token]))
     assert with_logprobs.top == tuple(
@@ -155,5 +170,5 @@ def test_logprobs_are_those_of_the_model():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_equally_likely_tokens_the_first_is_taken(dtype):
     logits_SV = torch.randint(0, 4, (50, 3000), generator=torch.Generator().manual_seed(3)).to(dtype)
-    greedy = [choice.token for choice in choose(logits_SV, [Draw(Sampling())] * 50)]
+    greedy = [choice.token for choice in choose_all(logits_SV, [Draw(Sampling())] * 50)]
     assert greedy == logits_SV.argmax(-1).tolist()

@@ -128,6 +128,18 @@ def test_stop_strings_end_the_answer_and_are_not_in_it(real):
     assert answer["usage"]["completion_tokens"] < 40
 
 
+def test_a_schema_that_nobody_can_follow_is_the_clients_error(real, caplog):
+    properties = {f"secret{number}": {"type": "string"} for number in range(500)}
+    shape = {"name": "a", "schema": {"type": "object", "properties": properties}}
+    fields = {"response_format": {"type": "json_schema", "json_schema": shape}}
+    answer = real.post(CHAT, json=asked(**fields))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "response_format")
+    assert error["message"].startswith("json_schema: ") and "secret" not in answer.text + caplog.text
+    assert "data: [DONE]" not in real.post(CHAT, json=asked(stream=True, **fields)).text
+    assert text_of(post(real, max_tokens=3))
+
+
 def test_logprobs_are_those_of_the_tokens(real):
     answer = post(real, max_tokens=5, logprobs=True, top_logprobs=3)
     content = answer["choices"][0]["logprobs"]["content"]

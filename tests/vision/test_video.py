@@ -6,6 +6,7 @@ import random
 import shutil
 import struct
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,13 @@ KINDS = {
     "avi mpeg4": {"codec": "mpeg4"},
     "avi mpeg4 with B-frames": {"codec": "mpeg4", "options": B_FRAMES},
     "gif": {"codec": "gif", "pixels": "rgb8"},
+    "m2ts": {"kind": "mpegts", "options": B_FRAMES},
+    "mpg": {"codec": "mpeg1video"},
+    "mpg mpeg2": {"codec": "mpeg2video", "kind": "vob", "options": B_FRAMES},
+    "flv": {"options": B_FRAMES},
+    "flv sorenson": {"codec": "flv1"},
+    "wmv": {"codec": "wmv2"},
+    "ogv": {"codec": "libvpx", "kind": "ogg"},
     "odd size": {"size": (97, 63), "pixels": "yuv444p", "options": B_FRAMES},
     "odd size mpeg4": {"size": (97, 63), "codec": "mpeg4"},
 }
@@ -359,6 +367,68 @@ def test_directories_that_are_no_video_are_refused(tmp_path):
 
 
 # Errors
+
+
+def joined(folder: Path, suffix: str, *counts: int, **options) -> bytes:
+    """Recordings put one behind the other, each with a clock of its own."""
+    kind = {"ts": "mpegts", "mpg": None}[suffix]
+    clips = [
+        write_clip(folder / f"{number}.{suffix}", n, kind=kind, **options) for number, n in enumerate(counts)
+    ]
+    return b"".join(path.read_bytes() for path in clips)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        ("ts", {"options": B_FRAMES}),
+        ("ts", {"options": {"bf": "0"}}),
+        ("ts", {"options": {"bf": "2", "x264-params": "open-gop=1"}}),
+        ("ts", {"codec": "mpeg2video", "options": B_FRAMES}),
+        ("mpg", {"codec": "mpeg1video"}),
+        ("mpg", {"codec": "mpeg2video", "options": B_FRAMES}),
+    ],
+    ids=str,
+)
+def test_a_clock_that_starts_again_hides_nothing(suffix, options, tmp_path):
+    data = joined(tmp_path, suffix, 30, 24, 30, **options)
+    order = [*range(30), *range(24), *range(30)]
+    info = probe_video(data)
+    assert info.restarts and len(info.times) == 84
+    assert all(first < second for first, second in zip(info.times, info.times[1:], strict=False))
+    assert info.seconds == pytest.approx(84 / 25, abs=0.2)
+    assert [number_of(picture) for picture in load_frames(data, info, range(84))] == order
+    for chosen in ([83, 0, 31], [53], [29, 30], [54, 83], choose_frames(VideoConfig(max_frames=8), info)):
+        assert [number_of(picture) for picture in load_frames(data, info, chosen)] == [
+            order[at] for at in chosen
+        ]
+
+
+def test_a_gif_may_end_with_a_comment(tmp_path):
+    data = write_clip(tmp_path / "clip.gif", 10, codec="gif", pixels="rgb8").read_bytes()
+    for block in (b"\x21\xfe\x05hello\x00", b"\x21\xff\x0bXMP DataXMP" + b"\x03abc\x00", b"\x21\xfe\x00" * 3):
+        ended = data[:-1] + block + data[-1:]
+        info = probe_video(ended)
+        assert len(info.times) == 10
+        assert [number_of(picture) for picture in load_frames(ended, info, [0, 9])] == [0, 9]
+
+
+def test_packets_of_sound_are_counted_too(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "clip.mp4", 48)
+    monkeypatch.setattr(video, "MAX_PACKETS", 40)
+    assert "more than 40 packets of pictures and sound" in refused(lambda: probe_video(path))
+
+
+def test_frames_are_used_one_by_one(tmp_path):
+    """A large frame is gone before the next one is decoded."""
+    path, pictures = write_clip(tmp_path / "clip.mp4", 12, size=(640, 480)), []
+
+    def use(picture: PIL.Image.Image) -> int:
+        pictures.append(weakref.ref(picture))
+        return sum(ref() is not None for ref in pictures)
+
+    assert max(video.map_frames(path, probe_video(path), [0, 3, 5, 7, 11, 3], use)) <= 2
+    assert len(pictures) == 5
 
 
 def test_what_is_no_video_is_refused_by_name(tmp_path):

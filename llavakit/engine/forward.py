@@ -1,0 +1,116 @@
+"""One step as a forward of the model: what its rows are, and what is left of it when it fails.
+
+Shape letters: T rows of the step, S sequences that speak, D decoder width, V vocabulary.
+"""
+
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llavakit.engine.cache import SlotCache
+from llavakit.engine.decoder import Decoder
+from llavakit.engine.fault import Boundary, report
+from llavakit.engine.features import FeatureCache
+from llavakit.engine.scheduler import Sequence, Step
+from llavakit.model.llava import Llava
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a step gave: the scores of the next token of each of `speaking`, and whom it failed for."""
+
+    speaking: list[Sequence]
+    logits_SV: Tensor
+    failed: list[tuple[Sequence, Exception]]
+
+
+class Forward:
+    """Runs steps. An error costs the sequence it comes from: a step that fails is taken again, one by one."""
+
+    def __init__(self, model: Llava, decoder: Decoder, features: FeatureCache) -> None:
+        self.model, self._decoder, self._features = model, decoder, features
+        self._device = model.device
+
+    def run(self, step: Step, cache: SlotCache) -> Spoken:
+        """Compute a step. The slots of the sequences that it did not fail for have grown by it."""
+        with Boundary() as whole:
+            return self._run(step, cache)
+        assert whole.error is not None
+        alone = step.one_by_one()
+        if len(alone) == 1:
+            return Spoken([], torch.empty(0), [(alone[0].filling[0][0], whole.error)])
+        report("a step failed and is taken again, one sequence at a time", whole.error)
+        whole.error.__traceback__ = None  # its frames hold the memory that may have been too much
+        return _together([self._run_alone(each, cache) for each in alone])
+
+    def _run_alone(self, step: Step, cache: SlotCache) -> Spoken:
+        with Boundary() as own:
+            return self._run(step, cache)
+        assert own.error is not None
+        return Spoken([], torch.empty(0), [(step.filling[0][0], own.error)])
+
+    def _run(self, step: Step, cache: SlotCache) -> Spoken:
+        self._see(step.admitted)
+        chunks = [(sequence.slot, size) for sequence, size in step.filling if sequence.slot]
+        layout = cache.step(chunks, decode=bool(step.decoding))
+        speaking, rows = _speaking(step)
+        last_S = torch.tensor(rows, dtype=torch.long, device=self._device)
+        hidden_SD = self._decoder(self._embed(step), self._positions(step), layout, layout, last_S)
+        logits_SV = self._decoder.logits(hidden_SD) if speaking else torch.empty(0)
+        layout.finish()
+        return Spoken(speaking, logits_SV, [])
+
+    def _see(self, admitted: list[Sequence]) -> None:
+        """The rows of all pictures that admitted sequences still need, in one run of the tower."""
+        needed = [(sequence, sequence.request.media_from(sequence.done)) for sequence in admitted]
+        media = {key: media for _, each in needed for key, media in each.items()}
+        if not media:
+            return
+        tiles = {key: tiles for sequence in admitted for key, tiles in sequence.request.tiles.items()}
+        rows = self._features.rows(media, tiles)
+        for sequence, each in needed:
+            sequence.seen = {key: rows[key] for key in each}
+
+    def _embed(self, step: Step) -> Tensor:
+        """x_TD of a step's rows."""
+        ids = [sequence.ids[-1] for sequence in step.decoding]
+        slots: list[int] = []
+        pictures: list[Tensor] = []
+        for sequence, size in step.filling:
+            start, end = sequence.done, sequence.done + size
+            places, rows = sequence.request.rows_between(start, end, sequence.seen)
+            slots += [len(ids) + place - start for place in places]
+            pictures += rows
+            ids += [max(token, 0) for token in sequence.ids[start:end]]  # IMAGE_ID is no row of the table
+        x_TD: Tensor = self.model.language.get_input_embeddings()(torch.tensor(ids, device=self._device))
+        if slots:
+            x_TD[torch.tensor(slots, device=x_TD.device)] = torch.cat(pictures).to(x_TD.dtype)
+        return x_TD
+
+    def _positions(self, step: Step) -> Tensor:
+        positions = [sequence.done for sequence in step.decoding]
+        for sequence, size in step.filling:
+            positions += range(sequence.done, sequence.done + size)
+        return torch.tensor(positions, device=self._device)
+
+
+def _together(parts: Many[Spoken]) -> Spoken:
+    return Spoken(
+        [sequence for part in parts for sequence in part.speaking],
+        torch.cat([part.logits_SV for part in parts]),
+        [fault for part in parts for fault in part.failed],
+    )
+
+
+def _speaking(step: Step) -> tuple[list[Sequence], list[int]]:
+    """The sequences that will have said all they know after this step, and each one's last row."""
+    speaking, rows = list(step.decoding), list(range(len(step.decoding)))
+    row = len(rows)
+    for sequence, size in step.filling:
+        row += size
+        if sequence.done + size == len(sequence.ids):
+            speaking.append(sequence)
+            rows.append(row - 1)
+    return speaking, rows
