@@ -19,7 +19,7 @@ from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
-from llavakit.engine.decoder import Decoder, fuse
+from llavakit.engine.decoder import Decoder, describe_kernels, fuse
 from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
@@ -29,8 +29,8 @@ from llavakit.engine.request import Ends, Event, Finish, Listen, Request, Stops,
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
 from llavakit.engine.scheduler import Scheduler, Sequence
 from llavakit.engine.weights import check_fit
-from llavakit.model.attention import packed_layout
-from llavakit.model.llava import KeyValueCache, Llava
+from llavakit.model.attention import KeyValueCache, packed_layout
+from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
 FEATURE_BYTES = 512 * 2**20  # of picture rows that are kept
@@ -93,6 +93,11 @@ class Engine:
     def kernels(self) -> str:
         """Whose products the decoder runs on: "torch" or "native"."""
         return self._decoder.kernels
+
+    @property
+    def about(self) -> str:
+        """One line about what the decoder runs on, and why it is not the native kernels."""
+        return describe_kernels(self._decoder)
 
     @property
     def busy(self) -> bool:

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 
 from llavakit.engine.linear import Make
 from llavakit.engine.weights import Product
-from llavakit.model.attention import Layout, Scoring
-from llavakit.model.llava import KeyValueCache
+from llavakit.model.attention import KeyValueCache, Layout, Scoring
 
 FEW = 16  # rows up to which a norm through layer_norm is faster than one written out
 

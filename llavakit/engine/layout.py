@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 from llavakit.engine.kv_slots import Arena, KvSlot
 from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
-from llavakit.model.attention import SHORT, Scoring, attend_masked, weigh
-from llavakit.model.llava import KeyValueCache
+from llavakit.model.attention import SHORT, KeyValueCache, Scoring, attend_masked, weigh
 
 MANY = 8  # decoding sequences from which plain products beat the CPU's fused kernel
 

@@ -13,8 +13,7 @@ from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Make
 from llavakit.engine.native import PANEL, NativeLinear, NativeSlots, Workspace, library
 from llavakit.engine.weights import Product
-from llavakit.model.attention import Layout
-from llavakit.model.llava import KeyValueCache
+from llavakit.model.attention import KeyValueCache, Layout
 
 SPARE = 512  # bytes for borders of 64 between the parts of the workspace
 

@@ -2,7 +2,8 @@
 
 A layout says which tokens see which. It travels as the keyword `layout` through the decoder's forward, and each
 attention layer hands it the layer's queries, keys and values, and how the layer turns them into weights. Shape
-letters: H heads, G key heads, T tokens, K keys, D head width.
+letters: B sequences (a packed row is one), H heads, G key heads, N queries per key head, T tokens, K keys, D head
+width.
 """
 
 from collections.abc import Callable
@@ -81,6 +82,27 @@ class Layout(Protocol):
         ...
 
 
+class KeyValueCache(Protocol):
+    """What the classes of `transformers` call to store new keys and values, and to ask what is there.
+
+    Positions and what is seen are the layout's business, so all but `update` are the same for every cache.
+    """
+
+    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
+
+    def get_seq_length(self, layer: int = 0) -> int:
+        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
+        return 0
+
+    def get_query_offset(self, layer: int = 0) -> int:
+        """Asked where a mask would be made; ours says how far a layer sees, wherever its rows are."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
+        """As `get_query_offset`: the number of keys, and where they begin."""
+        return query_length, 0
+
+
 def registered_attention(
     module: nn.Module,
     query: Tensor,
@@ -88,7 +110,7 @@ def registered_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    layout: Layout,
+    layout: Layout | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -102,6 +124,8 @@ def registered_attention(
     `attention_mask` is what `describe_mask` made. A keyword that is not known is refused: leaving it out would give
     another model without a word.
     """
+    if layout is None:
+        raise ConfigError(f"{type(module).__name__} is not handed the keywords of its decoder's forward")
     unknown = sorted(name for name, value in others.items() if name not in HARMLESS and value is not None)
     if unknown or is_causal is False:
         what = ", ".join(unknown) if unknown else "is_causal=False"
@@ -119,7 +143,8 @@ def registered_attention(
         sinks_H=s_aux,
         dropout=dropout,
     )
-    return layout.attend(query, key, value, how).transpose(1, 2), None
+    # Contiguous, as eager attention returns it: some classes take a view of it.
+    return layout.attend(query, key, value, how).transpose(1, 2).contiguous(), None
 
 
 def describe_mask(
@@ -151,22 +176,23 @@ AttentionMaskInterface.register(NAME, describe_mask)
 
 
 def attend_plain(
-    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, how: Scoring
+    query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, see_TK: Tensor, how: Scoring
 ) -> Tensor:
     """Attention as two products, all scores at once; the queries that share a key head stand in one matrix.
 
     `see_TK` is the whole rule, nearness included. Up to some hundred tokens this takes half the time of the CPU's
     fused kernel, which is made for long sequences.
     """
-    _, heads, tokens, width = query_1HTD.shape
-    _, key_heads, seen, _ = key_1GKD.shape
-    query_1GQD = query_1HTD.reshape(1, key_heads, -1, width)
-    scores_1GNTK = (query_1GQD @ key_1GKD.transpose(2, 3)).view(1, key_heads, -1, tokens, seen) * how.scaling
+    batch, heads, tokens, width = query_BHTD.shape
+    _, key_heads, seen, _ = key_BGKD.shape
+    query_BGQD = query_BHTD.reshape(batch, key_heads, -1, width)
+    scores_BGQK = query_BGQD @ key_BGKD.transpose(2, 3)
+    scores_BGNTK = scores_BGQK.view(batch, key_heads, -1, tokens, seen) * how.scaling
     if how.softcap is not None:
-        scores_1GNTK = how.softcap * torch.tanh(scores_1GNTK / how.softcap)
-    probs_1GNTK = weigh(scores_1GNTK.masked_fill(~see_TK, -torch.inf), how).to(value_1GKD.dtype)
-    out_1GQD = probs_1GNTK.view(1, key_heads, -1, seen) @ value_1GKD
-    return out_1GQD.view(1, heads, tokens, -1)
+        scores_BGNTK = how.softcap * torch.tanh(scores_BGNTK / how.softcap)
+    probs_BGNTK = weigh(scores_BGNTK.masked_fill(~see_TK, -torch.inf), how).to(value_BGKD.dtype)
+    out_BGQD = probs_BGNTK.view(batch, key_heads, -1, seen) @ value_BGKD
+    return out_BGQD.view(batch, heads, tokens, -1)
 
 
 def weigh(scores_BGNTK: Tensor, how: Scoring) -> Tensor:
@@ -181,14 +207,49 @@ def weigh(scores_BGNTK: Tensor, how: Scoring) -> Tensor:
 
 
 def attend_masked(
-    query_1HTD: Tensor, key_1GKD: Tensor, value_1GKD: Tensor, see_TK: Tensor, how: Scoring
+    query_BHTD: Tensor, key_BGKD: Tensor, value_BGKD: Tensor, see_TK: Tensor, how: Scoring
 ) -> Tensor:
     """The same in the way that is fastest or smallest for so many tokens."""
     if not how.is_plain or see_TK.numel() <= SHORT * SHORT:
-        return attend_plain(query_1HTD, key_1GKD, value_1GKD, see_TK, how)
+        return attend_plain(query_BHTD, key_BGKD, value_BGKD, see_TK, how)
     return F.scaled_dot_product_attention(
-        query_1HTD, key_1GKD, value_1GKD, attn_mask=see_TK, scale=how.scaling, enable_gqa=True
+        query_BHTD, key_BGKD, value_BGKD, attn_mask=see_TK, scale=how.scaling, enable_gqa=True
     )
+
+
+def attend_causally(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, how: Scoring) -> Tensor:
+    """Plain sequences without branches, in the way that is fastest or smallest."""
+    if how.is_plain and not how.is_local:
+        return F.scaled_dot_product_attention(
+            query_BHTD, key_BGTD, value_BGTD, is_causal=True, scale=how.scaling, enable_gqa=True
+        )
+    return _attend_blocks(query_BHTD, key_BGTD, value_BGTD, how)
+
+
+def _attend_blocks(query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, how: Scoring) -> Tensor:
+    """Block of queries by block, each with the keys that are near enough."""
+    parts, places_T = [], torch.arange(query_BHTD.shape[2], device=query_BHTD.device)
+    for start in range(0, len(places_T), SHORT):
+        first, end = how.first_near(start), min(start + SHORT, len(places_T))
+        mine_T, theirs_K = places_T[start:end], places_T[first:end]
+        see_TK = (mine_T[:, None] >= theirs_K) & how.is_near(mine_T, theirs_K)
+        query, key, value = (
+            query_BHTD[:, :, start:end],
+            key_BGTD[:, :, first:end],
+            value_BGTD[:, :, first:end],
+        )
+        parts.append(attend_masked(query, key, value, see_TK, how))
+    return torch.cat(parts, dim=2)
+
+
+class CausalLayout:
+    """A batch of plain sequences of at most `longest` tokens, padded behind their ends."""
+
+    def __init__(self, longest: int) -> None:
+        self._longest = longest
+
+    def attend(self, query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, how: Scoring) -> Tensor:
+        return attend_causally(query_BHTD, key_BGTD, value_BGTD, how.within(self._longest))
 
 
 @dataclass(frozen=True)
@@ -209,7 +270,7 @@ class TreeLayout:
     """
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
-        self.trees = []
+        self.segments, self.trees = segments, []
         for start, end, tree in _trees(segments):
             see_TT = None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device)
             positions_T = torch.tensor(segment_positions(tree), device=device)
@@ -230,11 +291,7 @@ class TreeLayout:
         how = how.within(tree.end - tree.start)
         if tree.see_TT is not None:
             return attend_masked(query, key, value, self._see(tree, how), how)
-        if how.is_plain and not how.is_local:
-            return F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=how.scaling, enable_gqa=True
-            )
-        return _attend_blocks(query, key, value, how)
+        return attend_causally(query, key, value, how)
 
     def _see(self, tree: Tree, how: Scoring) -> Tensor:
         assert tree.see_TT is not None
@@ -246,27 +303,11 @@ class TreeLayout:
         return self._near[key]
 
 
-def _attend_blocks(query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
-    """Causal attention of one long sequence, block of queries by block, each with the keys that are near enough."""
-    parts, places_T = [], torch.arange(query_1HTD.shape[2], device=query_1HTD.device)
-    for start in range(0, len(places_T), SHORT):
-        first, end = how.first_near(start), min(start + SHORT, len(places_T))
-        mine_T, theirs_K = places_T[start:end], places_T[first:end]
-        see_TK = (mine_T[:, None] >= theirs_K) & how.is_near(mine_T, theirs_K)
-        query, key, value = (
-            query_1HTD[:, :, start:end],
-            key_1GTD[:, :, first:end],
-            value_1GTD[:, :, first:end],
-        )
-        parts.append(attend_masked(query, key, value, see_TK, how))
-    return torch.cat(parts, dim=2)
-
-
 class FlexLayout:
     """The same rule through FlexAttention, for CUDA: one kernel for the row, blocks that nobody sees skipped."""
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
-        self._segments, self._device = segments, device
+        self.segments, self._device = segments, device
         self._longest = max(end - start for start, end, _ in _trees(segments))
         self._owner_T = torch.repeat_interleave(
             torch.arange(len(segments)), torch.tensor([len(segment) for segment in segments])
@@ -281,7 +322,7 @@ class FlexLayout:
 
         how = how.within(self._longest)
         if how.dropout:  # its kernel has none: the plain way, for the few decoders that are trained with it
-            return TreeLayout(self._segments, self._device).attend(query_1HTD, key_1GTD, value_1GTD, how)
+            return TreeLayout(self.segments, self._device).attend(query_1HTD, key_1GTD, value_1GTD, how)
         kernel: Any = torch.compile(flex_attention) if query_1HTD.is_cuda else flex_attention
         settings = {"block_mask": self._mask(how), "scale": how.scaling, "enable_gqa": True}
         if how.softcap is not None:

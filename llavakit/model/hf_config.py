@@ -11,6 +11,7 @@ from llavakit.core.errors import CheckpointError
 from llavakit.model.card import VIDEO_TOKEN, Card
 from llavakit.model.hf_card import BICUBIC
 from llavakit.model.llava import Llava
+from llavakit.model.rope import classic_rope
 from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from llavakit.version import __version__
@@ -184,12 +185,14 @@ def shared_differences(card: Card) -> tuple[str, ...]:
 def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
     """config.json: that of the class that can be this model, else `model_type: llavakit`; always with the card."""
     language: Any = model.language.config
+    dtype = str(model.language.dtype).removeprefix("torch.")
+    text = language.to_diff_dict() | {"model_type": language.model_type, "vocab_size": language.vocab_size}
     config: dict[str, Any] = {
         "model_type": "llavakit",
-        "text_config": language.to_diff_dict()
-        | {"model_type": language.model_type, "vocab_size": language.vocab_size},
+        "text_config": text | classic_rope(text),
         "tie_word_embeddings": bool(language.tie_word_embeddings),
-        "dtype": str(model.language.dtype).removeprefix("torch."),
+        "dtype": dtype,
+        "torch_dtype": dtype,  # the word of transformers 4
         "llavakit": {"version": __version__, **card.model_dump(mode="json")},
     }
     if isinstance(model.tower, ViTTower):

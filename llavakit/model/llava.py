@@ -4,41 +4,20 @@ Which feature rows make which token is in the batch (a plan made it), which toke
 and what is learned is in the batch again. So there is no branch here on model names or kinds of media.
 """
 
-from typing import Protocol
-
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
-from llavakit.model.attention import NAME, Layout, packed_layout
+from llavakit.model.attention import NAME, FlexLayout, KeyValueCache, Layout, TreeLayout, packed_layout
+from llavakit.model.decoding import decode_alone, decode_packed
 from llavakit.model.formats.keys import SEPARATORS
-from llavakit.model.rope import linear_factor
+from llavakit.model.packing import check_packing
+from llavakit.model.rope import fix_frequencies, linear_factor
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
-
-
-class KeyValueCache(Protocol):
-    """What the classes of `transformers` call to store new keys and values, and to ask what is there.
-
-    Positions and what is seen are the layout's business, so all but `update` are the same for every cache.
-    """
-
-    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]: ...
-
-    def get_seq_length(self, layer: int = 0) -> int:
-        """Asked by some decoders (OPT) to count positions, which they are given anyway."""
-        return 0
-
-    def get_query_offset(self, layer: int = 0) -> int:
-        """Asked where a mask would be made; ours says how far a layer sees, wherever its rows are."""
-        return 0
-
-    def get_mask_sizes(self, query_length: int, layer: int = 0) -> tuple[int, int]:
-        """As `get_query_offset`: the number of keys, and where they begin."""
-        return query_length, 0
 
 
 class Llava(nn.Module):
@@ -54,14 +33,9 @@ class Llava(nn.Module):
         super().__init__()
         self.tower, self.connector, self.language = tower, connector, language
         self.newline = Newline(()) if newline is None else newline
+        self.packing = check_packing(language)
         language.set_attn_implementation(NAME)
-        if (
-            language.config._attn_implementation != NAME
-        ):  # they only warn; packed samples would see each other
-            raise ConfigError(
-                f"{type(language).__name__} does not call registered attention, so it cannot be packed; "
-                "choose a decoder whose class in transformers supports attention backends"
-            )
+        fix_frequencies(language)
 
     @property
     def device(self) -> torch.device:
@@ -112,15 +86,11 @@ class Llava(nn.Module):
         self, x_TD: Tensor, positions_T: Tensor, layout: Layout, cache: KeyValueCache | None = None
     ) -> Tensor:
         """h_TD: the decoder's last hidden states of a packed row, after its final norm."""
-        out = self.language.get_decoder()(
-            inputs_embeds=x_TD[None],
-            position_ids=positions_T[None],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            layout=layout,
-        )
-        hidden_TD: Tensor = out.last_hidden_state[0]
-        return hidden_TD
+        if self.packing.packs:
+            return decode_packed(self.language, x_TD, positions_T, layout, cache)
+        if cache is not None or not isinstance(layout, TreeLayout | FlexLayout):
+            raise ConfigError(self.packing.explain(self.language))
+        return decode_alone(self.language, x_TD, layout.segments)
 
     def hidden(self, batch: Batch, cache: KeyValueCache | None = None) -> Tensor:
         """h_TD of a whole packed batch."""

@@ -48,7 +48,7 @@ def serve(service: Service, listener: socket.socket) -> None:
     if host not in LOOPBACK and not service.settings.api_keys:
         say(f"warning: whoever reaches {host}:{port} may use this server; give it an --api-key")
     say(f"serving {service.settings.model_name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
-    say(f"the decoder runs on {service.engine.kernels} kernels")
+    say(service.engine.about)
     config = uvicorn.Config(create_app(service), log_config=None, access_log=False, server_header=False)
     Server(config).run([listener])
 

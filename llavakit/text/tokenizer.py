@@ -1,5 +1,6 @@
 """One wrapper around a Hugging Face fast tokenizer: pieces in, ids and weights out, in one tokenization."""
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,14 +8,17 @@ from copy import deepcopy
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import check_pointer
+from llavakit.text.chat_template import chat_template
 from llavakit.text.conversation import IMAGE_TOKEN as IMAGE_TOKEN
 from llavakit.text.template import Piece, Template
 
+SETTINGS = "tokenizer_config.json"
 FILES = ("tokenizer.json", "tokenizer.model")  # large enough for a repository to keep them in Git LFS
 
 
@@ -52,6 +56,14 @@ class Tokenizer:
             return cls(AutoTokenizer.from_pretrained(str(path), **extra))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path}: no tokenizer: {str(error).splitlines()[0]}") from None
+
+    def save(self, folder: Path, template: Template) -> None:
+        """Write the tokenizer's files, with `template` as chat template, for `transformers` 4 and 5 alike."""
+        self.hf.chat_template = chat_template(template, bos=bool(self.bos))
+        self.hf.save_pretrained(folder)
+        file = folder / SETTINGS
+        settings = classic_settings(json.loads(file.read_text(encoding="utf-8")))
+        file.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self.hf)
@@ -169,6 +181,16 @@ class Tokenizer:
         end -= len(letters) - len(letters.rstrip())
         first, last = bisect_right(ends, start), bisect_right(ends, end - 1)
         return first == last and not run[first].said
+
+
+def classic_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer_config.json in the words of `transformers` 4, which its version 5 reads too."""
+    out = dict(settings)
+    if out.get("tokenizer_class") == "TokenizersBackend":  # a class that version 4 does not have
+        out["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(out.get("extra_special_tokens"), list):  # there a table of names
+        out["additional_special_tokens"] = out.pop("extra_special_tokens")
+    return out
 
 
 def _stops(template: Template) -> list[str]:

@@ -1,13 +1,18 @@
 """Settings of released LLaVA code in our words, and back; names of weights, one by one."""
 
+import json
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, LlamaConfig
 
 from llavakit.core.config import make
 from llavakit.core.errors import UserError
+from llavakit.model import checkpoint as checkpoints
 from llavakit.model.card import Card
+from llavakit.model.convert.convert import Options, convert
 from llavakit.model.convert.export import original_config
 from llavakit.model.formats.keys import (
     from_hf,
@@ -20,6 +25,7 @@ from llavakit.model.formats.keys import (
 from llavakit.model.formats.original import card_settings, is_original, text_settings, vision_settings
 from llavakit.model.formats.towers import TOWERS
 from llavakit.vision.anyres import tile_grids
+from tests.originals import Original
 
 CLIP_224, CLIP_336, SIGLIP = TOWERS
 NEXT = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
@@ -283,3 +289,30 @@ def test_prefixes_of_a_projector_file_vary(prefix):
     assert from_projector_file(prefix + "mm_projector.weight") == "connector.linear_1.weight"
     if prefix != "module.model.":
         assert from_projector_file(prefix + "embed_tokens.weight") == "language.model.embed_tokens.weight"
+
+
+@pytest.mark.parametrize("layout", ["llavakit", "hf", "original"])
+def test_a_null_keeps_its_meaning(tmp_path, layout):
+    """Mistral's window is 4096 by default and null in released models: seen behind that many tokens only."""
+    original = Original("mistral", newline=False)
+    original.language.config.max_position_embeddings = 5000
+    original.save(tmp_path / "original")
+    assert json.loads((tmp_path / "original" / "config.json").read_text())["sliding_window"] is None
+    convert(tmp_path / "original", tmp_path / "out", layout, Options(template="mistral_instruct"))
+    ids = torch.randint(3, 300, (1, 4200), generator=torch.Generator().manual_seed(0))
+    for folder in (tmp_path / "original", tmp_path / "out"):
+        language = checkpoints.load(folder, template_name="mistral_instruct").model.language
+        assert language.config.sliding_window is None
+        language.set_attn_implementation("sdpa")
+        with torch.no_grad():
+            found = language(input_ids=ids, logits_to_keep=8).logits
+            wanted = original.language(input_ids=ids, logits_to_keep=8).logits
+            torch.testing.assert_close(found[..., : wanted.shape[-1]], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_every_null_that_a_class_knows_is_kept_and_no_other():
+    base = {"architectures": ["LlavaMistralForCausalLM"]}
+    kept = text_settings(base | {"sliding_window": None, "eos_token_id": None, "rope_scaling": None}, "x")
+    assert kept["sliding_window"] is None and kept["eos_token_id"] is None
+    plain = text_settings(base | {"hidden_size": None, "rope_theta": None, "num_hidden_layers": None}, "x")
+    assert plain == text_settings(base, "x")

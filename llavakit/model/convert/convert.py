@@ -29,7 +29,6 @@ from llavakit.model.hf_config import hf_fit
 from llavakit.model.llava import Llava
 from llavakit.model.opening import check_fit, open_model, shape_of
 from llavakit.model.serving import vllm_fit, without_videos
-from llavakit.text.chat_template import chat_template
 from llavakit.text.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -100,7 +99,6 @@ def export(
     stops = opened.tokenizer.stop_strings(prompt)
     if stops:
         notes.append(f'answers end at a text, which every request has to name: "stop": {json.dumps(stops)}')
-    opened.tokenizer.hf.chat_template = chat_template(prompt, bos=bool(opened.tokenizer.bos))
     _write_ours(opened, target, options, notes)
     say(f"saved in {target}")
 

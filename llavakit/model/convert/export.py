@@ -8,6 +8,7 @@ from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
 from llavakit.model.formats.original import DECODERS, TYPES
 from llavakit.model.formats.towers import TOWER_KINDS, TOWERS
+from llavakit.model.rope import classic_rope
 from llavakit.vision.frames import VideoConfig
 
 CLASSES = {kind: name for name, kind in DECODERS.items() if name[0] == "L"}
@@ -118,12 +119,13 @@ def _language(language: PreTrainedConfig) -> dict[str, Any]:
     """The language model's settings as versions of `transformers` spelled them that released code runs on."""
     every = language.to_dict()
     generic = PreTrainedConfig().to_dict().keys() - set(SHARED)
-    rope = dict(every.pop("rope_parameters", None) or {})
-    kind = rope.pop("rope_type", "default")
+    rope = classic_rope(every)
+    every.pop("rope_parameters", None)
     out = {key: value for key, value in every.items() if key not in generic and key != "layer_types"}
-    out["rope_theta"] = rope.pop("rope_theta", 10000.0)
-    out["rope_scaling"] = None if kind == "default" else {**rope, "type": kind}
-    return out
+    scaling = rope["rope_scaling"]
+    if scaling is not None:  # the oldest versions have another word for its kind
+        scaling = {("type" if key == "rope_type" else key): value for key, value in scaling.items()}
+    return out | rope | {"rope_scaling": scaling}
 
 
 def _merge(card: Card) -> str:

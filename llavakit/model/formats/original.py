@@ -63,12 +63,24 @@ def text_settings(config: dict[str, Any], where: str) -> dict[str, Any]:
     kind = decoder_kind(config, where)
     known = AutoConfig.for_model(kind).to_dict().keys() | {"rope_theta", "rope_scaling"}
     known -= PreTrainedConfig().to_dict().keys()
-    given = {key: value for key, value in config.items() if key in known and value is not None}
+    given = {
+        key: value
+        for key, value in config.items()
+        if key in known and (value is not None or _means_null(kind, key))
+    }
     try:
         settings: dict[str, Any] = AutoConfig.for_model(kind, **given).to_dict()
     except (StrictDataclassError, ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {' '.join(str(error).split())}") from None
     return settings
+
+
+def _means_null(kind: str, key: str) -> bool:
+    """Whether null is a value of its own for this key (no window), not another word for the class's default."""
+    try:
+        return AutoConfig.for_model(kind, **{key: None}).to_dict().get(key, key) is None
+    except (StrictDataclassError, ValueError, TypeError):
+        return False
 
 
 def vision_settings(config: dict[str, Any], where: str, tower: str | None = None) -> dict[str, Any]:

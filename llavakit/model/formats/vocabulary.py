@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model.formats.weights import Stored, Weights
-from llavakit.text.tokenizer import Tokenizer
+from llavakit.text.tokenizer import Tokenizer, classic_settings
 
 EMBEDDING = "language.model.embed_tokens.weight"
 HEAD = "language.lm_head.weight"
@@ -116,9 +116,8 @@ def _cut_settings(content: dict[str, Any], size: int) -> dict[str, Any]:
             value = [token for token in value if _text(token) not in ADDED]
         elif _text(value) in ADDED:
             continue
-        # Newer versions name a class that the versions released code runs on do not have.
-        kept[key] = "PreTrainedTokenizerFast" if value == "TokenizersBackend" else value
-    return kept
+        kept[key] = value
+    return classic_settings(kept)
 
 
 def _text(token: Any) -> Any:
