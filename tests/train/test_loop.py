@@ -356,7 +356,7 @@ import resource, signal, sys
 from pathlib import Path
 from llavakit.core import config
 from llavakit.core.errors import UserError
-from llavakit.train import loop, run_directory, saving
+from llavakit.train import loop, saving
 from llavakit.train.run import Run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 write = saving.write
