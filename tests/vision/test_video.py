@@ -523,6 +523,9 @@ def test_a_damaged_file_gives_the_right_frame_or_an_error(suffix, tmp_path):
     info, everything = probe_video(path), decode_all(path)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
+    if suffix != "ts":  # from the start of a frame on: nothing tells of a changed byte at the end of one
+        with av.open(path) as container:
+            middle = data.index(bytes([*container.demux(video=0)][36]))
     data[middle : middle + 300] = random.Random(1).randbytes(300)
     errors = []
     for index in range(72):
