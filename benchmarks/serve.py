@@ -14,8 +14,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from benchmarks import smol
 from benchmarks.http_side import Http
 from benchmarks.machine import in_turn, matmul_peak, median, report
@@ -71,7 +69,7 @@ def main() -> None:
 
     sample = smol.request(loaded, 0, smol.picture(0))
     needed = request_flops(loaded, sample.num_tokens, smol.NEW_TOKENS)
-    peak = max(matmul_peak(torch.bfloat16), matmul_peak(torch.float32))
+    peak = matmul_peak()
     for name, side in list(sides.items())[1:]:
         report(
             f"{count} picture requests, against {name}",

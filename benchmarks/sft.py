@@ -182,7 +182,7 @@ def main() -> None:
     real = [sum(sample.num_tokens for sample in samples) for samples, _ in drawn[:-1]]
     rates = [count / second for count, second in zip(real, seconds, strict=True)]
     peer_rates = [count / second for count, second in zip(real, peer_seconds, strict=True)]
-    peak = max(matmul_peak(torch.bfloat16), matmul_peak(torch.float32))
+    peak = matmul_peak()
     used = [
         step_flops(ours.model, batch) / second / peak for batch, second in zip(packed, seconds, strict=False)
     ]

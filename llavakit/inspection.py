@@ -1,4 +1,4 @@
-"""`llavakit inspect`: what a record becomes, token by token. `llavakit data check`: what is wrong with all."""
+"""`llavakit inspect`: what a record becomes, token by token. `llavakit data`: all records checked, or rewritten."""
 
 import os
 from itertools import groupby
@@ -7,10 +7,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from llavakit.core.errors import ConfigError, DataError, pick
+from llavakit.core.errors import ConfigError, DataError, pick, printable
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths, report_table
+from llavakit.data.convert import WRITTEN, convert_mixture
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.records import Record, Records, read_records
@@ -57,6 +58,7 @@ def check_data(
     tokens: int,
     workers: int | None,
     ignore: list[str],
+    unread: list[str],
     seed: int,
 ) -> bool:
     """Print and write what is wrong with data files or mixtures; True if nothing is.
@@ -67,9 +69,7 @@ def check_data(
         pick(FLAWS, kind, "--ignore")
     measured = model is not None or tokenizer is not None or template_name is not None
     encoder = load_encoder(model, tokenizer, template_name) if measured else None
-    mixture = Mixture(list_sources(files, images), seed=seed)
-    if not len(mixture):
-        raise DataError(f"no record in {', '.join(str(file) for file in files)}")
+    mixture = _mixture(files, images, unread, seed)
     threads = (os.cpu_count() or 1) if workers is None else workers
     report = check_mixture(mixture, out, encoder=encoder, tokens=tokens, workers=threads, ignore=ignore)
     console.print(report_table(report))
@@ -84,11 +84,37 @@ def check_data(
     return report.num_bad == 0
 
 
+def convert_data(
+    files: list[Path], *, to: str, out: Path, images: Path | None, unread: list[str], seed: int
+) -> bool:
+    """Write all records in another dialect and print what became of them; True if all were written."""
+    dialect = pick(WRITTEN, to, "--to")
+    mixture = _mixture(files, images, unread, seed)
+    bad = out.with_name(f"{out.name}.bad.jsonl")
+    found = convert_mixture(mixture, dialect, out, bad)
+    for name, flaw in found.first:
+        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    read = ", ".join(f"{count} {name}" for name, count in sorted(found.dialects.items()))
+    say(f"{found.written} of {len(mixture)} records written as {to} (read as {read or 'none'}): {out}")
+    if found.flaws:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.flaws.items()))
+        say(f"{len(mixture) - found.written} were not ({kinds}); all of them: {bad}")
+    return not found.flaws
+
+
+def _mixture(files: list[Path], images: Path | None, unread: list[str], seed: int) -> Mixture:
+    mixture = Mixture(list_sources(files, images), seed=seed, unread=unread)
+    if not len(mixture):
+        raise DataError(f"no record in {', '.join(str(file) for file in files)}")
+    return mixture
+
+
 def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
     """A row per token; runs of image tokens are one row. Learned tokens are green."""
-    table = Table(
-        "at", "segment", "position", "id", "token", "weight", "media", box=None, header_style="bold"
-    )
+    table = Table(box=None, header_style="bold")
+    for name in ("at", "segment", "position", "id", "weight"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("token", overflow="fold")
     positions = segment_positions(sample.segments)
     owner = [number for number, segment in enumerate(sample.segments) for _ in range(len(segment))]
     media = iter(sample.media)
@@ -99,17 +125,17 @@ def token_table(sample: Sample, tokenizer: Tokenizer) -> Table:
             left = current.plan.num_tokens
             first, last = run[0], run[left - 1]
             columns, rows = current.plan.grid
-            what = f"{current.name}: {left} tokens, {columns} x {rows}"
+            what = f"<image> {left} tokens, {columns} x {rows}: {printable(current.name)}"
             table.add_row(
                 f"{first}-{last}", str(owner[first]), f"{positions[first]}-{positions[last]}",
-                str(IMAGE_ID), "<image>", "0", Text(what), style="cyan",
+                str(IMAGE_ID), "0", Text(what), style="cyan",
             )  # fmt: skip
             run = run[left:]
         for at in run if not is_image else []:
             weight = sample.weights[at]
             letters = Text(repr(tokenizer.hf.decode([sample.ids[at]]))[1:-1])
             table.add_row(
-                str(at), str(owner[at]), str(positions[at]), str(sample.ids[at]), letters, f"{weight:g}", "",
+                str(at), str(owner[at]), str(positions[at]), str(sample.ids[at]), f"{weight:g}", letters,
                 style="green" if weight > 0 else "dim",
             )  # fmt: skip
     return table

@@ -31,7 +31,7 @@ from llavakit.text.conversation import (
     user,
 )
 from llavakit.vision.image import load_image
-from llavakit.vision.kinds import Sort, kind_of
+from llavakit.vision.kinds import TRAVELLING, Sort, kind_of
 from llavakit.vision.video import name_of, probe_video
 
 GREEDY = Sampling()
@@ -261,7 +261,7 @@ def _medium(part: Image | Video) -> dict[str, Any]:
 def _image_url(source: ImageSource) -> str:
     if isinstance(source, Path | bytes):
         data = source if isinstance(source, bytes) else _read(source)
-        if kind_of(data, "image") is not None:
+        if kind_of(data, "image") in TRAVELLING:
             return _data_url(data, "image", "")
     out = io.BytesIO()  # pictures in memory, and kinds that do not travel: the same pixels as a PNG
     load_image(source).save(out, "PNG")

@@ -205,11 +205,10 @@ def test_inspect_shows_every_token_with_its_weight_and_its_image(run, model, dat
     code, out, err = run("inspect", f"{data}:{line}", "--model", model)
     assert (code, err) == (0, "")
     rows = [row.split() for row in out.splitlines()]
-    assert rows[0] == ["at", "segment", "position", "id", "token", "weight", "media"]
+    assert rows[0] == ["at", "segment", "position", "id", "weight", "token"]
     (image,) = [row for row in rows if "<image>" in row and "-200" in row]
-    assert image[-5:] == ["4", "tokens,", "2", "x", "2"]
-    assert "1.png:" in out
-    assert any(row[4] == "<|im_end|>" and row[5] == "1" for row in rows if len(row) > 5)
+    assert image[5:11] == ["<image>", "4", "tokens,", "2", "x", "2:"] and image[11].endswith("1.png")
+    assert any(row[4:6] == ["1", "<|im_end|>"] for row in rows)
     assert f"{data}:{line}:" in out.replace("\n", "")
     assert "template chatml" in out
     assert "4 of images" in out
@@ -298,6 +297,20 @@ def test_data_check_ends_with_1_for_bad_records_and_0_for_good_ones(run, model, 
     assert "lengths were not measured; give --model DIR" in said
     assert "6 of 8 records are bad" in said and f"{data}:2: missing: not found: {tmp_path / '0.png'}" in said
     assert run("data", "check", data, "--images", tmp_path, "--out", out, "--ignore", "missing")[0] == 0
+
+
+def test_data_convert_writes_another_dialect_and_ends_with_1_where_a_record_cannot_be(run, data, tmp_path):
+    out = tmp_path / "new.jsonl"
+    code, said, _ = run("data", "convert", data, "--to", "messages", "--out", out)
+    assert code == 0 and f"8 of 8 records written as messages (read as 8 llava): {out}" in said
+    assert run("data", "convert", out, "--to", "trl", "--out", tmp_path / "trl.jsonl")[0] in (0, 1)
+    code, _, err = run("data", "convert", data, "--to", "messages", "--out", out)
+    assert (code, err) == (2, f"error: {out} is there already and is not replaced; choose a new name\n")
+    (tmp_path / "bad.json").write_text('[{"id": 1}]')
+    code, said, _ = run("data", "convert", tmp_path / "bad.json", "--to", "llava", "--out", tmp_path / "b")
+    assert code == 1 and f"1 were not (1 record); all of them: {tmp_path / 'b.bad.jsonl'}" in said
+    code, _, err = run("data", "convert", data, "--to", "messges", "--out", tmp_path / "c")
+    assert (code, err) == (2, "error: unknown --to 'messges'; did you mean 'messages'?\n")
 
 
 @pytest.mark.parametrize(

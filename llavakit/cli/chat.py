@@ -55,10 +55,13 @@ def chat(
         answering = Remote(remote, model_name=model_name, api_key=api_key)
     elif remote is None and model is not None and model_name is None:
         from llavakit.chat import load
+        from llavakit.core.progress import say
 
         answering = load(
             model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
         )
+        if question is None:
+            say(answering.engine.about)
     else:
         raise ConfigError(
             "give --model with a directory, or --remote with a URL (and --model-name); "

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Encoding, Images, OtherTemplate, Vocabulary
+from llavakit.cli.options import DataFiles, Drawn, Encoding, Images, OtherTemplate, Unread, Vocabulary
 
 
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Data files of any kind, or mixture lists (.yaml).")],
+    files: DataFiles,
     model: Encoding = None,
     tokenizer: Vocabulary = None,
     template: OtherTemplate = None,
@@ -27,9 +27,11 @@ def check(
         list[str] | None,
         typer.Option(help="A kind of flaw that is none here, e.g. duplicate; may be repeated."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The run's seed, which draws what `random` takes.")] = 0,
+    unread: Unread = None,
+    seed: Drawn = 0,
 ) -> None:
-    """Read everything once: missing and corrupt media, wrong placeholders, empty answers, long samples, double ids.
+    """Read everything once: missing and corrupt media, wrong placeholders, empty answers, long samples, double ids,
+    and fields that look like media or weights and are not read.
 
     Exit code 0 if nothing is wrong, 1 if a record is, 2 if the data could not be read at all.
     """
@@ -37,7 +39,28 @@ def check(
 
     good = check_data(
         files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
-        workers=workers, ignore=ignore or [], seed=seed,
+        workers=workers, ignore=ignore or [], unread=unread or [], seed=seed,
     )  # fmt: skip
     if not good:
+        raise typer.Exit(1)
+
+
+def convert(
+    files: DataFiles,
+    to: Annotated[
+        str, typer.Option(help="How the new records are written: llava, messages, sharegpt or trl.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new file, of JSON lines; it must not be there yet.")],
+    images: Images = None,
+    unread: Unread = None,
+    seed: Drawn = 0,
+) -> None:
+    """Write the conversations of any data in another dialect, record by record.
+
+    A record that cannot be read, or that the other dialect cannot say, is listed beside the new file
+    (OUT.bad.jsonl) and not written. Exit code 0 if all were written, 1 if one was not, 2 if none could be read.
+    """
+    from llavakit.inspection import convert_data
+
+    if not convert_data(files, to=to, out=out, images=images, unread=unread or [], seed=seed):
         raise typer.Exit(1)

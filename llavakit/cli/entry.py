@@ -10,6 +10,7 @@ import typer
 from llavakit.cli.chat import chat
 from llavakit.cli.convert import convert
 from llavakit.cli.data import check
+from llavakit.cli.data import convert as convert_data
 from llavakit.cli.demo import demo
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
@@ -18,7 +19,7 @@ from llavakit.cli.models import models
 from llavakit.cli.plan import plan
 from llavakit.cli.serve import serve
 from llavakit.cli.train import train
-from llavakit.core.errors import UserError
+from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import printable, say
 from llavakit.version import __version__
@@ -27,7 +28,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, inspect, models, plan, convert, export)
-DATA_VERBS: tuple[Verb, ...] = (check,)
+DATA_VERBS: tuple[Verb, ...] = (check, convert_data)
 
 
 def _version(wanted: bool) -> None:
@@ -37,11 +38,14 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    # Ranks build models in turn, and give back what they no longer hold; so does a server with its requests.
+    if "RANK" not in os.environ and context.invoked_subcommand != serve.__name__:
+        keep_freed_memory()
 
 
 def make_app() -> typer.Typer:
@@ -69,15 +73,13 @@ app = make_app()
 def main() -> None:
     """Entry point: turns UserError into one line and an exit code.
 
-    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same Ctrl-C.
+    Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same signal.
     """
     rank = int(os.environ.get("RANK", "0"))
-    if "RANK" not in os.environ:  # ranks build models in turn, and give back what they no longer hold
-        keep_freed_memory()
     try:
         app()
     except UserError as error:
-        if rank == 0 or error.exit_code != INTERRUPTED:
+        if rank == 0 or not isinstance(error, Interrupted):
             line = f"rank {rank}: error: {error}" if rank else f"error: {error}"
             typer.echo(printable(line), err=True)
         sys.exit(error.exit_code)

@@ -50,4 +50,13 @@ Vocabulary = Annotated[
     str | None, typer.Option(help="Instead of --model: a tokenizer's directory or hub id.")
 ]
 OtherTemplate = Annotated[str | None, typer.Option(help="Template; default: the checkpoint's.")]
+Unread = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A field or placeholder that looks like media or a weight and is passed over on purpose, as"
+        " data.unread of a run; may be repeated."
+    ),
+]
+DataFiles = Annotated[list[Path], typer.Argument(help="Data files of any kind, or mixture lists (.yaml).")]
+Drawn = Annotated[int, typer.Option(min=0, help="The run's seed, which draws what `random` takes.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of relative image paths.")]

@@ -21,6 +21,14 @@ class UserError(Exception):
     exit_code = 2
 
 
+class Interrupted(UserError):
+    """Stopped from outside, with everything saved: what was done, and the command that goes on."""
+
+    def __init__(self, done: str, command: str, exit_code: int) -> None:
+        super().__init__(f"{done}; go on with: {command}")
+        self.done, self.exit_code = done, exit_code
+
+
 class ConfigError(UserError):
     """A setting, recipe or name that does not exist or does not fit."""
 

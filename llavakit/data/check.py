@@ -4,22 +4,24 @@ import hashlib
 import json
 from array import array
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, printable, shorten
 from llavakit.core.progress import bar
 from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.encode import Encoder
 from llavakit.data.mixture import Mixture
-from llavakit.data.records import ADVICE, Record
+from llavakit.data.records import ADVICE, FAULTS, Record
 from llavakit.text.conversation import Conversation, Image, Medium
+from llavakit.text.template import check_roles
 from llavakit.vision.frames import VideoConfig, choose_frames
 from llavakit.vision.image import load_image
 from llavakit.vision.video import load_frames, probe_video
@@ -35,6 +37,8 @@ FLAWS = {
     "duplicate": "an id that an earlier record of the source has",
 }
 BAD, LENGTHS = "bad_records.jsonl", "lengths.png"
+MODALITIES = ("text", "image", "video", "unknown")
+UNKNOWN = "unknown"  # modality and dialect of a record that cannot be read
 SHOWN = 10  # flaws that are printed; the file has all
 
 
@@ -53,6 +57,7 @@ class Tally:
     records: int = 0
     bad: int = 0
     kinds: Counter[str] = field(default_factory=Counter)  # records by modality
+    dialects: Counter[str] = field(default_factory=Counter)  # records by how they are written
     flaws: Counter[str] = field(default_factory=Counter)  # records by kind of flaw
     lengths: "array[int]" = field(default_factory=lambda: array("q"))  # tokens of the encoded ones
 
@@ -78,6 +83,7 @@ class _Finding:
     id: int | None  # a digest
     shown_id: str
     modality: str
+    dialect: str
     tokens: int | None
     flaws: list[Flaw]
 
@@ -119,25 +125,41 @@ def check_mixture(
             flaws = [flaw for flaw in flaws if flaw.kind not in ignore]
             tally.records += 1
             tally.kinds[found.modality] += 1
+            tally.dialects[found.dialect] += 1
             tally.bad += bool(flaws)
             tally.flaws.update({flaw.kind for flaw in flaws})
             if found.tokens is not None:
                 tally.lengths.append(found.tokens)
             for flaw in flaws:
-                line = {"record": found.name, "kind": flaw.kind, "reason": flaw.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.write(flaw_line(found.name, flaw))
                 first += [(found.name, flaw)] * (len(first) < SHOWN)
             progress.advance()
     return Report(tallies, first)
 
 
+def flaw_line(name: str, flaw: Flaw) -> str:
+    """A line of a list of flaws, as JSON."""
+    return json.dumps({"record": name, "kind": flaw.kind, "reason": flaw.reason}, ensure_ascii=False) + "\n"
+
+
 def _examine(index: int, record: Record, encoder: Encoder | None, tokens: int) -> _Finding:
     said = record.raw.get("id") if isinstance(record.raw, dict) else None
-    shown = "" if said is None else json.dumps(said, ensure_ascii=False, default=str)
+    shown = "" if said is None else _shown(said)
     key = hashlib.blake2b(shown.encode("utf-8", "surrogatepass"), digest_size=8).digest() if shown else None
+    dialect = UNKNOWN
+    with suppress(DataError):
+        dialect = record.dialect().name
     modality, length, flaws = _look(record, encoder, tokens)
     digest = None if key is None else int.from_bytes(key, "big")
-    return _Finding(index, record.name, digest, shown, modality, length, flaws)
+    return _Finding(index, record.name, digest, printable(shorten(shown)), modality, dialect, length, flaws)
+
+
+def _shown(value: Any) -> str:
+    """An id as text: equal for equal ids only."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        return repr(value)
 
 
 def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, int | None, list[Flaw]]:
@@ -145,21 +167,26 @@ def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, in
     try:
         conversation = record.conversation()
     except DataError as error:
-        return "unknown", None, [Flaw(error.kind, error.what.removesuffix(ADVICE))]
+        return UNKNOWN, None, [Flaw(error.kind, error.what.removesuffix(ADVICE))]
     media = conversation.media
     modality = "text" if not media else "image" if all(isinstance(part, Image) for part in media) else "video"
     video = None if encoder is None else encoder.video
     flaws = [flaw for part in media if (flaw := _decode(part, video or VideoConfig()))]
+    if encoder is None and not flaws:
+        try:  # what no template can say; an encoder tells it itself
+            check_roles(conversation, open_turn=False)
+        except DataError as error:
+            flaws = [Flaw("record", error.what)]
     if flaws or encoder is None:
         return modality, None, flaws
-    return modality, *_measure(conversation, encoder, tokens)
+    return modality, *_measure(record, conversation, encoder, tokens)
 
 
 def _decode(part: Medium, video: VideoConfig) -> Flaw | None:
     """What is wrong with a picture, or with the frames of a video that are looked at."""
-    if isinstance(part.source, Path) and not part.source.exists():
-        return Flaw("missing", f"not found: {part.source}")
     try:
+        if isinstance(part.source, Path) and not part.source.exists():
+            return Flaw("missing", printable(f"not found: {part.source}"))
         if isinstance(part, Image):
             load_image(part.source)
         else:
@@ -167,47 +194,49 @@ def _decode(part: Medium, video: VideoConfig) -> Flaw | None:
             load_frames(part.source, info, choose_frames(video, info))
     except DataError as error:
         return Flaw("corrupt", str(error))
+    except FAULTS as error:
+        return Flaw("corrupt", printable(f"cannot be read: {type(error).__name__}: {error}"))
     return None
 
 
-def _measure(conversation: Conversation, encoder: Encoder, tokens: int) -> tuple[int | None, list[Flaw]]:
+def _measure(
+    record: Record, conversation: Conversation, encoder: Encoder, tokens: int
+) -> tuple[int | None, list[Flaw]]:
     try:
         length = encoder.encode(conversation).num_inputs
-    except DataError as error:
-        return None, [Flaw("record", error.what)]
+    except (DataError, *FAULTS) as error:
+        return None, [Flaw("record", record.blame(error).what.removesuffix(ADVICE))]
     if length > tokens:
         return length, [Flaw("long", f"{length} tokens do not fit a row of {tokens}")]
     return length, []
 
 
 def report_table(report: Report) -> Table:
-    """A row per source: records by modality, bad ones by kind of flaw, and lengths where they are known."""
-    flaws = [kind for kind in FLAWS if any(tally.flaws[kind] for tally in report.tallies)]
-    kinds = [
-        kind for kind in ("text", "image", "video") if any(tally.kinds[kind] for tally in report.tallies)
-    ]
-    measured = any(tally.lengths for tally in report.tallies)
-    lengths = ["tokens", "mean", "95 %", "most"] if measured else []
+    """A row per source: how many records, of what kind, what is wrong with them, and how long they are."""
     table = Table(box=None, header_style="bold")
-    table.add_column("source", overflow="fold")
-    for name in ("records", *kinds, "bad", *flaws, *lengths):
-        table.add_column(name, justify="right")
+    table.add_column("source", overflow="fold", max_width=28)
+    table.add_column("records", justify="right", no_wrap=True)
+    table.add_column("found", overflow="fold")
     for tally in report.tallies:
-        counts = [tally.records, *(tally.kinds[kind] for kind in kinds), tally.bad]
-        counts += [tally.flaws[kind] for kind in flaws]
+        lines = [f"{_list(tally.kinds, MODALITIES)}; read as {_list(tally.dialects, sorted(tally.dialects))}"]
+        lines.append(f"{tally.bad} bad: {_list(tally.flaws, FLAWS)}" if tally.bad else "0 bad")
+        lines += _lengths(tally)
         style = "red" if tally.bad else None
-        table.add_row(
-            Text(tally.name), *map(str, counts), *(_lengths(tally) if measured else ()), style=style
-        )
+        table.add_row(Text(tally.name), str(tally.records), Text("\n".join(lines)), style=style)
     return table
+
+
+def _list(counts: Counter[str], names: Iterable[str]) -> str:
+    """`3 missing, 9 corrupt`: those of the names that there are."""
+    return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 
 
 def _lengths(tally: Tally) -> list[str]:
     if not tally.lengths:
-        return ["-"] * 4
+        return []
     lengths = np.frombuffer(tally.lengths, dtype=np.int64)
     most, usual = int(lengths.max()), float(np.percentile(lengths, 95))
-    return [str(int(lengths.sum())), f"{lengths.mean():.0f}", f"{usual:.0f}", str(most)]
+    return [f"{int(lengths.sum())} tokens: mean {lengths.mean():.0f}, 95 % up to {usual:.0f}, most {most}"]
 
 
 def draw_lengths(report: Report, tokens: int, path: Path) -> None:

@@ -6,15 +6,24 @@ Training, chat, evaluation and the engine all encode through `Encoder`, so one c
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import Protocol
 
 from llavakit.core.errors import DataError
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.media import Clip, Media, plan_media
-from llavakit.text.conversation import Conversation, Message, Part, Text, Video
+from llavakit.text.conversation import Conversation, Medium, Message, Part, Text, Video
 from llavakit.text.template import Piece, Template, Weights, check_roles
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.frames import VideoConfig, rope_factor
 from llavakit.vision.plan import ImageConfig
+
+
+class PlanMedia(Protocol):
+    """What `plan_media` does."""
+
+    def __call__(
+        self, part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool
+    ) -> Media: ...
 
 
 @dataclass(frozen=True)
@@ -69,9 +78,14 @@ class Encoder:
         self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
         self.weights, self.context, self.stretched = weights, context, stretched
 
-    def encode(self, conversation: Conversation, *, open_turn: bool = False) -> Sample:
-        """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from."""
-        media = self._plan(conversation)
+    def encode(
+        self, conversation: Conversation, *, open_turn: bool = False, plan: PlanMedia = plan_media
+    ) -> Sample:
+        """One segment. With `open_turn` the assistant's header is the last thing, ready to generate from.
+
+        `plan` plans an image or a video; they come to it in their order.
+        """
+        media = self._plan(conversation, plan)
         return self._fitting(self._encode(self._tell_times(conversation, media), media, open_turn))
 
     def encode_turns(self, conversation: Conversation) -> Sample:
@@ -81,10 +95,10 @@ class Encoder:
         turns = [self._tell_times(turn, media) for turn in conversation.turns()]
         return self._fitting(join([self._encode(turn, media, open_turn=False) for turn in turns]))
 
-    def _plan(self, conversation: Conversation) -> tuple[Media, ...]:
+    def _plan(self, conversation: Conversation, plan: PlanMedia = plan_media) -> tuple[Media, ...]:
         """The images and videos in order, planned from their headers."""
         alone = len(conversation.images) == 1  # a video beside it changes nothing, as in transformers
-        return tuple(plan_media(part, self.image, self.video, alone=alone) for part in conversation.media)
+        return tuple(plan(part, self.image, self.video, alone=alone) for part in conversation.media)
 
     def _fitting(self, sample: Sample) -> Sample:
         if self.context is None or sample.length <= self.context:

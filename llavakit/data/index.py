@@ -20,6 +20,7 @@ import numpy as np
 from llavakit.core.errors import DataError
 
 CHUNK = 1 << 20  # bytes looked at in one step; what is made of them fits the processor's cache
+DIGESTED = 256  # entries that are part of a digest
 KEEP_FROM = 1 << 26  # the index of a file this large is kept on disk
 QUOTE, OPEN, CLOSE, COMMA = 1, 2, 3, 4
 KIND = np.zeros(256, dtype=np.uint8)
@@ -70,6 +71,13 @@ class TextRows:
         start, end, line = (int(number) for number in self._spans_N3[index])
         entry = read_span(self.path, start, end)
         return entry if isinstance(entry, Unreadable) else parse_entry(entry, line)
+
+    def digest(self) -> str:
+        """Of the index and of some entries: records that were added, dropped, moved or changed in length show."""
+        digest = hashlib.sha256(self._spans_N3.tobytes())
+        for index in np.linspace(0, len(self) - 1, min(len(self), DIGESTED), dtype=np.int64):
+            digest.update(repr(read_span(self.path, *self._spans_N3[index, :2].tolist())).encode())
+        return digest.hexdigest()
 
 
 def cache_folder() -> Path:

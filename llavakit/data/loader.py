@@ -25,7 +25,7 @@ from llavakit.data.encode import Encoder, Sample
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
-from llavakit.data.records import ADVICE, Record
+from llavakit.data.records import ADVICE, FAULTS, Record
 from llavakit.text.conversation import move_media_front
 from llavakit.text.template import Weights
 
@@ -43,9 +43,8 @@ class DataConfig(Config):
     weights: Weights = "ours"  # compat: learn what the released training code learned
     media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
     on_bad: Literal["stop", "skip"] = "stop"
-    unread: tuple[
-        str, ...
-    ] = ()  # fields and placeholders that look like media or weights, passed over on purpose
+    edited: Literal["stop", "accept"] = "stop"  # accept: resume though records were edited in their places
+    unread: tuple[str, ...] = ()  # what looks like media or weights and is passed over on purpose
     shuffle: bool = True
     modality: Literal["mixed", "homogeneous"] = (
         "mixed"  # homogeneous: a row is all text, all images or all videos
@@ -62,7 +61,7 @@ class DataConfig(Config):
         return (value,) if isinstance(value, str | Path) else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Position:
     """The next row to be read."""
 
@@ -205,8 +204,8 @@ class Loader:
         encode = self.encoder.encode_turns if self.config.turns == "independent" else self.encoder.encode
         try:
             sample = encode(conversation)
-        except DataError as error:
-            raise record.error(error.what) from None
+        except (DataError, *FAULTS) as error:
+            raise record.blame(error) from None
         if sample.num_inputs > self.config.tokens:
             raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
         return sample
@@ -265,8 +264,8 @@ class Loader:
         for record, sample in row.pairs if row.is_ours else ():
             try:
                 sample_tiles = [self.tiles(media) for media in sample.media]
-            except DataError as error:
-                errors.append(record.error(error.what))
+            except (DataError, *FAULTS) as error:
+                errors.append(record.blame(error))
                 continue
             samples.append(sample)
             tiles += sample_tiles

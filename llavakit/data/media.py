@@ -13,12 +13,13 @@ from llavakit.core.errors import DataError
 from llavakit.text.conversation import Image, ImageSource, Video, VideoSource
 from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames, plan_video, time_instruction
 from llavakit.vision.image import cut_tiles, digest, image_size, load_image, name_of
-from llavakit.vision.layout import Plan
+from llavakit.vision.layout import Plan, Size
 from llavakit.vision.plan import ImageConfig, plan_image
 from llavakit.vision.video import map_frames, probe_video, video_digest
 from llavakit.vision.video import name_of as video_name
 
 T = TypeVar("T")
+Measured = Size | VideoInfo
 
 
 @dataclass(frozen=True)
@@ -70,13 +71,32 @@ class Media:
         return map_frames(clip.source, clip.info, clip.frames, use, bits=self.depth)
 
 
+def measure(part: Image | Video) -> Measured:
+    """A picture's size, from its header; what is in a video, from its packets."""
+    return image_size(part.source) if isinstance(part, Image) else probe_video(part.source)
+
+
 def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
     """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
-    if isinstance(part, Image):
-        return Media(part.source, plan_image(image, image_size(part.source), alone=alone), image.depth)
-    if video is None:
+    check_video(part, video)
+    return plan_measured(part, measure(part), image, video, alone=alone)
+
+
+def check_video(part: Image | Video, video: VideoConfig | None) -> None:
+    """Refuse a video where the model takes none."""
+    if isinstance(part, Video) and video is None:
         raise DataError(f"{video_name(part.source)}: this model was not trained on videos; give it pictures")
-    info = probe_video(part.source)
-    frames = choose_frames(video, info)
-    plan = plan_video(video, image, info.size, len(frames))
-    return Media(Clip(part.source, info, frames), plan, image.depth)
+
+
+def plan_measured(
+    part: Image | Video, measured: Measured, image: ImageConfig, video: VideoConfig | None, *, alone: bool
+) -> Media:
+    """`plan_media` of what has been measured already."""
+    if isinstance(measured, VideoInfo):
+        check_video(part, video)
+        assert isinstance(part, Video) and video is not None
+        frames = choose_frames(video, measured)
+        plan = plan_video(video, image, measured.size, len(frames))
+        return Media(Clip(part.source, measured, frames), plan, image.depth)
+    assert isinstance(part, Image)
+    return Media(part.source, plan_image(image, measured, alone=alone), image.depth)

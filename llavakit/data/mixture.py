@@ -18,6 +18,7 @@ and ours, whose paths start at the list's folder:
 What `random` and a broken weight choose is drawn from the run's seed.
 """
 
+import hashlib
 import math
 import re
 from bisect import bisect_right
@@ -76,6 +77,15 @@ class Source:
     images: Path | None = None  # folder of relative image paths; None: each file's own
     take: Take = Take()
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """What says whether a source is still the one that a run began with."""
+
+    name: str
+    records: int  # that are chosen
+    digest: str
 
 
 def list_sources(files: Sequence[Path], images: Path | None = None) -> list[Source]:
@@ -157,6 +167,14 @@ class Mixture(Sequence[Record]):
     def count(self, source: int) -> int:
         """How many records of a source are chosen."""
         return len(self._chosen[source])
+
+    def facts(self) -> list[SourceFacts]:
+        """Of every source, in order."""
+        found = []
+        for source, files, chosen in zip(self.sources, self._files, self._chosen, strict=True):
+            digest = hashlib.sha256("".join(records.digest() for records in files).encode()).hexdigest()
+            found.append(SourceFacts(source.name, len(chosen), digest[:16]))
+        return found
 
     @cached_property
     def num_reads(self) -> int:

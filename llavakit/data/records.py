@@ -4,6 +4,7 @@ Files are JSON, JSON lines, Parquet, a saved data set or a tar file. How an entr
 dialect (`dialects/table.py`).
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from llavakit.data.shards import Members, Packed, ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
 from llavakit.text.conversation import Conversation
 
+# What other people's data make libraries raise, besides DataError: of one record, it is that record's flaw.
+FAULTS = (OSError, ValueError, OverflowError, RecursionError)
 ADVICE = "; fix the record or set data.on_bad=skip"  # the end of a record's error
 
 
@@ -40,6 +43,12 @@ class Record:
     def error(self, what: str, kind: FlawKind = "record") -> DataError:
         return DataError(f"{what}{ADVICE}", path=self.path, line=self.line, kind=kind)
 
+    def blame(self, error: Exception) -> DataError:
+        """The error that reading or encoding raised, as this record's: a DataError or one of FAULTS."""
+        if isinstance(error, DataError):
+            return self.error(error.what, error.kind)
+        return self.error(f"cannot be read: {type(error).__name__}: {error}")
+
     def dialect(self) -> Dialect:
         """How it spells a conversation. DataError, with file:line, if no dialect fits."""
         if isinstance(self.raw, Unreadable):
@@ -53,6 +62,10 @@ class Record:
 
     def conversation(self) -> Conversation:
         """The record's messages with its images in place. Raises DataError, with file:line, on any flaw."""
+        return self.read()[0]
+
+    def read(self) -> tuple[Conversation, dict[str, Any]]:
+        """The conversation, and the fields beside it that are no part of it, as `id`."""
         dialect = self.dialect()
         reader = Reader(self.raw, self.folder, self.members)
         try:
@@ -61,9 +74,9 @@ class Record:
             answers = [message for message in talk.messages if message.role == "assistant"]
             if answers and not any(message.weight for message in answers):
                 raise DataError("no answer is learned: all of them count 0", kind="answer")
-        except DataError as error:
-            raise self.error(error.what, error.kind) from None
-        return talk
+        except (DataError, *FAULTS) as error:
+            raise self.blame(error) from None
+        return talk, reader.top.left()
 
 
 class Records(Sequence[Record]):
@@ -89,6 +102,13 @@ class Records(Sequence[Record]):
         if isinstance(raw, Packed):
             raw, members = raw.record, raw.members
         return Record(raw, self.path, self.rows.line(index), self.folder, members, self.unread)
+
+    def digest(self) -> str:
+        """Another one when records were added, dropped or moved. Of text: of its index and some of its entries."""
+        if isinstance(self.rows, TextRows):
+            return self.rows.digest()
+        size = self.path.stat().st_size if self.path.is_file() else 0
+        return hashlib.sha256(f"{len(self)} {size}".encode()).hexdigest()
 
     def at_line(self, line: int) -> Record | None:
         """The record that covers a line: the last one that begins there or before."""

@@ -25,11 +25,12 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine.layer import Layer, Norm
 from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
-from llavakit.engine.native import NativeLinear, Workspace, missing
+from llavakit.engine.native import NativeLinear, Workspace, misfit, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
 from llavakit.engine.weights import Product, check, refresh, replace_modules
 from llavakit.model.attention import KeyValueCache, Layout
 from llavakit.model.llava import Llava
+from llavakit.model.rope import cast
 
 log = logging.getLogger(__name__)
 Weights = Literal["as_is", "bf16", "int8", "int4"]
@@ -91,8 +92,7 @@ def fuse(
     if not model.packing.packs:
         raise ConfigError(model.packing.explain(model.language))
     if weights == "bf16":
-        language: nn.Module = model.language
-        language.to(torch.bfloat16)
+        cast(model.language, torch.bfloat16)
     body: Format = "as_is" if weights == "bf16" else weights
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
@@ -108,23 +108,29 @@ def fuse(
     )
     if kernels == "auto":
         decoder.lack = lack
-        log.info(
-            "decoder: %s kernels%s", decoder.kernels, "" if lack is None else f"; native ones need {lack}"
-        )
+        log.info("%s", describe_kernels(decoder))
     return decoder
 
 
 def _lack(model: Llava, fused: bool) -> str | None:
     """Why native kernels cannot run this model here, None if they can."""
-    language = model.language
+    language: Any = model.language
     if not fused:
         return f"a plain decoder of the Llama shape, which this {type(language).__name__} is not"
     if language.dtype != torch.bfloat16 or language.device.type != "cpu":
         return f"bf16 weights on the CPU, and these are {language.dtype} on {language.device.type}"
-    config = language.config
-    if config.hidden_size % 32 or config.intermediate_size % 32:
-        return "widths that are multiples of 32"
+    first = language.get_decoder().layers[0]
+    for product in (first.self_attn.q_proj, first.self_attn.o_proj, first.mlp.down_proj):
+        lack = misfit(product.in_features)
+        if lack is not None:
+            return lack
     return missing()
+
+
+def describe_kernels(decoder: Decoder) -> str:
+    """Whose products a decoder runs on, and why not on ours: the line that serve and chat start with."""
+    lack = "" if decoder.lack is None else f"; native ones need {decoder.lack}"
+    return f"the decoder runs on {decoder.kernels} kernels{lack}"
 
 
 def _can_fuse(language: PreTrainedModel) -> bool:

@@ -6,12 +6,7 @@ gives them and convert quantised ones on the way. The products of PyTorch (linea
 
 import ctypes
 import functools
-import hashlib
-import os
 import platform
-import shutil
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from llavakit.core.errors import ConfigError
+from llavakit.engine.compiled import load
 from llavakit.engine.linear import GROUP, Format, Linear, quantize_int4, quantize_int8
 
 PANEL = 32  # outputs that stand together
+WIDEST = 1024 * GROUP  # inputs of a product
 TOGETHER = 4  # query heads that are attended together
 FORMATS: dict[Format, int] = {"as_is": 0, "int8": 1, "int4": 2}
 FLAGS = (
@@ -60,23 +57,12 @@ def library() -> Any:
 
 @functools.cache
 def _load() -> Any:
-    """Compiled once per version of their source, into the user's cache folder. The error says what is missing."""
+    """The library with the types of its functions. The error says what is missing."""
     if platform.system() != "Linux":
         raise ConfigError("Linux")
     if platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         raise ConfigError("a processor with AVX-512 bf16")
-    digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for source in sorted(KERNELS.glob("*.[ch]")):
-        digest.update(source.name.encode() + source.read_bytes())
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llavakit"
-    target = folder / f"native-{digest.hexdigest()[:16]}.so"
-    if not target.is_file():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _compile(target)
-        except OSError as error:
-            raise ConfigError(f"a cache folder (XDG_CACHE_HOME) that can be written: {error}") from None
-    loaded: Any = ctypes.CDLL(str(target))
+    loaded: Any = load(KERNELS, FLAGS)
     pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     loaded.before_attention.argtypes = [pointer] * 5 + [size, pointer, size, number]
     loaded.after_attention.argtypes = [pointer] * 4 + [size, pointer, size, number]
@@ -108,20 +94,14 @@ def _load() -> Any:
     return loaded
 
 
-def _compile(target: Path) -> None:
-    """All sources in one call of the compiler."""
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        raise ConfigError("a C compiler (gcc or cc) on the PATH")
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made, sources = Path(folder) / "native.so", sorted(map(str, KERNELS.glob("*.c")))
-        done = subprocess.run(
-            [compiler, *FLAGS, *sources, "-o", str(made), "-lm"], capture_output=True, text=True
-        )
-        if done.returncode:
-            first = next(iter(done.stderr.splitlines()), "no message")
-            raise ConfigError(f"a C compiler that can compile {KERNELS}; {compiler} says: {first}")
-        made.replace(target)  # whole or not at all: another process may be looking for it
+def misfit(inputs: int) -> str | None:
+    """What a product of so many inputs would have to be, None: it can run."""
+    if inputs % GROUP == 0 and inputs <= WIDEST:
+        return None
+    return (
+        f"products whose inputs are multiples of {GROUP} and at most {WIDEST:,}, and this decoder has one with "
+        f"{inputs:,}"
+    )
 
 
 class Workspace:
@@ -194,11 +174,9 @@ class NativeLinear(Linear):
 
     def _pack(self, weight_OI: Tensor) -> None:
         self.outputs, self.inputs = weight_OI.shape
-        if self.inputs % GROUP or self.inputs > 1024 * GROUP:
-            raise ConfigError(
-                f"kernels='native' needs products whose inputs are a multiple of {GROUP} and at most "
-                f"{1024 * GROUP}, and this decoder has one with {self.inputs}; use kernels='torch'"
-            )
+        lack = misfit(self.inputs)
+        if lack is not None:
+            raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")
         padded_OI = F.pad(weight_OI, (0, 0, 0, -self.outputs % PANEL))
         self.scale: Tensor | None = None
         if self.format == "int4":

@@ -36,7 +36,7 @@ from llavakit.model.huggingface import hf_tensors
 from llavakit.model.llava import Llava
 from llavakit.model.opening import check_fit, open_model
 from llavakit.model.placement import DeviceMap, place_language
-from llavakit.model.rope import linear_factor
+from llavakit.model.rope import cast, linear_factor
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 
@@ -133,7 +133,10 @@ def load(
     if as_stored:
         model.load_state_dict(tensors, assign=True, strict=False)  # a head that is tied is not among them
         model.language.tie_weights()
-        model = model if dtype is None else model.to(dtype)
+        if dtype is not None:
+            cast(model.language, dtype)
+            for part in (model.tower, model.connector, model.newline):
+                part.to(dtype)
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
     return Checkpoint(model, opened.tokenizer, card)

@@ -14,7 +14,7 @@ from llavakit.model.attention import NAME, FlexLayout, KeyValueCache, Layout, Tr
 from llavakit.model.decoding import decode_alone, decode_packed
 from llavakit.model.formats.keys import SEPARATORS
 from llavakit.model.packing import check_packing
-from llavakit.model.rope import linear_factor
+from llavakit.model.rope import fix_frequencies, linear_factor
 from llavakit.model.tower import Tower
 
 PARTS = ("tower", "connector", "language", "newline")
@@ -35,6 +35,7 @@ class Llava(nn.Module):
         self.newline = Newline(()) if newline is None else newline
         self.packing = check_packing(language)
         language.set_attn_implementation(NAME)
+        fix_frequencies(language)
 
     @property
     def device(self) -> torch.device:

@@ -36,16 +36,23 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
     """
     notes = [] if notes is None else notes
     card = config.card()
-    dtype, vision, tokenizer = torch.float32, None, None
+    dtype, vision, tokenizer = (
+        torch.float32,
+        None,
+        None,
+    )  # as a run holds it, whatever the files do (build.py)
     if config.start is None:
         text, tokenizer = _language(config.language, notes)
         if card.tower.kind == "transformers":
             vision = _vision(card.tower.path, notes)
     else:
         check_parts(card, load_card(config.start, card.template), config.start)
-        text, vision, tokenizer, dtype = _started(resolve(config.start, weights=False))
+        text, vision, tokenizer, stored = _started(resolve(config.start, weights=False))
+        if config.lora is not None and config.lora.four_bit:
+            dtype = stored
     with torch.device("meta"):
         model = empty_model(card, text, vision, rope_factor=config.rope_factor, device="meta").to(dtype)
+        model.language.tie_weights()  # one table where the decoder has one
         if tokenizer is not None:
             add_tokens(model.language, tokenizer, [IMAGE_TOKEN, *card.special_tokens])
         if config.lora is not None:

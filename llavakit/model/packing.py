@@ -15,6 +15,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment, segment_positions
 from llavakit.model.attention import NAME, packed_layout
 from llavakit.model.decoding import body, decode_alone, decode_packed, path_to
+from llavakit.model.rope import fix_frequencies
 from llavakit.model.twin import FOREIGN, first_line, tiny_twin
 
 TREE = (
@@ -63,6 +64,7 @@ def check_packing(language: PreTrainedModel) -> Packing:
 def try_packing(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Packing:
     """The same, without what is known already."""
     name, twin = kind.__name__, tiny_twin(kind, config)
+    fix_frequencies(twin)
     ids_T = torch.arange(TREE[-1].end) * 7 % 50 + 2
     try:
         own = [_own(twin, ids_T[path_to(TREE, number)])[-len(each) :] for number, each in enumerate(TREE)]

@@ -26,8 +26,13 @@ def four_bits() -> QuantizationConfigMixin:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        bnb_4bit_compute_dtype=torch.bfloat16 if _has_bf16() else torch.float32,
     )
+
+
+def _has_bf16() -> bool:
+    """Whether there is a GPU with bf16 products; older ones emulate them."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def place_language(

@@ -1,11 +1,15 @@
-"""Linear RoPE scaling: positions divided by a factor, so that a decoder reads a longer row than it was trained on.
+"""Rotary positions: linear scaling, frequencies that do not depend on a row's company, and casts that spare them.
 
+Linear scaling divides positions by a factor, so that a decoder reads a longer row than it was trained on;
 LLaVA-NeXT-Video (2024-04-30) asks for it when the frames of a video do not fit (vision/frames.py: rope_factor).
 """
 
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llavakit.core.errors import ConfigError
 
@@ -89,3 +93,47 @@ def linear_factor(text: dict[str, Any]) -> float | None:
     """The factor by which the settings of a decoder, as config.json has them, divide its positions; None for 1."""
     rope = text.get("rope_parameters") or {}
     return rope["factor"] if rope.get("rope_type") == "linear" else None
+
+
+def fix_frequencies(language: PreTrainedModel) -> None:
+    """One set of frequencies for the whole model, where `transformers` chooses by the longest row at hand.
+
+    `longrope` has two sets, for rows within the original context and for longer ones: a model whose context is
+    longer gets the second one, as in vLLM. `dynamic` scales behind the end of the context, which no row passes:
+    never. Else a sample would depend on the samples beside it, and an answer on the moment it grows.
+    """
+    for module in language.modules():
+        kinds = vars(module).get("rope_type")
+        if isinstance(kinds, str):
+            module.__dict__["rope_type"] = _fix(module, kinds, "", None)
+        elif isinstance(kinds, dict):  # by kind of layer
+            for layer, kind in kinds.items():
+                kinds[layer] = _fix(module, kind, f"{layer}_", layer)
+
+
+def _fix(module: nn.Module, kind: str, prefix: str, layer: str | None) -> str:
+    """Set the frequencies called `prefix`inv_freq for good; the kind by which the module's forward leaves them."""
+    if kind == "longrope":
+        config: Any = vars(module)["config"]
+        rope = config.rope_parameters if layer is None else config.rope_parameters[layer]
+        frequencies = dict(module.named_buffers())[f"{prefix}inv_freq"]
+        if config.max_position_embeddings > rope["original_max_position_embeddings"]:
+            long, _ = ROPE_INIT_FUNCTIONS[kind](
+                config, frequencies.device, seq_len=config.max_position_embeddings, layer_type=layer
+            )
+            frequencies.copy_(long)
+    return "default" if kind in ("longrope", "dynamic") else kind
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Weights in another number format, as loading in it would give them.
+
+    `module.to(dtype)` would round what is computed from the config, too: at position 1000 bf16 frequencies are a
+    fifth of a radian off.
+    """
+    saved = module.state_dict().keys()
+    computed = {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+    module.to(dtype)
+    for name, buffer in computed.items():
+        owner, _, leaf = name.rpartition(".")
+        module.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)

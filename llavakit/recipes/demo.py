@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 
 from llavakit.chat import load
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, Interrupted
 from llavakit.core.files import write_text
 from llavakit.core.progress import console, say
 from llavakit.data.loader import DataConfig
@@ -23,7 +23,7 @@ from llavakit.model.connector import ConnectorConfig
 from llavakit.model.directory import LATEST
 from llavakit.model.tower import TowerConfig
 from llavakit.recipes.easy_vqa import EasyVqa, Phase, write_captions, write_questions
-from llavakit.train.loop import Interrupted, train
+from llavakit.train.loop import train
 from llavakit.train.metrics import draw_curves, read_metrics
 from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run
@@ -87,7 +87,7 @@ def run_demo(out: Path, *, full: bool, resume: bool) -> Path:
         try:
             train(run, resume=resume, overwrite=not resume)
         except Interrupted as stopped:
-            raise Interrupted(f"{stopped}; go on with: {again}") from None
+            raise Interrupted(stopped.done, again, stopped.exit_code) from None
         finally:
             if (run.out / LATEST).exists():  # so that chat finds the newest stage, finished or not
                 write_text(out / LATEST, run.out.name + "\n")

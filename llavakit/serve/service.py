@@ -1,7 +1,7 @@
 """From a request to the deltas of its answer: fetch, prepare in threads, run on the engine, cancel when left.
 
-The event loop only waits. Three kinds of threads work: those that fetch, those that encode and decode, and the
-engine's own, which hands every token back to the loop.
+The event loop only waits. Four kinds of threads work: those that fetch, those that prepare text, those that wait
+for the processes that decode, and the engine's own, which hands every token back to the loop.
 """
 
 import asyncio
@@ -9,16 +9,18 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from threading import Event as Flag
 from typing import TypeVar
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.data.encode import Encoder, Sample
-from llavakit.data.media import Clip
+from llavakit.data.encode import Encoder
+from llavakit.data.media import Media, plan_measured
 from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event, Request
 from llavakit.engine.worker import Ticket, Worker
 from llavakit.serve.answers import PromptDetails, Usage
 from llavakit.serve.bridge import Bridge
+from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
 from llavakit.serve.choice import Choice, Delta, Spelling
 from llavakit.serve.conversation import (
     MediaUrl,
@@ -27,13 +29,19 @@ from llavakit.serve.conversation import (
     conversation,
     media_urls,
     sampling,
+    texts,
 )
+from llavakit.serve.decoding import Decoders, Elsewhere, Job
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
-from llavakit.serve.media import Budget, MediaReader
+from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
 from llavakit.serve.parse import parse
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
+from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
+from llavakit.text.conversation import Medium
+from llavakit.vision.frames import VideoConfig
+from llavakit.vision.plan import ImageConfig
 
 T = TypeVar("T")
 AT_ONCE = 4  # pictures of one request that are fetched side by side
@@ -50,10 +58,14 @@ class Service:
         *,
         worker: Worker | None = None,
         fetcher: Fetcher | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
+        """With `decoders` of their own, several services share them; whoever made them closes them."""
         self.engine, self.encoder, self.settings = engine, encoder, settings
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
+        self.plan = plan_memory(engine, settings.memory_gb)
+        self.memory = MemoryBudget(self.plan.requests)
         self.began = int(time.time())
         self._closed = False
         self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
@@ -61,6 +73,10 @@ class Service:
         self._stops = encoder.tokenizer.stop_strings(encoder.template)
         self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
         self._preparing = ThreadPoolExecutor(settings.prepare_threads, "llavakit-prepare")
+        self._decoders = decoders or Decoders(settings.decode_processes, settings.decode_seconds)
+        self._own_decoders = decoders is None
+        # One more than processes: a picture is ready for the one that becomes free.
+        self._decoding = ThreadPoolExecutor(settings.decode_processes + 1, "llavakit-decode")
 
     def close(self, *, finish: bool = True) -> None:
         """Stop the threads; with `finish`, when they have done what they are at. A second time does nothing."""
@@ -68,23 +84,35 @@ class Service:
             return
         self._closed = True
         self.worker.close(finish=finish)
-        for pool in (self._fetching, self._preparing):
+        if self._own_decoders and not finish:
+            self._decoders.close()
+        for pool in (self._fetching, self._preparing, self._decoding):
             pool.shutdown(wait=finish, cancel_futures=True)
+        if self._own_decoders:
+            self._decoders.close()
 
     async def parse(self, body: bytes) -> ChatRequest:
         """The request in a body, checked against this server's bounds."""
         return await _run(self._preparing, self._parse, body)
 
-    async def start(self, request: ChatRequest, owner: bytes = b"") -> "Answer":
+    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> "Answer":
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
-        What the engine remembers of it, only requests of the same `owner` find again.
+        What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
+        by requests of the same `owner` only.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
-        budget = Budget(self.settings.max_media_bytes)
-        async with self.within(deadline):
-            media = await self._gather(media_urls(request), budget)
-            prepared = await _run(self._preparing, self._prepare, request, media, owner)
+        job, whole = Job(self._decoders, Flag()), False
+        try:
+            async with self.within(deadline):
+                media = await self._gather(media_urls(request), job, share)
+                # Text never waits behind somebody's pictures.
+                pool = self._decoding if media else self._preparing
+                prepared = await _run(pool, self._prepare, request, media, share, owner, job)
+            whole = True
+        finally:
+            if not whole:
+                job.stop.set()
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
         return Answer(self, request, prepared, deadline, self._bridge)
@@ -106,15 +134,15 @@ class Service:
         stops, how = (*self._stops, *request.stops), calling(request)
         return [Choice(index, self._spelling, stops, how) for index in range(request.n or 1)]
 
-    async def _gather(self, media: Sequence[MediaUrl], budget: Budget) -> list[bytes]:
+    async def _gather(self, media: Sequence[MediaUrl], job: Job, share: MemoryShare) -> list[Received]:
         """All media, a few at a time; when one cannot be had the others are not waited for."""
-        turns = asyncio.Semaphore(AT_ONCE)
+        turns, budget = asyncio.Semaphore(AT_ONCE), Budget(self.settings.max_media_bytes, share=share)
 
-        async def read(medium: MediaUrl) -> bytes:
+        async def read(medium: MediaUrl) -> Received:
             # What is not off the web never waits behind somebody's slow web server.
-            pool = self._fetching if medium.url[:4].lower() == "http" else self._preparing
+            pool = self._fetching if medium.url[:4].lower() == "http" else self._decoding
             async with turns:
-                return await _run(pool, self._read, medium, budget)
+                return await _run(pool, self._read, medium, budget, job)
 
         reading = [asyncio.ensure_future(read(medium)) for medium in media]
         try:
@@ -128,29 +156,42 @@ class Service:
         check_bounds(request, self.settings)
         return request
 
-    def _read(self, medium: MediaUrl, budget: Budget) -> bytes:
+    def _read(self, medium: MediaUrl, budget: Budget, job: Job) -> Received:
         try:
-            return self.media.read(medium.url, medium.sort, budget)
+            return self.media.read(medium.url, medium.sort, budget, job.measure)
         except DataError as error:
             raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
 
-    def _prepare(self, request: ChatRequest, media: Sequence[bytes], owner: bytes) -> Request:
-        talk = conversation(request, media, self.encoder.template.system)
+    def _prepare(
+        self,
+        request: ChatRequest,
+        media: Sequence[Received],
+        share: MemoryShare,
+        owner: bytes,
+        job: Job,
+    ) -> Request:
+        talk = conversation(request, [each.data for each in media], self.encoder.template.system)
         how = sampling(request, self.settings)
+        pixels, ahead = Budget(self.settings.max_media_pixels, "pixels"), iter(media)
+
+        def plan(part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
+            measured = next(ahead).measured
+            found = plan_measured(part, measured, image, video, alone=alone)
+            pixels.take(num_pixels(found, measured))
+            return Elsewhere(found.source, found.plan, found.depth, job)
+
         try:
-            sample = self.encoder.encode(talk, open_turn=True)
-            self._check_videos(sample)
-            return self.engine.prepare(sample, how, salt=owner)
+            check_length(texts(request), self.encoder.tokenizer, self.engine.context)
+            sample = self.encoder.encode(talk, open_turn=True, plan=plan)
+            share.hold("answer", answer_bytes(sample, how))
+            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
+            share.hold("decoding", max((decoding_bytes(each.measured) for each in media), default=0))
+            prepared = self.engine.prepare(sample, how, salt=owner)
+            share.hold("decoding", 0)
+            share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
+            return prepared
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
-
-    def _check_videos(self, sample: Sample) -> None:
-        """Refuse a video that would take long to decode; its header and packets have been read by now."""
-        limit = self.settings.max_video_frames
-        for medium in sample.media:
-            if isinstance(medium.source, Clip) and len(medium.source.info.times) > limit:
-                frames = len(medium.source.info.times)
-                raise DataError(f"{medium.name}: {frames} frames; this server takes at most {limit}, cut it")
 
 
 class Answer:
@@ -161,6 +202,8 @@ class Answer:
     ) -> None:
         self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
+        self.streamed = bool(request.stream)
+        self.with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
         self._open = len(self._choices)
         self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
         self._sample = prepared.sample

@@ -27,7 +27,10 @@ class ServeConfig(Config):
 
     max_requests: int = Field(
         default=256, ge=1
-    )  # at once on the whole server, waiting ones included; then 429
+    )  # at once on the whole server, waiting ones included, bodies still on their way not; then 429
+    memory_gb: float | None = Field(default=None, gt=0)  # of the whole process, model included (budget.py)
+    upload_seconds: float = Field(default=20, gt=0)  # for a body, and then as long as this rate allows it
+    min_upload_rate: int = Field(default=16 * 1024, ge=1)  # bytes a second
     request_seconds: float = Field(default=600, gt=0)  # from the first byte to the last, waiting included
     max_body_bytes: int = Field(default=64 * MIB, ge=1)
     max_json_values: int = Field(default=20_000, ge=1)  # in a body: lists, objects, and what stands in them
@@ -48,11 +51,16 @@ class ServeConfig(Config):
     max_video_bytes: int = Field(default=200 * MIB, ge=1)
     max_video_frames: int = Field(default=100_000, ge=1)  # all of a video's: one key frame may stand for many
     max_media_bytes: int = Field(default=256 * MIB, ge=1)  # all pictures and videos together
+    max_media_pixels: int = Field(
+        default=400_000_000, ge=1
+    )  # to be decoded for all of them: of videos, the frames that are looked at
+    decode_seconds: float = Field(default=20, gt=0)  # one picture or video, in its process
     fetch_seconds: float = Field(default=15, gt=0)  # one picture or video, redirects included
     max_redirects: int = Field(default=3, ge=0)
 
     fetch_threads: int = Field(default=16, ge=1)
     prepare_threads: int = Field(default=4, ge=1)
+    decode_processes: int = Field(default=2, ge=1)
     log_content: bool = False  # prompts and answers in the log
 
     @field_validator("media_root")

@@ -76,13 +76,20 @@ def tree_lengths(segments: tuple[Segment, ...]) -> list[int]:
     return [end - start for start, end in zip(starts, [*starts[1:], segments[-1].end], strict=True)]
 
 
-def measure_peak(device: torch.device, precision: str) -> float:
-    """Operations per second of large matrix products on this device: what utilisation is a fraction of."""
+def measure_peak(device: torch.device, precision: str, *, seconds: float = 0.1) -> float:
+    """Operations per second of large matrix products on this device: what utilisation is a fraction of.
+
+    The best of what fits in `seconds`, and of eight at least: on a busy machine, and on one whose clock has yet to
+    rise, most products are slow. Of random numbers: a GPU computes with ones faster, as fewer bits change.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side = 8192 if device.type == "cuda" else 1024
-    a = torch.ones(side, side, dtype=dtype, device=device)
+    own = torch.Generator(device).manual_seed(0)  # the run's random state stays as it is
+    a = torch.randn(side, side, device=device, generator=own).to(dtype)
     best = float("inf")
-    for _ in range(4):  # the first one warms up
+    start, count = time.perf_counter(), 0
+    while count < 8 or time.perf_counter() - start < seconds:
+        count += 1
         began = time.perf_counter()
         a @ a
         if device.type == "cuda":

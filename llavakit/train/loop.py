@@ -1,21 +1,18 @@
 """The loop: load, freeze, shard, step, save. One for every objective, every stage and any number of ranks."""
 
-import signal
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
-from llavakit.core import config as settings
-from llavakit.core.errors import ConfigError, UserError
+from llavakit.core.errors import ConfigError, DataError, Interrupted
 from llavakit.core.files import write_text
 from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
@@ -25,16 +22,16 @@ from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.build import build
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
-from llavakit.model.directory import LATEST
 from llavakit.model.llava import PARTS, Llava
-from llavakit.train import saving
+from llavakit.train import run_directory, saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import balance_batches
 from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
 from llavakit.train.freezing import is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
-from llavakit.train.metrics import Metrics, draw_curves
+from llavakit.train.lock import hold_directory
+from llavakit.train.metrics import Metrics, Row, draw_curves
 from llavakit.train.monitor import Monitor
 from llavakit.train.objectives import SFT, Objective
 from llavakit.train.optim import build_optimizer, schedule, set_rates
@@ -43,15 +40,10 @@ from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
-from llavakit.train.state import State, load_state, read_state
+from llavakit.train.state import State, load_state, read_state, refuse_other_data
+from llavakit.train.stopping import StopRequest, exit_code, listen
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
-
-
-class Interrupted(UserError):
-    """Ctrl-C: everything is saved, and the message says how to go on."""
-
-    exit_code = 130
 
 
 def train(
@@ -67,14 +59,18 @@ def train(
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
     is none); settings that would make it another run are refused by name. With `overwrite`, what is in the run
     directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the probes.
-    Raises Interrupted on Ctrl-C, after saving. Under `torchrun` every rank calls it.
+    Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
     objective = SFT() if objective is None else objective
-    with join_ranks(run.parallel) as ranks:
-        run = _settle(run, ranks, anew=overwrite or not (run.out / LATEST).exists())
-        newest = saving.newest_checkpoint(run, resume=resume, overwrite=overwrite)
+    with join_ranks(run.parallel) as ranks, hold_directory(run.out, ranks):
+        newest = run_directory.choose_start(run.out, resume=resume, overwrite=overwrite)
+        started = None if newest is None else run_directory.read_settings(run.out)
+        run = _settle(run, ranks, started)
+        if started is not None:
+            run_directory.refuse_changes(run, started, ranks)
         if newest is not None and (stands := read_state(newest)).step >= stands.steps:
-            say(f"{run.name}: already at its last step, {stands.step}")
+            longer = run_directory.train_longer(run.out)
+            say(f"{run.name}: already at its last step, {stands.step}; {longer}")
             return run.out
         torch.manual_seed(run.seed)
         loop = _prepare(run, newest, objective, ranks, answer)
@@ -82,7 +78,7 @@ def train(
         try:
             loop.run_steps()
         finally:
-            loop.list_bad()
+            loop.tell_bad()
     return run.out
 
 
@@ -99,50 +95,89 @@ class Loop:
     state: State
     metrics: Metrics
     monitor: Monitor
+    unreadable_since: Position | None = (
+        None  # steps of which no rank could read anything, one after the other
+    )
 
     def run_steps(self) -> None:
-        """From where `state` stands to the last step, or to the end of the one in which somebody presses Ctrl-C."""
+        """From where `state` stands to the last step, or to the end of the one in which a stop is asked for."""
         run, state = self.run, self.state
         self.checkpoint.model.train()
         with (
             closing(self._batches()) as source,
             bar(run.name, state.steps, done=state.step) as progress,
-            _ctrl_c() as asked_to_stop,
+            listen(run, state) as request,
         ):
             while state.step < state.steps:
                 began = time.perf_counter()
                 batches, state.position = next(source)
-                if run.data.on_bad == "skip" and not self.ranks.any(bool(batches)):
-                    continue  # nothing of these rows could be read
-                row = self._step(batches)
-                row["seconds"] = time.perf_counter() - began
-                state.step, state.tokens = row["step"], state.tokens + row["tokens"]
-                state.seconds += row["seconds"]
-                self.metrics.add(
-                    row | self.monitor.figures(batches, row["seconds"]) | self.monitor.look(state)
-                )
-                progress.advance(
-                    note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
-                )
-                last, stop = state.step == state.steps, self.ranks.any(asked_to_stop())
-                if last or stop or (run.save_every and state.step % run.save_every == 0):
+                is_step = self._is_readable(batches)
+                last = False
+                if is_step:
+                    row = self._timed_step(batches, began)
+                    last = state.step == state.steps
+                    # Looking may take minutes, which somebody who wants to stop does not have.
+                    if self.monitor.is_due(state) and (last or not self._wants_stop(request)):
+                        row |= self.monitor.look(state)
+                    self.metrics.add(row)
+                    progress.advance(
+                        note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
+                    )
+                stop = self._wants_stop(request)
+                if last or stop or (is_step and run.save_every and state.step % run.save_every == 0):
+                    request.meet()
                     self.save()
                 if stop and not last:
-                    raise Interrupted(f"stopped at step {state.step} of {state.steps}; saved in {run.out}")
+                    raise Interrupted(
+                        f"stopped at step {state.step} of {state.steps}; saved in {run.out}",
+                        run_directory.resume_command(run.out, self.ranks),
+                        exit_code(stop),
+                    )
 
     def save(self) -> None:
-        """A checkpoint of this step, and the curves up to it."""
+        """A checkpoint of this step, the curves up to it, and the records that were skipped."""
         saving.save_checkpoint(self.run, self.checkpoint, self.optimizer, self.state, self.ranks)
         if self.ranks.is_first:
             draw_curves({self.run.name: self.metrics.rows}, self.run.out / "curves.png")
+        self._list_bad()
 
-    def list_bad(self) -> None:
-        """Skipped records as a file; every rank lists those it met itself."""
+    def tell_bad(self) -> None:
+        """A line about the records that were skipped, which are listed in a file."""
         if self.loader.bad:
-            rank = "" if self.ranks.is_first else f".rank{self.ranks.rank:05d}"
-            file = self.run.out / f"bad_records{rank}.txt"
+            say(f"skipped {len(self.loader.bad)} bad record(s): {self._list_bad()}")
+
+    def _list_bad(self) -> Path:
+        """Skipped records as a file; every rank lists those it met itself, before a resume too."""
+        file = run_directory.bad_records_file(self.run.out, self.ranks)
+        if self.loader.bad:
             write_text(file, "\n".join(self.loader.bad) + "\n")
-            say(f"skipped {len(self.loader.bad)} bad record(s): {file}")
+        return file
+
+    def _wants_stop(self, request: StopRequest) -> int:
+        """The signal that some rank received, 0 if none has: all ranks stop after the same step."""
+        [number] = self.ranks.largest([request.number])
+        return number
+
+    def _is_readable(self, batches: list[Batch]) -> bool:
+        """Whether some rank has something of this step. An epoch without such a step is the end of the run."""
+        if self.run.data.on_bad == "stop" or self.ranks.any(bool(batches)):
+            self.unreadable_since = None
+            return True
+        position = self.state.position
+        since = self.unreadable_since = self.unreadable_since or position
+        if position >= replace(since, epoch=since.epoch + 1):
+            first = next(iter(self.loader.bad), "other ranks list them")
+            raise DataError(f"nothing of a whole epoch could be read; the first: {first}")
+        return False
+
+    def _timed_step(self, batches: list[Batch], began: float) -> Row:
+        """One step, counted in `state`; returns its metrics."""
+        state = self.state
+        row = self._step(batches)
+        row["seconds"] = time.perf_counter() - began
+        state.step, state.tokens = row["step"], state.tokens + row["tokens"]
+        state.seconds += row["seconds"]
+        return row | self.monitor.figures(batches, row["seconds"])
 
     def _step(self, batches: list[Batch]) -> dict[str, Any]:
         """One step of the optimizer; returns what the metrics tell about it."""
@@ -178,14 +213,18 @@ def _prepare(
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
     checkpoint, flops = _build(run, newest, ranks)
+    if not ranks.is_first:  # weights begin alike everywhere, dropout differs
+        torch.manual_seed(ranks.seed(run.seed))
     loader = _loader(run, run.data, checkpoint, ranks)
     if run.model.start is None and newest is None:
         _standardize(checkpoint.model, loader)
     optimizer = build_optimizer(checkpoint.model, run.optim)
     if newest is not None:
         state = load_state(optimizer, checkpoint.model, newest, ranks)
+        refuse_other_data(state, loader.records, run)
+        loader.bad |= run_directory.read_bad_records(run.out, ranks)
     else:
-        state = State(steps=_count_steps(run, loader, ranks))
+        state = State(steps=_count_steps(run, loader, ranks), sources=loader.records.facts())
     monitor = Monitor(
         run,
         checkpoint,
@@ -197,7 +236,7 @@ def _prepare(
         ranks=ranks,
     )
     if newest is None and ranks.is_first:
-        saving.begin(run)
+        run_directory.begin(run)
     metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
     return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics, monitor)
 
@@ -232,10 +271,10 @@ def _backward(
     return sums.loss, sums.report
 
 
-def _settle(run: Run, ranks: Ranks, *, anew: bool) -> Run:
-    """The run with nothing left to choose: as it began, whatever machine it wakes up on."""
-    if not anew:
-        return run.settled(settings.load(Run, run.out / "run.yaml").precision)
+def _settle(run: Run, ranks: Ranks, started: Run | None) -> Run:
+    """The run with nothing left to choose: as it was started, whatever machine it wakes up on."""
+    if started is not None:
+        return run.settled(started.precision)
     if run.precision != "auto":
         return run.settled(run.precision)
     [bf16] = ranks.sums(
@@ -304,11 +343,8 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
 
 def _headline(loop: Loop) -> str:
     run, model, ranks, state = loop.run, loop.checkpoint.model, loop.ranks, loop.state
-    counts = {name: sum(p.numel() for p in model.part(name).parameters()) for name in PARTS}
     parts = ", ".join(
-        f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}"
-        for name, count in counts.items()
-        if count
+        _tell_part(name, model.part(name)) for name in PARTS if list(model.part(name).parameters())
     )
     begin = f"from step {state.step} " if state.step else ""
     how = "each a share of the model" if is_sharded(model) else "each the whole model"
@@ -316,30 +352,10 @@ def _headline(loop: Loop) -> str:
     return f"{run.name}: {len(loop.loader.records)} records, {begin}to step {state.steps}{team}; {parts}"
 
 
-@contextmanager
-def _ctrl_c() -> Iterator["_Flag"]:
-    """The first Ctrl-C asks for a stop at the end of the step; the second stops at once, unsaved."""
-    flag = _Flag()
-    try:
-        before = signal.signal(signal.SIGINT, flag.set)
-    except ValueError:  # not the main thread: nobody can press Ctrl-C here
-        yield flag
-        return
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Flag:
-    def __init__(self) -> None:
-        self._set = False
-
-    def __call__(self) -> bool:
-        return self._set
-
-    def set(self, number: int, frame: FrameType | None) -> None:
-        if self._set:
-            raise KeyboardInterrupt
-        self._set = True
-        say("stopping after this step and saving; Ctrl-C again stops at once")
+def _tell_part(name: str, part: nn.Module) -> str:
+    """`language 6738.4M trained`, or how much of it: adapters are a small share of what they are in."""
+    count = sum(p.numel() for p in part.parameters())
+    learned = sum(p.numel() for p in part.parameters() if p.requires_grad)
+    if 0 < learned < count:
+        return f"{name} {learned / 1e6:.1f}M of {count / 1e6:.1f}M trained"
+    return f"{name} {count / 1e6:.1f}M {'trained' if learned else 'frozen'}"

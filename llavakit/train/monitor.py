@@ -16,6 +16,8 @@ from llavakit.train.run import Run
 from llavakit.train.sharding import is_sharded
 from llavakit.train.state import State
 
+NEAR = 0.8  # of the peak: no step of a real model gets there
+
 
 class Monitor:
     """The onlookers of one run. What looks at the model runs on every rank, so that none waits for another."""
@@ -38,7 +40,8 @@ class Monitor:
         """
         self.run, self.checkpoint, self.objective, self.ranks = run, checkpoint, objective, ranks
         self.flops = flops
-        [self.peak] = ranks.sums([measure_peak(checkpoint.model.device, run.precision)])  # of all devices
+        self.peak = self._measure_peak()  # of all devices
+        self._highest_mfu = NEAR
         self.held_out = load(run.eval.data(run.data)) if run.eval.files else None
         self.probes: Probes | None = None
         if run.probes.file is not None:
@@ -72,14 +75,30 @@ class Monitor:
             "learned": int(learned),
             "budget": tokens / (rows * self.run.data.tokens),
             "flops": int(flops),
-            "mfu": flops / seconds / self.peak,
+            "mfu": self._mfu(flops / seconds),
         }
+
+    def _mfu(self, flops_per_second: float) -> float:
+        """A step that comes near the peak, and nearer than any before, makes it doubtful: it is measured again."""
+        if flops_per_second / self.peak > self._highest_mfu:
+            self.peak = max(self.peak, self._measure_peak(seconds=0.5))
+            self._highest_mfu = max(NEAR, 1.02 * flops_per_second / self.peak)
+        return flops_per_second / self.peak
+
+    def _measure_peak(self, *, seconds: float = 0.1) -> float:
+        device = self.checkpoint.model.device
+        [peak] = self.ranks.sums([measure_peak(device, self.run.precision, seconds=seconds)])
+        return peak
+
+    def is_due(self, state: State) -> bool:
+        """Whether there is anything to look at after this step; the same on every rank."""
+        evaluates = bool(self.run.eval.files) and _is_time(state, self.run.eval.every)
+        return evaluates or (self.run.probes.file is not None and _is_time(state, self.run.probes.every))
 
     def look(self, state: State) -> Row:
         """After step `state.step`: the held-out loss and new answers, where it is time for them."""
         row: Row = {}
-        last = state.step == state.steps
-        if self.held_out is not None and (last or state.step % self.run.eval.every == 0):
+        if self.held_out is not None and _is_time(state, self.run.eval.every):
             row = evaluate(
                 self.checkpoint.model,
                 self.objective,
@@ -88,6 +107,10 @@ class Monitor:
                 rows=self.run.eval.rows,
                 ranks=self.ranks,
             )
-        if self.probes is not None and (last or state.step % self.run.probes.every == 0):
+        if self.probes is not None and _is_time(state, self.run.probes.every):
             self.probes.ask(state.step)
         return row
+
+
+def _is_time(state: State, every: int) -> bool:
+    return state.step == state.steps or state.step % every == 0

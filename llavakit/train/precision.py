@@ -1,4 +1,4 @@
-"""Which arithmetic is fastest here: bfloat16 on GPUs and on CPUs with matrix units, float32 on other CPUs."""
+"""Which arithmetic is fastest here: bfloat16 where products of it are in hardware, else float32."""
 
 import time
 from typing import Literal
@@ -9,9 +9,13 @@ GAIN = 1.2  # bf16 must be this much faster to be worth its rounding
 
 
 def fastest_precision(device: torch.device) -> Literal["bf16", "float32"]:
-    """`bf16` on CUDA; on a CPU, what a matrix product of a small decoder's size takes (about 50 ms to find out)."""
+    """On CUDA `bf16`, unless it is emulated (before Ampere), which is slower than float32.
+
+    On a CPU, what a matrix product of a small decoder's size takes decides (about 50 ms to find out).
+    """
     if device.type == "cuda":
-        return "bf16"
+        with torch.cuda.device(device):
+            return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if _seconds(torch.bfloat16) * GAIN < _seconds(torch.float32) else "float32"
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from pydantic import Field
@@ -40,6 +41,15 @@ class Ranks:
     def is_first(self) -> bool:
         """The one that writes what is written once."""
         return self.rank == 0
+
+    @property
+    def on_this_machine(self) -> int:
+        """How many of them share this machine."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
+
+    def seed(self, seed: int) -> int:
+        """A seed of this rank's own, made of the run's."""
+        return int(np.random.SeedSequence([seed, self.rank]).generate_state(1, np.uint64)[0] >> 1)
 
     def sums(self, values: Sequence[float]) -> list[float]:
         """Each value summed over the ranks; the same on all of them."""
@@ -77,12 +87,11 @@ class Ranks:
     @contextmanager
     def in_turn(self) -> Iterator[None]:
         """The ranks of a machine one after the other, so that only one at a time holds a whole model in memory."""
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.size > 1 else 1
         mine = int(os.environ.get("LOCAL_RANK", "0"))
         for _ in range(mine):
             self.barrier()
         yield
-        for _ in range(here - mine):
+        for _ in range(self.on_this_machine - mine):
             self.barrier()
 
 

@@ -15,7 +15,17 @@ from llavakit.train.probes import ProbeConfig
 from llavakit.train.ranks import ParallelConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
-HARMLESS = {"name", "out", "save_every", "keep", "checkpointing", "data.on_bad", "data.workers"}
+HARMLESS = {
+    "name",
+    "out",
+    "save_every",
+    "keep",
+    "grace",
+    "checkpointing",
+    "data.on_bad",
+    "data.edited",
+    "data.workers",
+}
 HARMLESS_PARTS = {"parallel", "eval", "probes", "watch"}
 
 
@@ -29,7 +39,10 @@ class Run(Config):
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
     checkpointing: bool = False  # keep what goes into a block, recompute the rest: less memory
-    save_every: int = Field(0, ge=0)  # steps; 0 saves at the end (and on Ctrl-C) only
+    grace: float = Field(
+        30.0, gt=0
+    )  # seconds from SIGTERM to being killed: a step that is longer is not saved
+    save_every: int = Field(0, ge=0)  # steps; 0 saves at the end (and on Ctrl-C or SIGTERM) only
     keep: int = Field(1, ge=1)  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)

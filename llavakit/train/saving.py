@@ -1,10 +1,9 @@
-"""Checkpoints of a run: written whole or not at all, by one rank or many; which ones are kept; where to go on.
+"""Checkpoints of a run: written whole or not at all, by one rank or many.
 
 The model directory is the ordinary one, written by the first rank. Beside it every rank writes its share of the
 training state (see state.py).
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -13,47 +12,19 @@ from pathlib import Path
 from torch import Tensor
 from torch.optim import AdamW
 
-from llavakit.core import config as settings
-from llavakit.core.errors import ConfigError
 from llavakit.core.files import atomic_directory, draft_of, write_text
 from llavakit.model.adapters import Adapter, adapter_tensors, write_adapter
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
-from llavakit.model.directory import LATEST, resolve
+from llavakit.model.directory import LATEST
 from llavakit.model.formats.shards import write_shards
 from llavakit.model.formats.weights import Stored
 from llavakit.model.huggingface import hf_tensors
 from llavakit.train import ema
 from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
+from llavakit.train.run_directory import checkpoint_name, remove_old
 from llavakit.train.sharding import gather_full, is_sharded
 from llavakit.train.state import State, save_state
-
-
-def newest_checkpoint(run: Run, *, resume: bool, overwrite: bool) -> Path | None:
-    """The checkpoint to go on from; None where nothing has been saved yet, or shall be overwritten."""
-    if overwrite or not (run.out / LATEST).exists():
-        return None
-    if not resume:
-        raise ConfigError(
-            f"{run.out} already holds a run ({resolve(run.out).name}); go on with --resume, "
-            "start anew with --overwrite, or choose another out="
-        )
-    changed = run.changed(settings.load(Run, run.out / "run.yaml"))
-    if changed:
-        raise ConfigError(
-            f"{run.out} was started with other settings: {', '.join(changed)}; "
-            "resume with the same ones, or start anew in another out="
-        )
-    return resolve(run.out)
-
-
-def begin(run: Run) -> None:
-    """The run directory with its settings, and nothing of a run before it that `latest` could lead to."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    (run.out / LATEST).unlink(missing_ok=True)
-    for old in run.out.glob("step[0-9]*"):
-        shutil.rmtree(old)
-    settings.save(run, run.out / "run.yaml")
 
 
 def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State, ranks: Ranks) -> None:
@@ -61,8 +32,8 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
 
     Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
     """
-    name = f"step{state.step:06d}"
-    with _shared_draft(run.out / name, ranks) as draft:
+    path = run.out / checkpoint_name(state.step)
+    with _shared_draft(path, ranks) as draft:
         _write_model(checkpoint, draft, ranks)
         if run.optim.ema is not None:
             if ranks.is_first:
@@ -71,12 +42,8 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
                 _write_model(checkpoint, draft / ema.FOLDER, ranks)
         save_state(state, optimizer, checkpoint.model, draft, ranks)
     if ranks.is_first:
-        write_text(run.out / LATEST, name + "\n")
-        for old in sorted(run.out.glob("step[0-9]*"))[: -run.keep]:
-            if old.name != name:
-                shutil.rmtree(old)
-        for draft in run.out.glob(".step*.writing"):  # of a run that was killed
-            shutil.rmtree(draft)
+        write_text(run.out / LATEST, path.name + "\n")
+        remove_old(run.out, path, keep=run.keep)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Any number of ranks can read them back: each takes the rows that are its own now
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -14,11 +15,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import AdamW
 
-from llavakit.core.errors import CheckpointError
+from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.loader import Position
+from llavakit.data.mixture import Mixture, SourceFacts
 from llavakit.model.llava import Llava
 from llavakit.train.guard import Guard
 from llavakit.train.ranks import Ranks
+from llavakit.train.run import Run
 from llavakit.train.sharding import first_row, local_shard, writes_shard
 
 FACTS = "train_state.json"
@@ -38,6 +41,7 @@ class State:
     tokens: int = 0
     ranks: int = 1  # that wrote the state
     guard: Guard = field(default_factory=Guard)  # what it compares the next step with
+    sources: list[SourceFacts] = field(default_factory=list)  # the data it began with
 
 
 def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> None:
@@ -65,9 +69,12 @@ def read_state(folder: Path) -> State:
             f"{folder}: has weights but no training state; it can start a run, not resume one"
         )
     facts = json.loads((folder / FACTS).read_text())
-    return State(
-        **{**facts, "position": Position(**facts["position"]), "guard": Guard(**facts.get("guard", {}))}
-    )
+    parts = {
+        "position": Position(**facts["position"]),
+        "guard": Guard(**facts.get("guard", {})),
+        "sources": [SourceFacts(**source) for source in facts.get("sources", [])],
+    }
+    return State(**facts | parts)
 
 
 def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> State:
@@ -90,6 +97,30 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> St
         elif ranks.device.type == "cuda":
             torch.cuda.set_rng_state(value, ranks.device)
     return state
+
+
+def refuse_other_data(state: State, records: Mixture, run: Run) -> None:
+    """A position in the data means something in the data a run began with only; other data is a ConfigError."""
+    found = records.facts()
+    if not state.sources:  # written before this was kept
+        return
+    counts = [source.records for source in state.sources] == [source.records for source in found]
+    for before, now in zip_longest(state.sources, found):
+        if before == now or (run.data.edited == "accept" and counts):
+            continue
+        name, had = (now.name, 0) if before is None else (before.name, before.records)
+        has = 0 if now is None else now.records
+        if had == has:
+            raise ConfigError(
+                f"{name} is not what this run began with: as many records, {has:,}, but other ones; put it back. "
+                "If records were only edited in their places: data.edited=accept"
+            )
+        raise ConfigError(
+            f"{name} is not what this run began with: {had:,} records then, {has:,} now, so the order would be "
+            f"another; "
+            "put it back, or start a run from these weights: "
+            f"model.start={run.out} and another out="
+        )
 
 
 class _Stored:

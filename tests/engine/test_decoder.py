@@ -184,7 +184,7 @@ def recompute(model: Llava, sample: Sample, count: int) -> list[int]:
     return ids[sample.num_tokens :]
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES | OTHERS if "dynamic" not in name])
+@pytest.mark.parametrize("name", FAMILIES | OTHERS)
 def test_the_engine_says_what_recomputing_everything_says(name):
     """For every family, own layers or not, in steps that mix prompts and answers."""
     model = random_model((FAMILIES | OTHERS)[name]())

@@ -1,5 +1,7 @@
 """Our kernels in C against float32 products of the same numbers, and against the layers of PyTorch."""
 
+import hashlib
+import re
 import shutil
 
 import pytest
@@ -10,9 +12,9 @@ from torch.nn import functional as F
 from transformers import GemmaConfig, LlamaConfig
 
 from llavakit.core.errors import ConfigError
-from llavakit.engine import native
+from llavakit.engine import compiled, native
 from llavakit.engine.cache import SlotCache
-from llavakit.engine.decoder import FusedDecoder, fuse
+from llavakit.engine.decoder import FusedDecoder, describe_kernels, fuse
 from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.native import NativeLinear, NativeSlots, Workspace
 from llavakit.model.attention import packed_layout
@@ -180,11 +182,23 @@ def test_what_native_kernels_cannot_run_is_refused_and_auto_says_what_it_took():
             "a plain decoder of the Llama shape",
         ),
         (random_model(FAMILIES["llama"]()), r"bf16 weights on the CPU, and these are torch\.float32"),
-        (random_model(LlamaConfig(**SHAPE | {"hidden_size": 48}), torch.bfloat16), "multiples of 32"),
+        (
+            random_model(LlamaConfig(**SHAPE | {"hidden_size": 48}), torch.bfloat16),
+            "multiples of 32 .* with 48",
+        ),
+        (
+            random_model(LlamaConfig(**SHAPE | {"intermediate_size": 32_800}), torch.bfloat16),
+            "at most 32,768, and this decoder has one with 32,800",
+        ),
+        (random_model(LlamaConfig(**SHAPE, head_dim=20), torch.bfloat16), "multiples of 32 .* with 80"),
     ):
         with pytest.raises(ConfigError, match=why):
             fuse(model, kernels="native")
-        assert fuse(model, kernels="auto").kernels == "torch"
+        decoder = fuse(model, kernels="auto")
+        assert decoder.kernels == "torch"
+        assert re.match(
+            f"the decoder runs on torch kernels; native ones need .*{why}", describe_kernels(decoder)
+        )
 
 
 @pytest.fixture
@@ -205,11 +219,11 @@ def refusals(why: str) -> None:
     assert "\n" not in str(raised.value)
     decoder = fuse(model, kernels="auto")
     assert decoder.kernels == "torch"
-    assert decoder.lack.startswith(why)
+    assert re.match(why, decoder.lack)
 
 
 def test_a_machine_without_a_compiler_is_told_so(empty_cache, monkeypatch):
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     refusals("a C compiler")
 
 
@@ -226,11 +240,72 @@ def test_a_cache_folder_that_cannot_be_written_is_named(empty_cache):
     refusals("a cache folder")
 
 
+def test_a_user_without_a_home_is_told_so(empty_cache, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compiled.Path, "home", no_home)
+    refusals("a cache folder: this user has no home, so set XDG_CACHE_HOME")
+
+
+def test_a_folder_that_nothing_may_be_loaded_from_is_named(empty_cache, monkeypatch):
+    """As on a mount with noexec."""
+
+    def refuse(name):
+        raise OSError(f"{name}: failed to map segment from shared object")
+
+    monkeypatch.setattr(compiled.ctypes, "CDLL", refuse)
+    refusals("a cache folder .* not mounted noexec: .*failed to map segment")
+
+
+@pytest.mark.parametrize("how", ["folder", "owner", "link"])
+def test_a_folder_that_others_may_write_is_refused(empty_cache, monkeypatch, how):
+    """Whoever can write there could plant a library, and it would run as the user."""
+    folder = empty_cache / "cache" / "llavakit"
+    folder.mkdir(parents=True)
+    if how == "folder":
+        folder.chmod(0o777)
+    elif how == "owner":
+        monkeypatch.setattr(compiled.os, "geteuid", lambda: 12345)
+    else:
+        folder.rmdir()
+        (empty_cache / "elsewhere").mkdir()
+        folder.symlink_to(empty_cache / "elsewhere")
+    refusals(f"a cache folder that is yours and that nobody else may write: chmod 700 {folder}")
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "changed", "writable", "not a library"])
+def test_a_damaged_or_planted_library_is_compiled_again(empty_cache, damage):
+    folder = empty_cache / "cache" / "llavakit"
+    if native.missing() is not None:
+        assert list(folder.glob("*")) == []
+        return
+    (made,) = folder.glob("native-*.so")
+    whole = made.read_bytes()
+    native._load.cache_clear()
+    broken = {"empty": b"", "short": whole[:5000], "changed": whole[:-1] + b"x"}
+    planted = made
+    if damage == "writable":
+        made.chmod(0o777)
+    elif damage == "not a library":  # by a name that fits its bytes
+        planted = made.with_name(f"{made.stem[:23]}-{hashlib.sha256(b'no').hexdigest()[:32]}.so")
+        made.unlink()
+        planted.write_bytes(b"no")
+    else:
+        made.unlink()  # as a new file: the old one is still mapped here
+        made.write_bytes(broken[damage])
+    assert native.missing() is None
+    assert made.read_bytes() == whole and made.stat().st_mode & 0o077 == 0
+    assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_what_was_compiled_once_needs_no_compiler(empty_cache, monkeypatch):
     model = random_model(FAMILIES["llama"](), torch.bfloat16)
     first = fuse(model, kernels="auto").kernels
     native._load.cache_clear()
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     assert fuse(model, kernels="auto").kernels == first
     assert first == ("native" if HERE else "torch")
 

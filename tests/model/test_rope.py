@@ -10,18 +10,32 @@ from transformers import (
     LlamaForCausalLM,
     LlavaForConditionalGeneration,
     ModernBertDecoderConfig,
+    Phi3Config,
 )
 
 from llavakit import chat
 from llavakit.core.errors import ConfigError
+from llavakit.core.types import Segment
+from llavakit.data.encode import Sample
+from llavakit.data.pack import collate
+from llavakit.engine.decoder import fuse
+from llavakit.engine.engine import Engine
+from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import LanguageConfig, ModelConfig, build, load_language
+<<<<<<< HEAD
 from llavakit.model.convert.convert import Options, convert
 from llavakit.model.families import family
 from llavakit.model.hf_card import part_settings
 from llavakit.model.rope import stretch_config
 from tests import tiny
 from tests.originals import Original
+=======
+from llavakit.model.llava import Llava
+from llavakit.model.rope import stretch_config
+from tests import tiny
+from tests.model.test_decoders import SHAPE, random_model
+>>>>>>> main
 
 
 def frequencies(language):
@@ -144,6 +158,7 @@ def test_a_factor_below_one_is_refused():
         stretch_config(LlamaConfig(), 0.5)
 
 
+<<<<<<< HEAD
 CLAIMS = [
     ({}, {}, 512),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {}, 1024),
@@ -181,3 +196,57 @@ def test_next_video_reads_its_32_frames_from_its_own_directory(tmp_path):
     text |= {"rope_scaling": {"type": "linear", "factor": 2.0}}
     settings, _ = part_settings({"model_type": "llava_next_video", "text_config": text}, tmp_path)
     assert 4096 < frames < settings["max_position_embeddings"] == 8192
+=======
+LONG = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "original_max_position_embeddings": 16,
+}  # fmt: skip
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+
+
+def scaled(kind: str, context: int) -> Llava:
+    rope = LONG if kind == "longrope" else DYNAMIC
+    shape = SHAPE | {"max_position_embeddings": context}
+    if kind == "longrope":
+        return random_model(Phi3Config(**shape, rope_parameters=rope, original_max_position_embeddings=16))
+    return random_model(LlamaConfig(**shape, rope_parameters=rope))
+
+
+def prompt(size: int, seed: int) -> Sample:
+    ids = torch.randint(1, 119, (size,), generator=torch.Generator().manual_seed(seed)).tolist()
+    return Sample(tuple(ids), (0.0,) * size, (Segment(0, size),))
+
+
+@pytest.mark.parametrize(("kind", "context"), [("longrope", 64), ("longrope", 16), ("dynamic", 64)])
+def test_a_sample_does_not_depend_on_the_longest_of_its_row(kind, context):
+    model, short = scaled(kind, context), prompt(7, 0)
+    with torch.no_grad():
+        alone = model.hidden(collate([short], learn=False))
+        beside = model.hidden(collate([prompt(context - 1, 1), short], learn=False))[-7:]
+        again = model.hidden(collate([short], learn=False))
+    torch.testing.assert_close(beside, alone, atol=1e-5, rtol=1e-5)
+    assert torch.equal(again, alone)
+
+
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_an_answer_does_not_depend_on_who_is_answered_beside_it(kind):
+    model, samples = scaled(kind, 64), [prompt(10, 0), prompt(40, 1)]
+    how = Sampling(max_tokens=16)  # past the original context
+    alone = [Engine(model, frozenset()).generate([sample], how)[0] for sample in samples]
+    assert Engine(model, frozenset()).generate(samples, how) == alone
+
+
+def test_the_set_of_factors_is_chosen_by_the_models_context():
+    short, long = (frequencies(scaled("longrope", context).language) for context in (16, 64))
+    torch.testing.assert_close(long, short / torch.tensor(LONG["long_factor"]))
+
+
+def test_another_number_format_does_not_round_the_frequencies(folder):
+    exact = frequencies(checkpoints.load(folder).model.language)
+    loaded = checkpoints.load(folder, dtype=torch.bfloat16)
+    assert loaded.model.language.dtype == loaded.model.tower.vision.dtype == torch.bfloat16
+    assert torch.equal(frequencies(loaded.model.language), exact)
+    model = checkpoints.load(folder).model
+    fuse(model, "bf16")
+    assert model.language.dtype == torch.bfloat16 and torch.equal(frequencies(model.language), exact)
+>>>>>>> main

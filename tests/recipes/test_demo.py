@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import llavakit
+from llavakit.core.errors import Interrupted
 from llavakit.data.records import read_records
 from llavakit.eval.vqa import Question
 from llavakit.recipes import demo
@@ -21,7 +22,6 @@ from llavakit.recipes.easy_vqa import (
     write_captions,
     write_questions,
 )
-from llavakit.train.loop import Interrupted
 from llavakit.train.metrics import Metrics
 
 

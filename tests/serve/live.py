@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from threading import Event as Flag
 from threading import Thread
@@ -20,7 +21,8 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event
 from llavakit.engine.worker import Ticket
 from llavakit.serve.app import create_app
-from llavakit.serve.server import listen
+from llavakit.serve.decoding import Decoders
+from llavakit.serve.server import http_config, listen
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.frames import VideoConfig
@@ -76,13 +78,20 @@ class ScriptedWorker:
                 listen(Event(0, choice, None, finish=self.finish))
 
 
+@cache
+def decoders() -> Decoders:
+    """The processes that decode for all servers of the tests; they end with the one that made them."""
+    return Decoders(2, 20)
+
+
 def service(worker=None, **settings) -> Service:
     """A service with the tiny model, which also takes videos, or with a worker in its place."""
     ck, plain = tiny.checkpoint(), tiny.encoder()
     encoder = Encoder(plain.tokenizer, plain.template, plain.image, VIDEO)
     ck.model.language.config.max_position_embeddings = CONTEXT
     engine = Engine(ck.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
-    return Service(engine, encoder, ServeConfig(**({"model_name": "tiny"} | settings)), worker=worker)
+    config = ServeConfig(**({"model_name": "tiny"} | settings))
+    return Service(engine, encoder, config, worker=worker, decoders=decoders())
 
 
 @contextmanager
@@ -96,7 +105,7 @@ def served(worker=None, **settings) -> Iterator[tuple[str, Service]]:
     """A real server in a thread: its address, and the service behind it."""
     made = service(worker, **settings)
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(made), log_config=None))
+        server = uvicorn.Server(http_config(made))
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -271,7 +271,7 @@ def test_a_bug_is_a_500_that_tells_nothing(monkeypatch):
          "messages", "the last message must be the user's"),
         ({"content": "long " * 2000}, "messages", "context"),
         ({"content": [{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAAAGZ0eXA="}}]},
-         "messages", "video"),
+         "messages[0].content[0].video_url.url", "video"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
          "messages", "json_schema"),
         ({"content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]},

@@ -110,7 +110,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path, stop):
 
 def interrupt_after(run: Run, steps: int, **how) -> None:
     """Press Ctrl-C as soon as the metrics show `steps` steps."""
-    from llavakit.train.loop import Interrupted
+    from llavakit.core.errors import Interrupted
     from llavakit.train.metrics import Metrics
 
     add = Metrics.add

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from llavakit.core import config as settings
-from llavakit.core.errors import CheckpointError, ConfigError
+from llavakit.core.errors import CheckpointError, ConfigError, Interrupted
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.directory import resolve
@@ -26,7 +26,7 @@ from llavakit.train import sharding
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import idle_batch
 from llavakit.train.freezing import train_only
-from llavakit.train.loop import Interrupted, train, train_step
+from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
 from llavakit.train.optim import build_optimizer

@@ -4,13 +4,16 @@
 is the place of a video too. LLaVA-Med's evaluation files say `conversatons`.
 """
 
+from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError
 from llavakit.data.dialects.reader import Fields, Reader
 from llavakit.data.dialects.turns import Lane, Turn, compose, role_of, text_of, weight_of
-from llavakit.text.conversation import Conversation
+from llavakit.data.dialects.writing import path_of, refuse_weights, text_with_placeholders
+from llavakit.text.conversation import IMAGE_TOKEN, Conversation, Image, Role, Video
 
+SPEAKERS: dict[Role, str] = {"system": "system", "user": "human", "assistant": "gpt"}
 TALK, MISSPELT = "conversations", "conversatons"
 
 
@@ -20,6 +23,23 @@ def is_llava(raw: dict[str, Any]) -> bool:
 
 def read_llava(reader: Reader) -> Conversation:
     return compose(read_turns(reader, talk_name(reader.top.raw)), read_lanes(reader), in_front=False)
+
+
+def write_llava(talk: Conversation, folder: Path) -> dict[str, Any]:
+    """A record of the conversation for a file in `folder`. DataError for what the format cannot say."""
+    refuse_weights(talk)
+    paths = {
+        "image": [path_of(medium, folder) for medium in talk.media if isinstance(medium, Image)],
+        "video": [path_of(medium, folder) for medium in talk.media if isinstance(medium, Video)],
+    }
+    if paths["image"] and paths["video"]:
+        raise DataError("a record has either pictures or videos")
+    turns = [
+        {"from": SPEAKERS[message.role], "value": text_with_placeholders(message, video=IMAGE_TOKEN)}
+        for message in talk.messages
+    ]
+    media = {name: found[0] if len(found) == 1 else found for name, found in paths.items() if found}
+    return media | {TALK: turns}
 
 
 def talk_name(raw: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ of Hugging Face (`{"type": "image", "image": ...}`) is read too. A part without 
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, shorten
@@ -19,8 +20,10 @@ from llavakit.data.dialects.turns import (
     weight_of,
     with_system,
 )
-from llavakit.text.conversation import Conversation, Medium
-from llavakit.vision.kinds import Sort
+from llavakit.data.dialects.writing import joined, path_of
+from llavakit.text.conversation import Conversation, Image, Medium, Part, Text
+from llavakit.vision.data_url import encode_data_url
+from llavakit.vision.kinds import Sort, kind_of
 
 TALK = "messages"
 TEXTS = ("text", "input_text", "output_text")
@@ -48,6 +51,29 @@ def read_messages(reader: Reader) -> Conversation:
     if reader.num_media:
         return compose_listed(turns, (), ())
     return compose_listed(turns, reader.images("images"), reader.videos("videos"))
+
+
+def write_messages(talk: Conversation, folder: Path) -> dict[str, Any]:
+    """A record of the conversation for a file in `folder`. DataError for what the format cannot say."""
+    messages: list[dict[str, Any]] = []
+    for message in talk.messages:
+        parts = [_write_part(part, folder) for part in joined(message.parts)]
+        messages.append({"role": message.role, "content": parts if message.media else message.text})
+        if message.weight != 1:
+            messages[-1]["weight"] = message.weight
+    return {TALK: messages}
+
+
+def _write_part(part: Part, folder: Path) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "text", "text": part.text}
+    sort: Sort = "image" if isinstance(part, Image) else "video"
+    if isinstance(part.source, bytes):
+        media_type = kind_of(part.source, sort) or "application/octet-stream"
+        url = encode_data_url(part.source, media_type)
+    else:
+        url = path_of(part, folder)
+    return {"type": f"{sort}_url", f"{sort}_url": {"url": url}}
 
 
 def message_turns(reader: Reader, messages: Sequence[Fields]) -> list[Turn]:

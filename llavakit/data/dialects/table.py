@@ -2,19 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, shorten
 from llavakit.data.dialects.alpaca import is_alpaca, read_alpaca
-from llavakit.data.dialects.llava import is_llava, read_llava
+from llavakit.data.dialects.llava import is_llava, read_llava, write_llava
 from llavakit.data.dialects.llava_plus import is_llava_plus, read_llava_plus
-from llavakit.data.dialects.messages import is_messages, read_messages
+from llavakit.data.dialects.messages import is_messages, read_messages, write_messages
 from llavakit.data.dialects.messages_images import is_messages_images, read_messages_images
 from llavakit.data.dialects.query_response import is_query_response, read_query_response
 from llavakit.data.dialects.reader import Reader
-from llavakit.data.dialects.sharegpt import is_sharegpt, read_sharegpt
+from llavakit.data.dialects.sharegpt import is_sharegpt, read_sharegpt, write_sharegpt
 from llavakit.data.dialects.texts import is_texts, read_texts
-from llavakit.data.dialects.trl import is_trl, read_trl
+from llavakit.data.dialects.trl import is_trl, read_trl, write_trl
 from llavakit.text.conversation import Conversation
 
 
@@ -25,15 +26,16 @@ class Dialect:
     name: str
     fits: Callable[[dict[str, Any]], bool]
     read: Callable[[Reader], Conversation]
+    write: Callable[[Conversation, Path], dict[str, Any]] | None = None  # a record of a file in this folder
 
 
 DIALECTS = (
     Dialect("llava-plus", is_llava_plus, read_llava_plus),
-    Dialect("sharegpt", is_sharegpt, read_sharegpt),
-    Dialect("llava", is_llava, read_llava),
+    Dialect("sharegpt", is_sharegpt, read_sharegpt, write_sharegpt),
+    Dialect("llava", is_llava, read_llava, write_llava),
     Dialect("messages-images", is_messages_images, read_messages_images),
-    Dialect("messages", is_messages, read_messages),
-    Dialect("trl", is_trl, read_trl),
+    Dialect("messages", is_messages, read_messages, write_messages),
+    Dialect("trl", is_trl, read_trl, write_trl),
     Dialect("alpaca", is_alpaca, read_alpaca),
     Dialect("query-response", is_query_response, read_query_response),
     Dialect("texts", is_texts, read_texts),
