@@ -306,7 +306,7 @@ HOSTILE = {
     "svg": asked([{"type": "image_url", "image_url": {"url": data_url(SVG, "image/svg+xml")}}]),
     "bomb": asked([{"type": "image_url", "image_url": {"url": data_url(bomb(60_000, 60_000))}}]),
     "cut": asked([{"type": "image_url", "image_url": {"url": data_url(encoded("png", (90, 90))[:-300])}}]),
-    "polyglot": asked([{"type": "image_url", "image_url": {"url": data_url(encoded("gif") + b"PK\x03\x04")}}]),
+    "polyglot": asked([{"type": "image_url", "image_url": {"url": data_url(b"PK\x03\x04" + encoded("gif"))}}]),
     "metadata": asked([{"type": "image_url", "image_url": {"url": "https://169.254.169.254/latest/meta-data"}}]),
     "loopback": asked([{"type": "image_url", "image_url": {"url": "https://localhost:9/"}}]),
     "traversal": asked([{"type": "image_url", "image_url": {"url": "file:///../../etc/passwd"}}]),
