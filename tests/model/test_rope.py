@@ -23,19 +23,14 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import LanguageConfig, ModelConfig, build, load_language
-<<<<<<< HEAD
 from llavakit.model.convert.convert import Options, convert
 from llavakit.model.families import family
 from llavakit.model.hf_card import part_settings
-from llavakit.model.rope import stretch_config
-from tests import tiny
-from tests.originals import Original
-=======
 from llavakit.model.llava import Llava
 from llavakit.model.rope import stretch_config
 from tests import tiny
 from tests.model.test_decoders import SHAPE, random_model
->>>>>>> main
+from tests.originals import Original
 
 
 def frequencies(language):
@@ -158,7 +153,6 @@ def test_a_factor_below_one_is_refused():
         stretch_config(LlamaConfig(), 0.5)
 
 
-<<<<<<< HEAD
 CLAIMS = [
     ({}, {}, 512),
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {}, 1024),
@@ -196,7 +190,8 @@ def test_next_video_reads_its_32_frames_from_its_own_directory(tmp_path):
     text |= {"rope_scaling": {"type": "linear", "factor": 2.0}}
     settings, _ = part_settings({"model_type": "llava_next_video", "text_config": text}, tmp_path)
     assert 4096 < frames < settings["max_position_embeddings"] == 8192
-=======
+
+
 LONG = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
     "original_max_position_embeddings": 16,
@@ -249,4 +244,3 @@ def test_another_number_format_does_not_round_the_frequencies(folder):
     model = checkpoints.load(folder).model
     fuse(model, "bf16")
     assert model.language.dtype == torch.bfloat16 and torch.equal(frequencies(model.language), exact)
->>>>>>> main
