@@ -3,83 +3,41 @@
 python -m benchmarks.memory_table           # rewrites the tables in docs/scale.md
 python -m benchmarks.memory_table --peak 312 --print     # the same for an A100, on the screen
 
-Shape letters: D width, F width inside the feed-forward part, K width of keys (and of values), V vocabulary.
-Bytes: float32 4, bf16 2. GB are 10^9 bytes.
+Memory is what `llavakit train NAME --dry-run` tells (llavakit/train/estimate.py), and operations are those that a
+run counts (llavakit/train/flops.py). GB are 10^9 bytes.
 """
 
 import argparse
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
+import torch
+
 from benchmarks.page import rewrite
+from llavakit.core.types import Batch, Segment
+from llavakit.data.loader import DataConfig
+from llavakit.model.build import family_config
+from llavakit.model.families import FAMILIES
+from llavakit.model.llava import Llava
+from llavakit.model.outline import outline
+from llavakit.train.estimate import Memory, estimate_memory
+from llavakit.train.flops import StepFlops
+from llavakit.train.freezing import train_only
+from llavakit.train.run import Run
 
 PAGE = Path(__file__).parent.parent / "docs" / "scale.md"
 BEGIN, END = "<!-- tables: written by python -m benchmarks.memory_table -->", "<!-- end of tables -->"
 GPUS = (1, 8, 64, 512)
-WHOLE = 2048  # rows of logits alive at once (llavakit/train/losses.py)
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A decoder with gated feed-forward parts and RMS norms, embeddings and head not tied."""
-
-    name: str
-    D: int
-    F: int
-    K: int
-    layers: int
-    V: int
-    qkv_bias: bool = False
-
-    @property
-    def block_params(self) -> int:
-        """Query and output, key and value, three feed-forward matrices, two norms, biases."""
-        bias = self.D + 2 * self.K if self.qkv_bias else 0
-        return 2 * self.D * self.D + 2 * self.D * self.K + 3 * self.D * self.F + 2 * self.D + bias
-
-    @property
-    def table_params(self) -> int:
-        """Embeddings, head, last norm."""
-        return 2 * self.V * self.D + self.D
-
-    @property
-    def params(self) -> int:
-        return self.layers * self.block_params + self.table_params
-
-    def block_activations(self) -> int:
-        """Bytes a token leaves in one block for the backward pass.
-
-        Two norms: the input in float32, normalised and scaled in bf16: 2 x (4 + 2 + 2) D. Attention: query,
-        result, and its copy into the output matrix 3 x 2 D, key and value 2 x 2 K. Feed-forward: gate, its
-        activation, up, their product: 4 x 2 F.
-        """
-        return 22 * self.D + 4 * self.K + 8 * self.F
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A ViT with plain feed-forward parts and layer norms; `layers` are those computed."""
-
-    params: int
-    D: int
-    F: int
-    layers: int
-    patches: int
-
-    def activations(self) -> int:
-        """Bytes a tile leaves: two norms 2 x (2 + 2) D, query to output 5 x 2 D, feed-forward 2 x 2 F."""
-        return self.layers * self.patches * (18 * self.D + 4 * self.F)
-
-
-# Vicuna 1.5, Nous-Hermes-2-Yi, Qwen1.5; a vocabulary holds <image> and is a multiple of 64.
-DECODERS = (
-    Decoder("7B", D=4096, F=11008, K=4096, layers=32, V=32064),
-    Decoder("13B", D=5120, F=13824, K=5120, layers=40, V=32064),
-    Decoder("34B", D=7168, F=20480, K=1024, layers=60, V=64064),
-    Decoder("72B", D=8192, F=24576, K=8192, layers=80, V=152064, qkv_bias=True),
-    Decoder("110B", D=8192, F=49152, K=1024, layers=80, V=152064, qkv_bias=True),
-)
-CLIP_336 = Tower(params=303_507_456, D=1024, F=4096, layers=23, patches=577)
+MODELS = {
+    "7B": "llava16-7b", "13B": "llava16-13b", "34B": "llava16-34b", "72B": "llava-next-qwen-72b",
+    "110B": "llava-next-qwen-110b",
+}  # fmt: skip
+STAGES = {
+    "Everything trained (stage 2 of LLaVA-NeXT)": ("tower", "connector", "language", "newline"),
+    "Only the connector trained (stage 1)": ("connector",),
+}
 
 
 @dataclass(frozen=True)
@@ -94,121 +52,94 @@ class Assumed:
     tokens: int = 4096  # of a packed row; a rank computes one row at a time
     learned: float = 0.3  # share of its tokens that carry weight
     tiles: int = 5  # tower calls a row needs, in tiles
-    segment: int = 1500  # mean tokens of a sample: what attention looks back over
+    segment: int = 1500  # tokens of a sample: what attention looks back over
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """One way to run: bytes on a GPU by what they are for, and the speed of all GPUs together."""
+class Way:
+    """One way to run: bytes on a GPU, and the speed of all GPUs together."""
 
     how: str
-    state: float
-    gathered: float
-    activations: float
-    logits: float
+    memory: Memory
     tokens_per_second: float
 
-    @property
-    def total(self) -> float:
-        return self.state + self.gathered + self.activations + self.logits
+    def fits(self, assumed: Assumed) -> bool:
+        return self.memory.total <= assumed.usable * assumed.memory * 1e9
 
 
-def connector_params(decoder: Decoder, tower: Tower) -> int:
-    """Two layers: tower width to D, D to D."""
-    return (tower.D + 1) * decoder.D + (decoder.D + 1) * decoder.D
+@cache
+def model_of(name: str) -> Llava:
+    """The released model's modules without numbers."""
+    return outline(family_config(FAMILIES[MODELS[name]]))
 
 
-def estimate(
-    decoder: Decoder, gpus: int, assumed: Assumed, *, all_trained: bool, sharded: bool, recompute: bool
-) -> Estimate:
-    """float32 weights, gradients and AdamW's two moments: 16 bytes a trained parameter, 4 a frozen one.
-
-    Sharded, a GPU holds 1/gpus of that (a frozen tower it holds whole), and beside it in bf16 the tables, two
-    blocks on their way through, and one block's gradient in both types. Not sharded, autocast keeps bf16 copies
-    of the weights that its backward pass needs: all, or with recomputing those of one block.
-    """
-    tower, connector = CLIP_336, connector_params(decoder, CLIP_336)
-    body, tables = decoder.layers * decoder.block_params, decoder.table_params
-    each = 16 if all_trained else 4
-    state = each * (body + tables + tower.params) + 16 * connector
-    if sharded:
-        whole_tower = 0 if all_trained else 4 * tower.params
-        state = whole_tower + (state - whole_tower) / gpus
-        grads = (2 + 4) * decoder.block_params + (2 + 4) * tables if all_trained else 0
-        gathered = 2 * (tables + connector) + 2 * 2 * decoder.block_params + grads
-    else:
-        gathered = 2 * (decoder.block_params if recompute else body) + 2 * tables
-
-    per_block = assumed.tokens * decoder.block_activations()
-    kept = assumed.tokens * 2 * decoder.D
-    activations = decoder.layers * kept + per_block if recompute else decoder.layers * per_block
-    if all_trained:
-        per_row = assumed.tiles * tower.activations()
-        activations += per_row / tower.layers * 2 if recompute else per_row
-    rows = min(WHOLE, assumed.learned * assumed.tokens)
-    logits = rows * decoder.V * (2 + 4 + 4 + 4)  # bf16, float32, its softmax, its gradient
-
-    seconds = row_flops(decoder, assumed, all_trained=all_trained) / (_rate(assumed, gpus) * 1e12)
-    if recompute:
-        seconds *= 4 / 3 if all_trained else 3 / 2  # one more forward pass: of three, or of two
-    how = ("FSDP" if sharded else "whole") + (", recomputing" if recompute else "")
-    return Estimate(how, state, gathered, activations, logits, gpus * assumed.tokens / seconds)
+@cache
+def row_flops(name: str, assumed: Assumed, trained: tuple[str, ...]) -> int:
+    """Useful FLOPs of a row, forward and backward, of the model in which these parts are trained."""
+    model = model_of(name)
+    train_only(model, trained)
+    tokens, learned = torch.zeros(assumed.tokens, dtype=torch.long), int(assumed.learned * assumed.tokens)
+    bounds = [*range(0, assumed.tokens, assumed.segment), assumed.tokens]
+    segments = tuple(Segment(start, end) for start, end in pairwise(bounds))
+    side = model.tower.size
+    pixels = torch.empty(assumed.tiles, side, side, 3, dtype=torch.uint8, device="meta")
+    row = Batch(
+        tokens, tokens, segments, tokens[:learned], tokens[:learned], torch.ones(learned), pixels=(pixels,)
+    )
+    return StepFlops(model).count([row])
 
 
-def row_flops(decoder: Decoder, assumed: Assumed, *, all_trained: bool) -> float:
-    """Useful FLOPs of a row, forward and backward.
+def ways(name: str, gpus: int, assumed: Assumed, trained: tuple[str, ...]) -> list[Way]:
+    """From the fastest to the smallest: whole or cut over all GPUs, without and with recomputing."""
+    model = model_of(name)
+    train_only(model, trained)
+    seconds = row_flops(name, assumed, trained) / (_rate(assumed, gpus) * 1e12)
+    # One more forward pass: of three, or, where only input gradients are computed, of two.
+    again = 4 / 3 if "language" in trained else 3 / 2
+    found = []
+    for recompute in (False, True):
+        run = Run(
+            train=trained, precision="bf16", checkpointing=recompute, data=DataConfig(tokens=assumed.tokens),
+            model=family_config(FAMILIES[MODELS[name]]),
+        )  # fmt: skip
+        for shards in (1, gpus) if gpus > 1 else (1,):
+            how = ("whole" if shards == 1 else "FSDP") + (", recomputing" if recompute else "")
+            memory = estimate_memory(run, model, shards=shards, learned=assumed.learned)
+            found.append(Way(how, memory, gpus * assumed.tokens / (seconds * (again if recompute else 1))))
+    return found
 
-    2 a weight and token forward; as much again for the gradient of the activations, and of the weights where
-    they are trained. Attention: 4 D a pair of tokens that see each other, half of all pairs of a segment.
-    """
-    passes = 3 if all_trained else 2
-    body = 2 * decoder.layers * decoder.block_params * assumed.tokens
-    attention = 4 * decoder.D * decoder.layers * assumed.tokens * assumed.segment / 2
-    head = 2 * decoder.V * decoder.D * assumed.learned * assumed.tokens
-    tower = 2 * CLIP_336.params * CLIP_336.patches * assumed.tiles
-    return passes * (body + attention + head) + (passes if all_trained else 1) * tower
 
-
-def best(decoder: Decoder, gpus: int, assumed: Assumed, *, all_trained: bool) -> Estimate:
+def best(name: str, gpus: int, assumed: Assumed, trained: tuple[str, ...]) -> Way:
     """The fastest way that fits; the smallest where none does."""
-    ways = [
-        estimate(decoder, gpus, assumed, all_trained=all_trained, sharded=sharded, recompute=recompute)
-        for recompute in (False, True)
-        for sharded in ((False, True) if gpus > 1 else (False,))
-    ]
-    fitting = [way for way in ways if fits(way, assumed)]
-    return fitting[0] if fitting else min(ways, key=lambda way: way.total)
+    every = ways(name, gpus, assumed, trained)
+    fitting = [way for way in every if way.fits(assumed)]
+    return fitting[0] if fitting else min(every, key=lambda way: way.memory.total)
 
 
-def fits(way: Estimate, assumed: Assumed) -> bool:
-    return way.total <= assumed.usable * assumed.memory * 1e9
-
-
-def table(assumed: Assumed, *, all_trained: bool) -> str:
+def table(assumed: Assumed, trained: tuple[str, ...]) -> str:
     """One Markdown table."""
     lines = [
-        "| model | GPUs | how | state | gathered | activations | logits | together, GB | tokens/s |",
+        "| model | GPUs | how | state | copies | activations | logits | together, GB | tokens/s |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for decoder in DECODERS:
+    for name in MODELS:
         for gpus in GPUS:
-            way = best(decoder, gpus, assumed, all_trained=all_trained)
-            parts = (way.state, way.gathered, way.activations, way.logits)
+            way = best(name, gpus, assumed, trained)
+            memory = way.memory
+            state = memory.weights + memory.gradients + memory.moments
+            parts = (state, memory.copies, memory.activations, memory.logits)
             cells = " | ".join(f"{part / 1e9:.1f}" for part in parts)
-            if fits(way, assumed):
-                end = f"{way.total / 1e9:.0f} | {_two_digits(way.tokens_per_second)}"
-            else:
-                end = f"{way.total / 1e9:.0f}: too much | –"
-            lines.append(f"| {decoder.name} | {gpus} | {way.how} | {cells} | {end} |")
+            together, fits = f"{memory.total / 1e9:.0f}", way.fits(assumed)
+            end = (
+                f"{together} | {_two_digits(way.tokens_per_second)}" if fits else f"{together}: too much | –"
+            )
+            lines.append(f"| {name} | {gpus} | {way.how} | {cells} | {end} |")
     return "\n".join(lines)
 
 
 def tables(assumed: Assumed) -> str:
-    """Both tables, each under what is trained in it."""
-    return (
-        f"Everything trained (stage 2 of LLaVA-NeXT):\n\n{table(assumed, all_trained=True)}\n\n"
-        f"Only the connector trained (stage 1):\n\n{table(assumed, all_trained=False)}"
-    )
+    """A table for each stage, under what is trained in it."""
+    return "\n\n".join(f"{title}:\n\n{table(assumed, trained)}" for title, trained in STAGES.items())
 
 
 def main() -> None:

@@ -38,11 +38,14 @@ def _version(wanted: bool) -> None:
 
 
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    # Ranks build models in turn, and give back what they no longer hold; so does a server with its requests.
+    if "RANK" not in os.environ and context.invoked_subcommand != serve.__name__:
+        keep_freed_memory()
 
 
 def make_app() -> typer.Typer:
@@ -73,8 +76,6 @@ def main() -> None:
     Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same signal.
     """
     rank = int(os.environ.get("RANK", "0"))
-    if "RANK" not in os.environ:  # ranks build models in turn, and give back what they no longer hold
-        keep_freed_memory()
     try:
         app()
     except UserError as error:

@@ -44,6 +44,7 @@ class Stats:
     running: int
     kv_tokens: int  # positions there is memory for now
     kv_budget: int
+    kv_token_bytes: int
     prompt_tokens: int
     copied_tokens: int  # prompt tokens that were known already
     answer_tokens: int
@@ -67,9 +68,9 @@ class Engine:
     ) -> None:
         """`tokenizer` is needed for `json_schema` and `stop`. `decoder` runs the layers (default: `fuse(model)`).
 
-        `max_sequences` run together, the rest wait; a step computes at most `step_tokens` tokens, those of running
-        answers first. `kv_bytes` bounds keys and values (default: an eighth of the memory; on CUDA three quarters
-        of what is free).
+        `max_sequences` run together, the rest wait; a step computes about `step_tokens` tokens, those of running
+        answers first, but a quarter is for prompts; tiles in the tower count too. `kv_bytes` bounds keys and values
+        (default: an eighth of the memory; on CUDA three quarters of what is free).
         """
         self.model, self.stop_ids, self._device = model.eval(), stop_ids, model.device
         self._tokenizer = tokenizer
@@ -83,8 +84,10 @@ class Engine:
             )
         self._cache = SlotCache(shape, budget)
         self.context = min(model.context, self._cache.longest)
-        self._scheduler = Scheduler(self._cache, max_sequences=max_sequences, step_tokens=step_tokens)
         self._features = FeatureCache(model, FEATURE_BYTES)
+        self._scheduler = Scheduler(
+            self._cache, self._features, max_sequences=max_sequences, step_tokens=step_tokens
+        )
         self._forward = Forward(model, self._decoder, self._features)
         self._numbers = count()
         self._answer_tokens = 0
@@ -149,6 +152,7 @@ class Engine:
     def abort(self, finish: Finish, error: Exception | None = None) -> None:
         """End every request, as after an error in a step; what was computed is forgotten."""
         self._cache = SlotCache(self._cache.shape, self._cache.budget)
+        self._features.clear()
         for sequence in self._scheduler.reset(self._cache):
             sequence.ended = True
             self._tell_end(sequence, finish, error)
@@ -157,7 +161,7 @@ class Engine:
     def step(self) -> None:
         """One forward of all that runs; those who listen hear what came of it."""
         step = self._scheduler.plan()
-        if not step.decoding and not step.filling:
+        if not step.sequences:
             return
         spoken = self._forward.run(step, self._cache)
         failed = {sequence for sequence, _ in spoken.failed}
@@ -281,6 +285,7 @@ class Engine:
             running=len(scheduler.running),
             kv_tokens=self._cache.tokens,
             kv_budget=self._cache.budget,
+            kv_token_bytes=self._cache.shape.token_bytes,
             prompt_tokens=scheduler.prompt_tokens,
             copied_tokens=scheduler.known_tokens,
             answer_tokens=self._answer_tokens,

@@ -3,6 +3,7 @@
 Shape letters: T rows of the step, S sequences that speak, D decoder width, V vocabulary.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 
@@ -38,21 +39,23 @@ class Forward:
         with Boundary() as whole:
             return self._run(step, cache)
         assert whole.error is not None
-        alone = step.one_by_one()
-        if len(alone) == 1:
-            return Spoken([], torch.empty(0), [(alone[0].filling[0][0], whole.error)])
+        sequences = step.sequences
+        if len(sequences) == 1:
+            return Spoken([], torch.empty(0), [(sequences[0], whole.error)])
         report("a step failed and is taken again, one sequence at a time", whole.error)
         whole.error.__traceback__ = None  # its frames hold the memory that may have been too much
-        return _together([self._run_alone(each, cache) for each in alone])
+        return _together([self._run_alone(sequence, step, cache) for sequence in sequences])
 
-    def _run_alone(self, step: Step, cache: SlotCache) -> Spoken:
+    def _run_alone(self, sequence: Sequence, step: Step, cache: SlotCache) -> Spoken:
         with Boundary() as own:
-            return self._run(step, cache)
+            return self._run(step.of(sequence), cache)
         assert own.error is not None
-        return Spoken([], torch.empty(0), [(step.filling[0][0], own.error)])
+        return Spoken([], torch.empty(0), [(sequence, own.error)])
 
     def _run(self, step: Step, cache: SlotCache) -> Spoken:
-        self._see(step.admitted)
+        self._see(step)
+        if not step.decoding and not step.filling:
+            return Spoken([], torch.empty(0), [])
         chunks = [(sequence.slot, size) for sequence, size in step.filling if sequence.slot]
         layout = cache.step(chunks, decode=bool(step.decoding))
         speaking, rows = _speaking(step)
@@ -62,16 +65,24 @@ class Forward:
         layout.finish()
         return Spoken(speaking, logits_SV, [])
 
-    def _see(self, admitted: list[Sequence]) -> None:
-        """The rows of all pictures that admitted sequences still need, in one run of the tower."""
-        needed = [(sequence, sequence.request.media_from(sequence.done)) for sequence in admitted]
-        media = {key: media for _, each in needed for key, media in each.items()}
-        if not media:
-            return
-        tiles = {key: tiles for sequence in admitted for key, tiles in sequence.request.tiles.items()}
-        rows = self._features.rows(media, tiles)
-        for sequence, each in needed:
-            sequence.seen = {key: rows[key] for key in each}
+    def _see(self, step: Step) -> None:
+        """More tiles for those who look; the rows of what is known by then for all whose prompts come in."""
+        needed = [
+            (sequence, key)
+            for sequence in step.prompts
+            for key, _, _ in sequence.request.unseen(sequence.done, sequence.seen)
+        ]
+        self._take(needed, {})  # first: what comes in may drive out what is known
+        for look in step.looking:
+            self._features.begin(look.key, look.media, look.sequence.request.tiles.get(look.key))
+        fresh = self._features.advance([(look.key, look.tiles) for look in step.looking])
+        self._take(needed, fresh)
+
+    def _take(self, needed: Many[tuple[Sequence, bytes]], fresh: Mapping[bytes, Tensor]) -> None:
+        for sequence, key in needed:
+            rows_SD = fresh[key] if key in fresh else self._features.find(key)
+            if rows_SD is not None:
+                sequence.seen[key] = rows_SD
 
     def _embed(self, step: Step) -> Tensor:
         """x_TD of a step's rows."""

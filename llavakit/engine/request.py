@@ -1,7 +1,7 @@
 """What the engine is asked, and what it tells while it answers."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
@@ -70,16 +70,14 @@ class Request:
     slots: tuple[int, ...]  # places of pictures' tokens, media after media
     salt: bytes = b""  # whose it is: only they find again what is kept of it
 
-    def media_from(self, start: int) -> dict[bytes, Media]:
-        """The media with slots at token `start` or behind it, first ones first."""
-        left = len(self.slots) - bisect_left(self.slots, start)
-        out: list[tuple[bytes, Media]] = []
-        for key, media in zip(reversed(self.keys), reversed(self.sample.media), strict=True):
-            if left <= 0:
-                break
-            out.append((key, media))
-            left -= media.plan.num_tokens
-        return dict(reversed(out))
+    def unseen(self, start: int, seen: Container[bytes]) -> Iterator[tuple[bytes, Media, int]]:
+        """The media that are not `seen` and have slots at token `start` or behind it: each with its first slot."""
+        first, low = bisect_left(self.slots, start), 0
+        for key, media in zip(self.keys, self.sample.media, strict=True):
+            high = low + media.plan.num_tokens
+            if high > first and key not in seen:
+                yield key, media, self.slots[low]
+            low = high
 
     def rows_between(
         self, start: int, end: int, seen: Mapping[bytes, Tensor]

@@ -1,5 +1,7 @@
 """Who runs in the next step: decoding sequences always, then prompts as far as the step's tokens and memory go.
 
+A tile that goes through the tower counts as the tokens that would cost the decoder as much.
+
 Nothing here touches the model. A sequence waits, is filled (its prompt goes through in chunks), decodes, and ends;
 when memory runs out the youngest goes back to waiting, and is filled again later with what it has said.
 """
@@ -9,11 +11,15 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from llavakit.data.media import Media
 from llavakit.engine.cache import SlotCache
+from llavakit.engine.features import FeatureCache
 from llavakit.engine.kv_slots import KvSlot
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.request import Ends, Listen, Request
 from llavakit.engine.sampler import Draw
+
+PROMPTS = 4  # a quarter of a step is for prompts, whatever else runs
 
 
 @dataclass(eq=False)
@@ -47,27 +53,55 @@ class Sequence:
 
 
 @dataclass(frozen=True)
+class Look:
+    """So many more tiles of a medium that a sequence waits for."""
+
+    sequence: Sequence
+    key: bytes
+    media: Media
+    tiles: int
+
+
+@dataclass(frozen=True)
 class Step:
-    """What one forward computes: a row for each of `decoding`, then for each of `filling` so many more tokens."""
+    """What one forward computes: a row for each of `decoding`, then for each of `filling` so many more tokens.
 
-    decoding: list[Sequence]
-    filling: list[tuple[Sequence, int]]
-    admitted: list[Sequence]
+    Before it, the tiles of `looking` go through the tower.
+    """
 
-    def one_by_one(self) -> list["Step"]:
-        """The same in steps of one sequence; the token of one that decodes is as well a piece of its prompt."""
-        parts = [(sequence, 1) for sequence in self.decoding] + self.filling
-        return [
-            Step([], [(sequence, size)], [sequence] if sequence in self.admitted else [])
-            for sequence, size in parts
-        ]
+    decoding: list[Sequence] = field(default_factory=list)
+    filling: list[tuple[Sequence, int]] = field(default_factory=list)
+    looking: list[Look] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> list[Sequence]:
+        """Those whose prompts come in, each once."""
+        both = (*(look.sequence for look in self.looking), *(sequence for sequence, _ in self.filling))
+        return list(dict.fromkeys(both))
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """Everybody who has a part in it."""
+        return self.decoding + self.prompts
+
+    def of(self, sequence: Sequence) -> "Step":
+        """One sequence's part alone; the token of one that decodes is as well a piece of its prompt."""
+        filling = [(sequence, 1)] if sequence in self.decoding else []
+        return Step(
+            [],
+            filling + [part for part in self.filling if part[0] is sequence],
+            [look for look in self.looking if look.sequence is sequence],
+        )
 
 
 class Scheduler:
     """Sequences, first come first served."""
 
-    def __init__(self, cache: SlotCache, *, max_sequences: int, step_tokens: int) -> None:
-        self.cache, self.max_sequences, self.step_tokens = cache, max_sequences, step_tokens
+    def __init__(
+        self, cache: SlotCache, features: FeatureCache, *, max_sequences: int, step_tokens: int
+    ) -> None:
+        self.cache, self.features = cache, features
+        self.max_sequences, self.step_tokens = max_sequences, step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []  # oldest first
         self.preemptions = 0
@@ -84,12 +118,14 @@ class Scheduler:
         self._widen()
         owners = {sequence.slot: sequence for sequence in self.running}
         decoding = [owners[slot] for slot in self.cache.decoding()]
-        left = max(0, self.step_tokens - len(decoding))
-        filling: list[tuple[Sequence, int]] = []
+        step = Step(decoding)
+        # However many answer, prompts get a share: without it those who come in would wait for all of them to end.
+        left = max(self.step_tokens - len(decoding), self.step_tokens // PROMPTS, 1)
         for sequence in self.running:
-            if left and sequence.slot is not None and not sequence.slot.decodes:
-                left -= self._fill(sequence, left, filling)
-        return Step(decoding, filling, self._admit(left, filling))
+            if left > 0 and sequence.slot is not None and not sequence.slot.decodes:
+                left -= self._fill(sequence, left, step)
+        self._admit(left, step)
+        return step
 
     def filled(self, sequence: Sequence) -> None:
         """A chunk went through: its blocks can be copied, and at the prompt's end it decodes."""
@@ -118,6 +154,8 @@ class Scheduler:
         assert sequence.slot is not None
         extend_keys(sequence.keys, sequence.names, sequence.request.salt)
         self.cache.close(sequence.slot, sequence.keys)
+        for key, _, _ in sequence.request.unseen(sequence.done, sequence.seen):
+            self.features.drop(key)
         sequence.slot = None
         sequence.seen.clear()
 
@@ -127,17 +165,31 @@ class Scheduler:
             while sequence.slot is not None and not self.cache.widen(sequence.slot, sequence.done + 1):
                 self.preempt(self.running[-1])
 
-    def _fill(self, sequence: Sequence, left: int, filling: list[tuple[Sequence, int]]) -> int:
-        count = min(left, len(sequence.ids) - sequence.done)
-        filling.append((sequence, count))
-        return count
+    def _fill(self, sequence: Sequence, left: int, step: Step) -> int:
+        """Give a prompt its part of a step: tiles for the pictures it comes to, and tokens up to the next picture
+        that is not seen then. What that costs, in tokens: the last tile may cost more than is left."""
+        cost, ready = 0, len(sequence.ids)
+        for key, media, first_slot in sequence.request.unseen(sequence.done, sequence.seen):
+            planned = sum(look.tiles for look in step.looking if look.key == key)
+            tiles = self.features.left(key, media) - planned
+            some = min(tiles, -(-(left - cost) // self.features.tile_tokens))
+            if some > 0:
+                step.looking.append(Look(sequence, key, media, some))
+                cost += some * self.features.tile_tokens
+            if some < tiles:
+                ready = first_slot
+                break
+        count = min(left - cost, ready - sequence.done)
+        if count > 0:
+            step.filling.append((sequence, count))
+            cost += count
+        return cost
 
-    def _admit(self, left: int, filling: list[tuple[Sequence, int]]) -> list[Sequence]:
+    def _admit(self, left: int, step: Step) -> None:
         """Give waiting sequences a slot, with what is known of their beginning already in it."""
         coming = {key for sequence in self.running for key in _coming(sequence)}
-        admitted: list[Sequence] = []
         for sequence in list(self.waiting):
-            if not left or len(self.running) == self.max_sequences:
+            if left <= 0 or len(self.running) == self.max_sequences:
                 break
             # The last token is always computed: its hidden state says what comes next.
             known = self.cache.prefixes.matching(sequence.keys[: (len(sequence.ids) - 1) // BLOCK])
@@ -151,12 +203,10 @@ class Scheduler:
             sequence.slot = slot
             self.waiting.remove(sequence)
             self.running.append(sequence)
-            admitted.append(sequence)
             coming.update(_coming(sequence))
             self.prompt_tokens += len(sequence.ids)
             self.known_tokens += known * BLOCK
-            left -= self._fill(sequence, left, filling)
-        return admitted
+            left -= self._fill(sequence, left, step)
 
     def all(self) -> list[Sequence]:
         """Every sequence that has not ended."""

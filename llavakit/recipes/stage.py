@@ -16,12 +16,11 @@ from llavakit.model.families.row import Family, one_tile
 from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run
 from llavakit.vision.frames import plan_video
-from llavakit.vision.plan import plan_image
+from llavakit.vision.plan import PICTURE, plan_image
 
 RUNS, DATA = Path("runs"), Path("data")
 RELEASED = Path("released")  # weights that others published and the user has put there
 LCS_558K = "blip_laion_cc_sbu_558k.json"
-PICTURE = (640, 480)  # the picture of COCO, and our idea of a mean one
 
 
 @dataclass(frozen=True)

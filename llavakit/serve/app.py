@@ -16,6 +16,7 @@ from llavakit.serve.answers import ChatCompletion, ErrorBody, Health, ModelEntry
 from llavakit.serve.errors import ApiError
 from llavakit.serve.gate import CHAT, Gate
 from llavakit.serve.metrics import Metrics
+from llavakit.serve.places import Places
 from llavakit.serve.routes import Routes
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
@@ -28,7 +29,7 @@ ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body is too large.",
     415: "The body is not application/json.",
-    429: "Too many requests at once; Retry-After says when to come back.",
+    429: "Too many requests at once, or too large ones; Retry-After says when to come back.",
     500: "A bug of this server.",
     504: "Not answered in time.",
 }
@@ -55,7 +56,7 @@ class Application(FastAPI):
 def create_app(service: Service) -> FastAPI:
     """The ASGI application. Its end closes the service, after the answers that are running."""
     metrics = Metrics(service.engine.stats)
-    routes = Routes(service, metrics)
+    routes = Routes(service, metrics, Places(service.settings.max_requests, metrics))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

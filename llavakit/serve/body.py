@@ -6,17 +6,20 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from llavakit.serve.errors import ApiError
+from llavakit.serve.budget import MemoryShare
+from llavakit.serve.errors import ApiError, ClientGone
+from llavakit.serve.settings import ServeConfig
 
 T = TypeVar("T")
+PARSED = 2  # bytes of memory for one of a body that is read: itself, and the strings made of it
 
 
-class ClientGone(Exception):
-    """Nobody waits for the answer any more."""
+async def read_json(request: Request, settings: ServeConfig, share: MemoryShare) -> bytes:
+    """The body's bytes, said to be JSON. Stops where they get too many or too slow; ClientGone if broken off.
 
-
-async def read_json(request: Request, limit: int) -> bytes:
-    """The body's bytes, said to be JSON. Stops reading where they get too many; ClientGone if broken off."""
+    What they take is held as "body" of `share`.
+    """
+    limit = settings.max_body_bytes
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         # Also what keeps a web page from posting to a server on the reader's own machine unasked.
@@ -25,15 +28,25 @@ async def read_json(request: Request, limit: int) -> bytes:
     said = request.headers.get("content-length", "")
     if said.isascii() and said.isdigit() and int(said[:20]) > limit:
         raise too_large
-    body = bytearray()
+    body, stream = bytearray(), request.stream()
+    # Time enough to begin with, and then as much as a slow line needs: who sends a byte a minute is not waited for.
+    deadline = asyncio.get_running_loop().time() + settings.upload_seconds
     try:
-        async for chunk in request.stream():
+        while True:
+            async with asyncio.timeout_at(deadline + len(body) / settings.min_upload_rate):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                return bytes(body)
             body += chunk
             if len(body) > limit:
                 raise too_large
+            share.hold("body", PARSED * len(body))
     except ClientDisconnect:
         raise ClientGone from None
-    return bytes(body)
+    except TimeoutError:
+        raise ApiError(
+            f"the body came more slowly than {settings.min_upload_rate} bytes/s", status=408, code="timeout"
+        ) from None
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:

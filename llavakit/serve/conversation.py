@@ -91,8 +91,10 @@ def media_urls(request: ChatRequest) -> list[MediaUrl]:
 
 
 def texts(request: ChatRequest) -> Iterator[str]:
-    """What was written in all messages."""
+    """What was written in all messages, calls included."""
     for message in request.messages:
+        if isinstance(message, AssistantMessage):
+            yield from (call.function.arguments for call in message.tool_calls or ())
         if isinstance(message.content, str):
             yield message.content
         else:

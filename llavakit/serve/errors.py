@@ -14,6 +14,10 @@ TYPES = {
 }
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer any more."""
+
+
 LONGEST = 400  # letters of a message: what a client sent is never sent back whole
 
 

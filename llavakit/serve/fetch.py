@@ -70,6 +70,10 @@ def resolve(host: str, port: int) -> list[Address]:
     return [ipaddress.ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
+def uncounted(count: int) -> None:
+    """Nobody asks how many bytes came."""
+
+
 @dataclass(frozen=True)
 class Fetched:
     """What came back: the bytes, and the media type the server named (empty where it named none)."""
@@ -90,8 +94,11 @@ class Fetcher:
     ports: Container[int] = frozenset(PORTS.values())
     tls: ssl.SSLContext = field(default_factory=ssl.create_default_context)  # the system's certificates
 
-    def fetch(self, url: str, max_bytes: int) -> Fetched:
-        """The file behind `url`. Raises DataError, whose text tells nothing of what a refused address holds."""
+    def fetch(self, url: str, max_bytes: int, take: Callable[[int], object] = uncounted) -> Fetched:
+        """The file behind `url`. Raises DataError, whose text tells nothing of what a refused address holds.
+
+        `take` is told of bytes as they come, and may raise.
+        """
         deadline = time.monotonic() + self.seconds
         for _ in range(self.max_redirects + 1):
             parts = self._split(url)
@@ -102,7 +109,7 @@ class Fetcher:
             timer.start()
             try:
                 with closing(connection):
-                    answer = self._ask(connection, parts, max_bytes)
+                    answer = self._ask(connection, parts, max_bytes, take)
             except (OSError, http.client.HTTPException) as error:
                 if connection.is_cut or isinstance(error, TimeoutError):
                     raise DataError(f"not complete within {self.seconds:g} s") from None
@@ -146,7 +153,9 @@ class Fetcher:
             )
         return _Pinned(host, port, addresses, self.tls if parts.scheme == "https" else None, deadline)
 
-    def _ask(self, connection: "_Pinned", parts: SplitResult, max_bytes: int) -> Fetched | str:
+    def _ask(
+        self, connection: "_Pinned", parts: SplitResult, max_bytes: int, take: Callable[[int], object]
+    ) -> Fetched | str:
         """The file, or where the server sends us instead."""
         target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
         headers = {
@@ -156,10 +165,14 @@ class Fetcher:
         }
         connection.request("GET", target, headers=headers)
         with closing(connection.getresponse()) as response:
-            return self._read(response, connection, max_bytes)
+            return self._read(response, connection, max_bytes, take)
 
     def _read(
-        self, response: http.client.HTTPResponse, connection: "_Pinned", max_bytes: int
+        self,
+        response: http.client.HTTPResponse,
+        connection: "_Pinned",
+        max_bytes: int,
+        take: Callable[[int], object],
     ) -> Fetched | str:
         place = response.getheader("Location")
         if response.status in REDIRECTS and place:
@@ -171,6 +184,7 @@ class Fetcher:
         data = bytearray()
         while chunk := response.read(CHUNK):  # what Content-Length says is not believed
             data += chunk
+            take(len(chunk))
             if len(data) > max_bytes:
                 raise DataError(f"larger than {max_bytes} bytes")
         if connection.is_cut:  # which looks like the end of a file of unknown length

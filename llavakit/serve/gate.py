@@ -3,7 +3,6 @@
 import asyncio
 import hmac
 import ipaddress
-import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -56,8 +55,6 @@ class Gate:
         self.app, self.settings, self.metrics = app, settings, metrics
         self._keys = [key.get_secret_value().encode() for key in settings.api_keys]
         self._owners = [blake2b(key, digest_size=16).digest() for key in self._keys]
-        self._in_flight = 0
-        self._usual_seconds = 1.0  # a running mean over chat requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -86,17 +83,6 @@ class Gate:
                 scope["state"]["visit"].owner = self._owner(scope)
         else:
             self._check_host(scope)
-        if scope["path"] != CHAT or scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        if self._in_flight >= self.settings.max_requests:
-            raise ApiError(
-                f"{self._in_flight} requests are being answered or wait; try again later",
-                status=429, code="queue_full", headers={"Retry-After": str(math.ceil(self._usual_seconds))},
-            )  # fmt: skip
-        self._in_flight += 1
-        self.metrics.in_flight.set(self._in_flight)
-        began = time.perf_counter()
         try:
             async with asyncio.timeout(self.settings.request_seconds + GRACE):
                 await self.app(scope, receive, send)
@@ -105,10 +91,6 @@ class Gate:
             visit.notes["error"] = "timeout"
             if visit.status is None:
                 raise ApiError("the request did not arrive in time", status=408, code="timeout") from None
-        finally:
-            self._in_flight -= 1
-            self.metrics.in_flight.set(self._in_flight)
-            self._usual_seconds += 0.1 * (time.perf_counter() - began - self._usual_seconds)
 
     def _check_host(self, scope: Scope) -> None:
         """On this machine's own addresses only its own names are answered.

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from llavakit.core.errors import DataError
 from llavakit.data.media import Clip, Measured, Media
+from llavakit.serve.budget import MemoryShare
 from llavakit.serve.fetch import Fetched, Fetcher
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.data_url import decode_data_url
@@ -37,10 +38,13 @@ UNNAMED = ("", "application/octet-stream", "binary/octet-stream")  # a claim tha
 
 
 class Budget:
-    """Bytes, or pixels, that the media of one request may take together; shared by the threads that read them."""
+    """Bytes, or pixels, that the media of one request may take together; shared by the threads that read them.
 
-    def __init__(self, limit: int, what: str = "bytes") -> None:
-        self.limit, self.what = limit, what
+    Bytes are held as "media" of `share`.
+    """
+
+    def __init__(self, limit: int, what: str = "bytes", share: MemoryShare | None = None) -> None:
+        self.limit, self.what, self.share = limit, what, share
         self._taken, self._lock = 0, Lock()
 
     def take(self, count: int) -> None:
@@ -51,6 +55,8 @@ class Budget:
                 raise DataError(
                     f"all pictures and videos of a request together are larger than {self.limit} {self.what}"
                 )
+            if self.share is not None:
+                self.share.hold("media", self._taken)
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,12 @@ class MediaReader:
         if scheme == "data":
             kind, data = decode_data_url(url, limit)
             found = Fetched(data, kind)
+            budget.take(len(data))
         elif scheme == "file":
             found = self._from_file(url, limit)
+            budget.take(len(found.data))
         else:
-            found = self.fetcher.fetch(url, limit)
-        budget.take(len(found.data))
+            found = self.fetcher.fetch(url, limit, budget.take)
         _check_kind(found, sort)
         measured = measure(sort, found.data)
         self._check_size(measured)

@@ -12,6 +12,7 @@ import uvicorn
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 from llavakit.serve.app import create_app
+from llavakit.serve.connection import Connection, LoopErrors, raise_descriptor_limit
 from llavakit.serve.logs import log_to_stderr
 from llavakit.serve.service import Service
 
@@ -30,6 +31,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Uvicorn's own raises the signal again when all is done, which would look like a crash."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(LoopErrors())
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop)
         yield
@@ -49,8 +51,17 @@ def serve(service: Service, listener: socket.socket) -> None:
         say(f"warning: whoever reaches {host}:{port} may use this server; give it an --api-key")
     say(f"serving {service.settings.model_name} on http://{f'[{host}]' if ':' in host else host}:{port}/v1")
     say(service.engine.about)
-    config = uvicorn.Config(create_app(service), log_config=None, access_log=False, server_header=False)
-    Server(config).run([listener])
+    say(str(service.plan))
+    raise_descriptor_limit()
+    Server(http_config(service)).run([listener])
+
+
+def http_config(service: Service) -> uvicorn.Config:
+    """How uvicorn runs: one process, one event loop, our connections, no log of its own."""
+    return uvicorn.Config(
+        create_app(service), http=Connection, loop="asyncio", backlog=BACKLOG,
+        log_config=None, access_log=False, server_header=False, ws="none",
+    )  # fmt: skip
 
 
 def listen(host: str, port: int) -> socket.socket:

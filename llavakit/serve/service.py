@@ -20,6 +20,7 @@ from llavakit.engine.request import Event, Request
 from llavakit.engine.worker import Ticket, Worker
 from llavakit.serve.answers import PromptDetails, Usage
 from llavakit.serve.bridge import Bridge
+from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
 from llavakit.serve.choice import Choice, Delta, Spelling
 from llavakit.serve.conversation import (
     MediaUrl,
@@ -28,6 +29,7 @@ from llavakit.serve.conversation import (
     conversation,
     media_urls,
     sampling,
+    texts,
 )
 from llavakit.serve.decoding import Decoders, Elsewhere, Job
 from llavakit.serve.errors import ApiError
@@ -36,6 +38,7 @@ from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
 from llavakit.serve.parse import parse
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
+from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
 from llavakit.text.conversation import Medium
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
@@ -61,6 +64,8 @@ class Service:
         self.engine, self.encoder, self.settings = engine, encoder, settings
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
+        self.plan = plan_memory(engine, settings.memory_gb)
+        self.memory = MemoryBudget(self.plan.requests)
         self.began = int(time.time())
         self._closed = False
         self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
@@ -90,19 +95,20 @@ class Service:
         """The request in a body, checked against this server's bounds."""
         return await _run(self._preparing, self._parse, body)
 
-    async def start(self, request: ChatRequest, owner: bytes = b"") -> "Answer":
+    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> "Answer":
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
-        What the engine remembers of it, only requests of the same `owner` find again.
+        What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
+        by requests of the same `owner` only.
         """
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         job, whole = Job(self._decoders, Flag()), False
         try:
             async with self.within(deadline):
-                media = await self._gather(media_urls(request), job)
+                media = await self._gather(media_urls(request), job, share)
                 # Text never waits behind somebody's pictures.
                 pool = self._decoding if media else self._preparing
-                prepared = await _run(pool, self._prepare, request, media, owner, job)
+                prepared = await _run(pool, self._prepare, request, media, share, owner, job)
             whole = True
         finally:
             if not whole:
@@ -128,9 +134,9 @@ class Service:
         stops, how = (*self._stops, *request.stops), calling(request)
         return [Choice(index, self._spelling, stops, how) for index in range(request.n or 1)]
 
-    async def _gather(self, media: Sequence[MediaUrl], job: Job) -> list[Received]:
+    async def _gather(self, media: Sequence[MediaUrl], job: Job, share: MemoryShare) -> list[Received]:
         """All media, a few at a time; when one cannot be had the others are not waited for."""
-        turns, budget = asyncio.Semaphore(AT_ONCE), Budget(self.settings.max_media_bytes)
+        turns, budget = asyncio.Semaphore(AT_ONCE), Budget(self.settings.max_media_bytes, share=share)
 
         async def read(medium: MediaUrl) -> Received:
             # What is not off the web never waits behind somebody's slow web server.
@@ -156,7 +162,14 @@ class Service:
         except DataError as error:
             raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
 
-    def _prepare(self, request: ChatRequest, media: Sequence[Received], owner: bytes, job: Job) -> Request:
+    def _prepare(
+        self,
+        request: ChatRequest,
+        media: Sequence[Received],
+        share: MemoryShare,
+        owner: bytes,
+        job: Job,
+    ) -> Request:
         talk = conversation(request, [each.data for each in media], self.encoder.template.system)
         how = sampling(request, self.settings)
         pixels, ahead = Budget(self.settings.max_media_pixels, "pixels"), iter(media)
@@ -168,8 +181,15 @@ class Service:
             return Elsewhere(found.source, found.plan, found.depth, job)
 
         try:
+            check_length(texts(request), self.encoder.tokenizer, self.engine.context)
             sample = self.encoder.encode(talk, open_turn=True, plan=plan)
-            return self.engine.prepare(sample, how, salt=owner)
+            share.hold("answer", answer_bytes(sample, how))
+            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
+            share.hold("decoding", max((decoding_bytes(each.measured) for each in media), default=0))
+            prepared = self.engine.prepare(sample, how, salt=owner)
+            share.hold("decoding", 0)
+            share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
+            return prepared
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
@@ -182,6 +202,8 @@ class Answer:
     ) -> None:
         self._service, self._deadline, self._bridge = service, deadline, bridge
         self._choices = service.choices(request)
+        self.streamed = bool(request.stream)
+        self.with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
         self._open = len(self._choices)
         self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
         self._sample = prepared.sample

@@ -27,7 +27,10 @@ class ServeConfig(Config):
 
     max_requests: int = Field(
         default=256, ge=1
-    )  # at once on the whole server, waiting ones included; then 429
+    )  # at once on the whole server, waiting ones included, bodies still on their way not; then 429
+    memory_gb: float | None = Field(default=None, gt=0)  # of the whole process, model included (budget.py)
+    upload_seconds: float = Field(default=20, gt=0)  # for a body, and then as long as this rate allows it
+    min_upload_rate: int = Field(default=16 * 1024, ge=1)  # bytes a second
     request_seconds: float = Field(default=600, gt=0)  # from the first byte to the last, waiting included
     max_body_bytes: int = Field(default=64 * MIB, ge=1)
     max_json_values: int = Field(default=20_000, ge=1)  # in a body: lists, objects, and what stands in them

@@ -109,7 +109,9 @@ def _show_parts(run: Run, model: Llava) -> None:
 
 
 def _show_memory(run: Run, model: Llava) -> None:
-    memory = estimate_memory(run, model)
-    parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in memory._asdict().items() if size)
-    say(f"memory per GPU, about: {memory.per_gpu(1) / GIB:,.2f} GiB ({parts})")
-    say(f"spread over 8 GPUs, about: {memory.per_gpu(8) / GIB:,.2f} GiB on each")
+    one, eighth = (estimate_memory(run, model, shards=shards) for shards in (1, 8))
+    parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in one._asdict().items() if size)
+    say(f"memory per GPU, about: {one.total / GIB:,.2f} GiB ({parts})")
+    lora = run.model.lora
+    if lora is None or not lora.four_bit:  # four bits cannot be cut
+        say(f"sharded over 8 GPUs, about: {eighth.total / GIB:,.2f} GiB on each")

@@ -1,92 +1,274 @@
-"""How much memory a run takes: exact for what is kept between steps, a formula for what a step needs.
+"""How much memory a run takes on one GPU: exact for what is kept between steps, formulas for what a step needs.
 
-The formula counts what the backward pass keeps of one packed row: a layer of a Llama-like decoder keeps, per token,
-of the residual stream in float32 what two norms need (16 D bytes and their results), queries, keys and values
-before and after rotation with the attended values (3 Q + 3 K numbers), and four rows of the MLP's width I. It is
-not exact: allocators keep more, and attention kernels differ.
+A step needs most at one of three moments: at the loss, when every activation is there and the logits too; in the
+backward pass through a block, when its gradients are there (and, with checkpointing, its activations again); or at
+the end of it. The formulas count what PyTorch keeps of a packed row for the backward pass of a Llama-like decoder.
+They are not exact (allocators keep more, attention kernels differ); tests hold them against real steps.
+
+Letters: D width of the decoder or tower, Q of all queries, K of all keys, F inside the MLP; C width of the tower.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
+from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Llava
 from llavakit.model.tower import ViTTower
+from llavakit.train.freezing import is_trained
 from llavakit.train.losses import WHOLE
 from llavakit.train.run import Run
+from llavakit.vision.frames import plan_video
+from llavakit.vision.layout import Plan
+from llavakit.vision.plan import PICTURE, plan_image
 
 NF4 = 0.52  # bytes a weight in four bits, with its share of the quantized scales
+LOGIT = 12  # bytes of each: its log-probability, the gradient of that, and its own, all float32
 
 
 class Memory(NamedTuple):
-    """Bytes on one device."""
+    """Bytes on one GPU at the moment when most are taken."""
 
     weights: float
     gradients: float
     moments: float  # AdamW's two, float32
     average: float  # of optim.ema
+    copies: (
+        float  # weights as products take them, cast or gathered from other GPUs, and gradients on their way
+    )
     activations: float  # of one packed row
     logits: float
 
     @property
-    def kept(self) -> float:
-        """What FSDP spreads over the GPUs."""
-        return self.weights + self.gradients + self.moments + self.average
-
-    def per_gpu(self, gpus: int) -> float:
-        """With everything kept spread over so many GPUs; each works on a row of its own."""
-        return self.kept / gpus + self.activations + self.logits
+    def total(self) -> float:
+        return sum(self)
 
 
-def estimate_memory(run: Run, model: Llava) -> Memory:
-    """For `model` (numbers are not needed, see outline.py) with the parts of `run` frozen."""
-    learned = [p for p in model.parameters() if p.requires_grad]
-    trained = sum(p.numel() for p in learned)
-    size = 2 if run.precision == "bf16" else 4
-    config = model.language.config.to_dict()
-    tokens = run.data.tokens
-    heads = config["num_attention_heads"]
-    head = config.get("head_dim") or config["hidden_size"] // heads
+class Sizes(NamedTuple):
+    """How a run computes: bytes of a number."""
+
+    product: int  # what matrix products take and give
+    stream: int  # what flows from block to block
+    shards: int  # GPUs that the model is cut over; 1: each has all of it
+
+    @property
+    def casts(self) -> bool:
+        """Whether autocast makes copies of float32 weights; gathered ones come in the right type."""
+        return self.product == 2 and self.shards == 1
+
+
+class Blocks(NamedTuple):
+    """Bytes of the repeated blocks: `kept` until their backward pass, and what one block computes `again` in it."""
+
+    kept: float
+    again: float
+
+
+class Moment(NamedTuple):
+    """What a step takes at one moment beside what is kept between steps."""
+
+    copies: float
+    activations: float
+    logits: float = 0.0
+
+
+def estimate_memory(run: Run, model: Llava, *, shards: int = 1, learned: float = 1.0) -> Memory:
+    """For `model` (numbers are not needed, see outline.py) with the parts of `run` frozen.
+
+    `learned` is the share of a row's tokens that are learned. `run.precision=auto` counts as bf16, which it is on
+    every GPU. A step is taken to have several rows, which add up their gradients.
+    """
+    product = 4 if run.precision == "float32" else 2
+    # bf16 shards are gathered in bf16, and so is what flows; else it is as token embeddings are stored.
+    language: Any = model.language
+    stream = product if shards > 1 else language.get_input_embeddings().weight.element_size()
+    sizes = Sizes(product, stream, shards)
+    decoder, tower = _decoder_blocks(run, model, sizes), _tower_blocks(run, model, sizes)
+    around = _around_blocks(run, model, sizes)
+    copies = _cast_copies if shards == 1 else _gathered_copies
+    at_loss, in_block, at_end = copies(run, model, sizes)
+    vocabulary = language.get_output_embeddings().weight.shape[0]
+    kept = decoder.kept + tower.kept + around
+    moments = (
+        Moment(at_loss, kept, min(learned * run.data.tokens, WHOLE) * vocabulary * LOGIT),
+        Moment(in_block, kept + max(decoder.again, tower.again)),
+        Moment(at_end, around + tower.kept + tower.again),
+    )
+    return Memory(*_between_steps(run, model, shards), *max(moments, key=sum))
+
+
+def tower_rows(run: Run, model: Llava) -> float:
+    """Rows the tower computes for each token of a packed row that is full of what the model is shown.
+
+    Of a mean picture or video, whichever takes more: pooled videos have several rows a token.
+    """
+    card = run.model.card()
+    plans: list[Plan] = [plan_image(card.image, PICTURE)]
+    if card.video is not None:
+        plans.append(plan_video(card.video, card.image, PICTURE, card.video.max_frames))
+    tower = model.tower
+    each = tower.num_rows + (tower.kind.num_cls if isinstance(tower, ViTTower) else 0)
+    return max(plan.tiles * each / plan.num_tokens for plan in plans)
+
+
+def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, float, float]:
+    """Weights, gradients, moments, average. A frozen tower is not cut; four bits are the decoder's frozen ones."""
+    lora = run.model.lora
+    small: set[Tensor] = set()
+    if lora is not None and lora.four_bit:
+        layers = [each for each in model.language.get_decoder().modules() if isinstance(each, nn.Linear)]
+        small = {layer.weight for layer in layers if not layer.weight.requires_grad}
+    uncut = set() if is_trained(model.tower) else set(model.tower.parameters())
+    weights = gradients = learned = 0.0
+    for p in model.parameters():
+        share = p.numel() / (1 if p in uncut else shards)
+        weights += share * (NF4 if p in small else p.element_size())
+        gradients += share * p.element_size() * p.requires_grad
+        learned += share * p.requires_grad
+    return weights, gradients, 8 * learned, 4 * learned if run.optim.ema is not None else 0.0
+
+
+class Counts(NamedTuple):
+    """Parameters of decoder and connector: of a mean block, and of what is outside blocks."""
+
+    layers: int
+    block: float
+    block_learns: float
+    outside: float
+    outside_learns: float
+    head: int
+
+
+def _count(model: Llava) -> Counts:
+    language: Any = model.language
+    tables = (language.get_input_embeddings().weight, language.get_output_embeddings().weight)
+    blocks = [p for p in language.get_decoder().parameters() if all(p is not table for table in tables)]
+    parts = [*language.parameters(), *model.connector.parameters(), *model.newline.parameters()]
+    layers = _dimensions(language.config)["num_hidden_layers"]
+    in_blocks, learns = _numel(blocks), _numel(p for p in blocks if p.requires_grad)
+    return Counts(
+        layers,
+        in_blocks / layers,
+        learns / layers,
+        _numel(parts) - in_blocks,
+        _numel(p for p in parts if p.requires_grad) - learns,
+        tables[1].numel(),
+    )
+
+
+def _cast_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:
+    """Bytes of what autocast makes of float32 weights: at the loss, in a block's backward pass, at its end.
+
+    The graph keeps the copies that input gradients need. Recomputed blocks have none, but autocast remembers those
+    of trained weights until the loss.
+    """
+    lora = run.model.lora
+    if not sizes.casts or (lora is not None and lora.four_bit):
+        return 0.0, 0.0, 0.0
+    counts = _count(model)
+    before = [part for part in (model.connector, model.tower) if is_trained(model.tower) or is_trained(part)]
+    rest = 2.0 * (counts.head + sum(_numel(part.parameters()) for part in before))
+    if not run.checkpointing:
+        return rest + 2 * counts.block * counts.layers, rest + 2 * counts.block * counts.layers, rest
+    return rest + 2 * counts.block_learns * counts.layers, rest + 2 * counts.block, rest
+
+
+def _gathered_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:
+    """Bytes of gathered weights and of gradients on their way, at the same moments.
+
+    What is outside blocks is gathered for the whole step; of blocks the one that computes and the next.
+    """
+    counts, size = _count(model), sizes.product
+    outside = size * counts.outside
+    blocks = size * counts.block * (2 if run.parallel.reshard else counts.layers)
+    sent = size + 4  # a gradient as it was computed, and in float32 for the sum over GPUs
+    return (
+        outside + (0 if run.parallel.reshard else blocks),
+        outside + blocks + size * counts.outside_learns + sent * counts.block_learns,
+        outside + sent * counts.outside_learns,
+    )
+
+
+def _decoder_blocks(run: Run, model: Llava, sizes: Sizes) -> Blocks:
+    config = _dimensions(model.language.config)
+    heads, width, count = (
+        config[name] for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+    )
+    head = config.get("head_dim") or width // heads
+    keys = (config.get("num_key_value_heads") or heads) * head
+    inner = config.get("intermediate_size") or 4 * width
+    lora, decoder = run.model.lora, model.language.get_decoder()
     layer = _layer_bytes(
-        config["hidden_size"],
-        heads * head,
-        (config.get("num_key_value_heads") or heads) * head,
-        config["intermediate_size"],
-        size,
+        width, heads * head, keys, inner, sizes, trained=lora is None and is_trained(decoder)
     )
-    activations = tokens * _kept(config["num_hidden_layers"], layer, config["hidden_size"], run)
-    if isinstance(model.tower, ViTTower) and any(p.requires_grad for p in model.tower.parameters()):
-        vision = model.tower.vision.config
-        width = vision.hidden_size
-        # As many feature rows as tokens: a row full of pictures.
-        layer = _layer_bytes(width, width, width, vision.intermediate_size, size)
-        activations += tokens * _kept(model.tower.num_layers, layer, width, run)
-    if size == 2:
-        activations += 2 * trained  # autocast keeps its bf16 copies of what learns
-    return Memory(
-        weights=_weight_bytes(run, model),
-        gradients=sum(p.numel() * p.element_size() for p in learned),
-        moments=8 * trained,
-        average=4 * trained if run.optim.ema is not None else 0,
-        activations=activations,
-        logits=min(tokens, WHOLE) * config["vocab_size"] * (size + 8),
-    )
+    if lora is not None:
+        adapters = [each for each in decoder.modules() if isinstance(each, nn.Linear) and is_trained(each)]
+        down = [each for each in adapters if each.out_features == lora.r]
+        layer += sum(each.out_features for each in down) * sizes.product / count
+        if (
+            sizes.casts or lora.dropout
+        ):  # each takes its input in its own way: cast, or with some numbers dropped
+            layer += sum(each.in_features for each in down) * (sizes.product + (lora.dropout > 0)) / count
+        else:
+            layer += sizes.product * (2 * width + heads * head + inner)
+    return _blocks(run, run.data.tokens, count, layer, sizes.stream * width)
 
 
-def _kept(layers: int, layer: float, width: int, run: Run) -> float:
-    """Bytes per token of so many layers. Checkpointing keeps what goes into each, and one computed again."""
-    return 4 * width * layers + layer if run.checkpointing else layers * layer
+def _tower_blocks(run: Run, model: Llava, sizes: Sizes) -> Blocks:
+    tower = model.tower
+    if not is_trained(tower):
+        return Blocks(0.0, 0.0)
+    if not isinstance(tower, ViTTower):
+        raise ConfigError(
+            "train includes a convolutional tower, whose activations llavakit does not estimate"
+        )
+    config = tower.vision.config
+    width = config.hidden_size
+    # Two norms with what products take of them, five rows of attention, three of a plain MLP.
+    layer = 2 * width * sizes.stream + sizes.product * (7 * width + 3 * config.intermediate_size)
+    rows = run.data.tokens * tower_rows(run, model)
+    return _blocks(run, rows, tower.num_layers, layer, sizes.stream * width)
 
 
-def _layer_bytes(width: int, queries: int, keys: int, inner: int, size: int) -> float:
-    """Per token; `size` bytes a number in products."""
-    return 16 * width + size * (2 * width + 3 * queries + 3 * keys + 4 * inner)
+def _blocks(run: Run, rows: float, layers: int, layer: float, ahead: float) -> Blocks:
+    """Checkpointing keeps what goes into each block (`ahead` bytes a row), and computes one block again."""
+    if run.checkpointing:
+        return Blocks(rows * layers * ahead, rows * layer)
+    return Blocks(rows * layers * layer, 0.0)
 
 
-def _weight_bytes(run: Run, model: Llava) -> float:
-    total = float(sum(p.numel() * p.element_size() for p in model.parameters()))
-    if run.model.lora is not None and run.model.lora.four_bit:
-        for layer in model.language.get_decoder().modules():
-            if isinstance(layer, nn.Linear) and not layer.weight.requires_grad:
-                total -= layer.weight.numel() * (layer.weight.element_size() - NF4)
-    return total
+def _layer_bytes(width: int, queries: int, keys: int, inner: int, sizes: Sizes, *, trained: bool) -> float:
+    """Per token of one block.
+
+    Two norms: the input in float32; where weights learn, also what is scaled by them and what products take of it.
+    Attention: rotated queries and keys, values, what comes out, and that as the output matrix takes it. MLP: gate,
+    its activation, up, and their product for the last matrix.
+    """
+    if not trained:
+        return 8 * width + sizes.product * (2 * queries + 2 * keys + 3 * inner)
+    return 2 * width * (4 + sizes.stream) + sizes.product * (2 * width + 3 * queries + 3 * keys + 4 * inner)
+
+
+def _around_blocks(run: Run, model: Llava, sizes: Sizes) -> float:
+    """Embeddings with pictures put in, the last norm, and the connector's rows."""
+    width = _dimensions(model.language.config)["hidden_size"]
+    tokens = run.data.tokens * width * (3 * sizes.stream + 4 + sizes.product)
+    rows = 4 * model.tower.width + sizes.product * width
+    if is_trained(model.connector) or is_trained(model.tower):
+        rows += sizes.product * (model.tower.width + 2 * width)
+    return tokens + run.data.tokens * tower_rows(run, model) * rows
+
+
+def _numel(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _dimensions(config: PreTrainedConfig) -> dict[str, int]:
+    """A decoder's settings by the names Llama's have, whatever its own class calls them."""
+    found = config.to_dict()
+    return {
+        **found,
+        **{ours: found[theirs] for ours, theirs in config.attribute_map.items() if theirs in found},
+    }

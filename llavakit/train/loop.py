@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from llavakit.core.errors import ConfigError, DataError, Interrupted
@@ -343,13 +343,19 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
 
 def _headline(loop: Loop) -> str:
     run, model, ranks, state = loop.run, loop.checkpoint.model, loop.ranks, loop.state
-    counts = {name: sum(p.numel() for p in model.part(name).parameters()) for name in PARTS}
     parts = ", ".join(
-        f"{name} {count / 1e6:.1f}M {'trained' if name in run.train else 'frozen'}"
-        for name, count in counts.items()
-        if count
+        _tell_part(name, model.part(name)) for name in PARTS if list(model.part(name).parameters())
     )
     begin = f"from step {state.step} " if state.step else ""
     how = "each a share of the model" if is_sharded(model) else "each the whole model"
     team = f" on {ranks.size} ranks, {how}" if ranks.size > 1 else ""
     return f"{run.name}: {len(loop.loader.records)} records, {begin}to step {state.steps}{team}; {parts}"
+
+
+def _tell_part(name: str, part: nn.Module) -> str:
+    """`language 6738.4M trained`, or how much of it: adapters are a small share of what they are in."""
+    count = sum(p.numel() for p in part.parameters())
+    learned = sum(p.numel() for p in part.parameters() if p.requires_grad)
+    if 0 < learned < count:
+        return f"{name} {learned / 1e6:.1f}M of {count / 1e6:.1f}M trained"
+    return f"{name} {count / 1e6:.1f}M {'trained' if learned else 'frozen'}"

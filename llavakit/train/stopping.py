@@ -46,12 +46,15 @@ class StopRequest:
             self._timer.cancel()
 
     def _give_up(self) -> None:
-        newest = newest_checkpoint(self.run.out)
-        what = "nothing was saved before" if newest is None else f"the newest checkpoint is {newest}"
-        say(
-            f"step {self.state.step + 1} did not end within {self.run.grace:g} s of SIGTERM: not saved; {what}"
-        )
-        os._exit(exit_code(signal.SIGTERM))  # the main thread may be deep in a product or wait for a rank
+        try:
+            newest = newest_checkpoint(self.run.out)
+            what = "nothing was saved before" if newest is None else f"the newest checkpoint is {newest}"
+            say(
+                f"step {self.state.step + 1} did not end within {self.run.grace:g} s of SIGTERM: "
+                f"not saved; {what}"
+            )
+        finally:
+            os._exit(exit_code(signal.SIGTERM))  # the main thread may be deep in a product or wait for a rank
 
 
 def exit_code(number: int) -> int:

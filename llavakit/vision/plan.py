@@ -14,6 +14,7 @@ from llavakit.vision.layout import Newline, Place, Plan, Resize, Size, Step, Vie
 
 # `keep`: bounds of the shortest and the longest side (LLaVA v0, LLaVA-Med 1.0).
 KEEP_SHORT, KEEP_LONG = 224, 448
+PICTURE = (640, 480)  # the picture of COCO, and our idea of a mean one
 # Of a colour, where black is 0 and white is 1.
 Mean = Annotated[float, Field(ge=0, le=1)]
 Deviation = Annotated[float, Field(gt=0, le=1)]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 import PIL.Image
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, shorten
 from llavakit.vision import image
 from llavakit.vision.container import (
     AVI,
@@ -149,7 +149,7 @@ def video_digest(source: VideoSource, indices: Sequence[int]) -> str:
 def name_of(source: VideoSource) -> str:
     """How an error message calls this video."""
     if isinstance(source, Path):
-        return str(source)
+        return shorten(str(source), 400)
     return f"video of {len(source)} {'bytes' if isinstance(source, bytes) else 'pictures'}"
 
 

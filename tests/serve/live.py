@@ -22,7 +22,7 @@ from llavakit.engine.request import Event
 from llavakit.engine.worker import Ticket
 from llavakit.serve.app import create_app
 from llavakit.serve.decoding import Decoders
-from llavakit.serve.server import listen
+from llavakit.serve.server import http_config, listen
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.frames import VideoConfig
@@ -105,7 +105,7 @@ def served(worker=None, **settings) -> Iterator[tuple[str, Service]]:
     """A real server in a thread: its address, and the service behind it."""
     made = service(worker, **settings)
     with listen("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(create_app(made), log_config=None))
+        server = uvicorn.Server(http_config(made))
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:

@@ -20,6 +20,10 @@ from llavakit.text.conversation import Conversation, Image, Message, Text, Video
 from tests import tiny
 
 SETTINGS = ServeConfig(model_name="m")
+CALL_OF_2MB = {
+    "role": "assistant",
+    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "x" * 2_000_001}}],
+}
 VALUES = SETTINGS.max_json_values
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 OTHER = {"type": "function", "function": {"name": "zoom"}}
@@ -142,7 +146,7 @@ def test_settings_of_the_answer():
         SETTINGS,
     )  # fmt: skip
     assert how.model_dump(exclude_defaults=True) == {
-        "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2, "n": 3, "seed": -5, "stop": ("x",), "max_tokens": 7,
+        "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.2, "n": 3, "seed": -5, "max_tokens": 7,
         "logprobs": 2,
     }  # fmt: skip
     assert sampling(request(say("user", "a"), logprobs=True), SETTINGS).logprobs == 0
@@ -186,6 +190,7 @@ def pictures(count: int, kind: str = "image_url") -> dict:
         ({"messages": [pictures(4_000)]}, "4000 images; this server takes at most 64"),
         ({"messages": [pictures(5, "video_url")]}, "5 videos"),
         ({"messages": [say("user", "x" * 2_000_001)]}, "2000001 letters of text"),
+        ({"messages": [CALL_OF_2MB]}, "letters of text"),
         ({"messages": [say("user", "x")] * 1001}, "1001 messages"),
         ({"max_tokens": 4097}, "4097 tokens to be answered"),
         ({"n": 17}, "17 choices"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from llavakit.core.errors import DataError
 from llavakit.data.media import Measured
 from llavakit.serve import media
+from llavakit.serve.budget import MemoryBudget, MemoryShare
 from llavakit.serve.fetch import Fetcher
 from llavakit.serve.media import Budget, MediaReader
 from llavakit.serve.service import default_fetcher
@@ -31,6 +32,10 @@ FETCHER = default_fetcher(LIMITS)
 SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 
 
+def share() -> MemoryShare:
+    return MemoryShare(MemoryBudget(10**9))
+
+
 def encoded(kind: str, size: tuple[int, int] = (20, 16)) -> bytes:
     out = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -44,7 +49,11 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
 
 def read(url: str, sort: str = "image", **how) -> bytes:
     limits = LIMITS.model_copy(update=how)
-    return MediaReader(limits, FETCHER).read(url, sort, Budget(limits.max_media_bytes), measure).data
+    return (
+        MediaReader(limits, FETCHER)
+        .read(url, sort, Budget(limits.max_media_bytes, share=share()), measure)
+        .data
+    )
 
 
 def measure(sort: str, data: bytes) -> Measured:
@@ -131,7 +140,7 @@ def test_a_picture_that_is_cut_short_passes_the_header_and_fails_when_decoded():
 
 def test_media_of_a_request_share_a_budget():
     data = encoded("png")
-    reader, budget = MediaReader(LIMITS, FETCHER), Budget(2 * len(data))
+    reader, budget = MediaReader(LIMITS, FETCHER), Budget(2 * len(data), share=share())
     for _ in range(2):
         reader.read(data_url(data), "image", budget, measure)
     with pytest.raises(DataError, match="together are larger than"):
@@ -237,15 +246,19 @@ def test_files_off_the_web_are_held_to_the_same():
         )  # fmt: skip
         reader = MediaReader(LIMITS, fetcher)
         base = f"http://web.test:{server.port}"
-        assert reader.read(f"{base}/a.png", "image", Budget(10**6), measure).data == encoded("png")
-        assert reader.read(f"{base}/lie", "image", Budget(10**6), measure).data == encoded("jpeg")
+        assert reader.read(f"{base}/a.png", "image", Budget(10**6, share=share()), measure).data == encoded(
+            "png"
+        )
+        assert reader.read(f"{base}/lie", "image", Budget(10**6, share=share()), measure).data == encoded(
+            "jpeg"
+        )
         for path, said in {
             "/svg": "its media type",
             "/html": "its media type",
             "/large": "larger than 20000",
         }.items():
             with pytest.raises(DataError, match=said):
-                reader.read(base + path, "image", Budget(10**6), measure)
+                reader.read(base + path, "image", Budget(10**6, share=share()), measure)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

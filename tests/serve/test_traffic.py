@@ -306,7 +306,7 @@ HOSTILE = {
     "svg": asked([{"type": "image_url", "image_url": {"url": data_url(SVG, "image/svg+xml")}}]),
     "bomb": asked([{"type": "image_url", "image_url": {"url": data_url(bomb(60_000, 60_000))}}]),
     "cut": asked([{"type": "image_url", "image_url": {"url": data_url(encoded("png", (90, 90))[:-300])}}]),
-    "polyglot": asked([{"type": "image_url", "image_url": {"url": data_url(encoded("gif") + b"PK\x03\x04")}}]),
+    "polyglot": asked([{"type": "image_url", "image_url": {"url": data_url(b"PK\x03\x04" + encoded("gif"))}}]),
     "metadata": asked([{"type": "image_url", "image_url": {"url": "https://169.254.169.254/latest/meta-data"}}]),
     "loopback": asked([{"type": "image_url", "image_url": {"url": "https://localhost:9/"}}]),
     "traversal": asked([{"type": "image_url", "image_url": {"url": "file:///../../etc/passwd"}}]),
@@ -379,7 +379,11 @@ def test_options_of_the_command_and_a_second_signal_that_ends_it_at_once(model, 
         assert all(each.json()["choices"] == answers[0].json()["choices"] for each in answers)
         assert post(url, body | {"max_tokens": 1801}, "one").status_code == 400
 
-        slow = asked(model="other", temperature=1.5, seed=1, n=16, max_tokens=1800, stream=True)
+        # More than fits between the server and a client that does not read: it cannot end by itself.
+        slow = asked(
+            model="other", temperature=1.5, seed=1, n=16, max_tokens=1800, stream=True,
+            logprobs=True, top_logprobs=20,
+        )  # fmt: skip
         headers = {"Authorization": "Bearer one"}
         with httpx2.stream("POST", url + CHAT, json=slow, headers=headers, timeout=60) as answer:
             next(answer.iter_text())

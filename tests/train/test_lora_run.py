@@ -1,5 +1,7 @@
 """Runs that train adapters: what changes, what is left, and that they resume and merge like any other."""
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -20,10 +22,12 @@ def learned(run) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors") | load_file(folder / "connector.safetensors")
 
 
-def test_a_run_leaves_adapters_and_connector_and_talks_by_its_path(tmp_path):
+def test_a_run_leaves_adapters_and_connector_and_talks_by_its_path(tmp_path, capsys):
     run = tiny_run(tmp_path, **LORA, **{"optim.steps": 30})
     base = load_file(tmp_path / "start" / "model.safetensors")
     train(run)
+    headline = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"language 0\.0M of 0\.\dM trained", headline) and "connector 0.0M trained" in headline
     curve = losses(run)
     assert sum(curve[-5:]) < 0.8 * sum(curve[:5])
     assert not list(resolve(run.out).glob("model*.safetensors"))
