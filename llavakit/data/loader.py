@@ -247,9 +247,10 @@ class Loader:
     def _order(self, epoch: int) -> np.ndarray:
         shuffled, order = self._shuffled
         if shuffled != epoch:
-            order = self.records.reads(epoch)
             if self.config.shuffle:
-                order = order[self._generator(epoch).permutation(len(order))]
+                order = self.records.shuffled(epoch, self._generator(epoch))
+            else:
+                order = self.records.reads(epoch)
             self._shuffled = (epoch, order)  # in one step, as several threads may be here
         return order
 
