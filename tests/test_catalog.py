@@ -10,13 +10,18 @@ import pytest
 
 import llavakit
 from llavakit.catalog import describe, families, image_rule, show_models
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import CheckpointError, ConfigError, DataError
+from llavakit.model import checkpoint
+from llavakit.model.directory import load_card
 from llavakit.model.families import FAMILIES, family
 from llavakit.preview import plan_lines, preview, show_plan
 from llavakit.vision import video
 from llavakit.vision.drawing import draw_view, image_box
-from llavakit.vision.frames import VideoInfo
-from tests import tiny
+from llavakit.vision.frames import VideoInfo, plan_video
+from llavakit.vision.plan import plan_image
+from tests import hf_tiny, tiny
+from tests.hub import serving
+from tests.vision.clips import write_clip
 
 KEYS = ("name", "system", "params", "tower", "language", "connector", "template", "plan", "context")
 
@@ -220,6 +225,72 @@ def test_a_video_is_sampled_as_the_model_would(tmp_path, monkeypatch):
         preview("llava-onevision-7b-ov", str(path), images=2)
 
 
+def test_a_folder_of_frames_is_a_video_and_kinds_are_told_by_content(tmp_path):
+    (tmp_path / "frames").mkdir()
+    for number in range(5):
+        tiny.picture(tmp_path / f"frames/{number}.png", size=(64, 48))
+    found = preview("llava-onevision-7b-ov", str(tmp_path / "frames"))
+    assert (found.size, found.frames) == ((64, 48), 32)
+    with pytest.raises(ConfigError, match=r"takes no videos, and .*frames is one"):
+        preview("llava15-7b", str(tmp_path / "frames"))
+    for name, codec in (
+        ("a.mpg", "mpeg1video"),
+        ("a.wmv", "wmv2"),
+        ("no suffix", "libx264"),
+        ("a.png", "libx264"),
+    ):
+        kind = None if name in ("a.mpg", "a.wmv") else "mp4"
+        path = write_clip(tmp_path / name, 9, codec=codec, kind=kind)
+        found = preview("llava-onevision-7b-ov", str(path))
+        assert (found.size, found.frames) == ((96, 64), 32)
+    (tmp_path / "a.mp4").write_bytes((tmp_path / "frames/1.png").read_bytes())
+    assert preview("llava15-7b", str(tmp_path / "a.mp4")).frames is None
+    for name, told in {"x.jpg": "not an image in a known format", "x.mov": "not a video"}.items():
+        (tmp_path / name).write_text("hello " * 99)
+        with pytest.raises(DataError, match=told):
+            preview("llava-onevision-7b-ov", str(tmp_path / name))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    checkpoint.save(tiny.checkpoint(), folder)
+    return folder
+
+
+def test_a_checkpoint_is_planned_by_its_own_settings(model, capsys):
+    loaded = checkpoint.load(model)
+    found = preview(str(model), "300x100")
+    assert found.plan == plan_image(loaded.card.image, (300, 100))
+    assert (found.describe()["context"], found.describe()["name"]) == (loaded.model.context, str(model))
+    assert str(model) in printed(capsys, show_plan, found, as_json=False).replace("\n", "")
+    with pytest.raises(ConfigError, match="takes no videos"):
+        preview(str(model), "300x100", frames=2)
+
+
+def test_a_plan_of_a_hub_id_reads_settings_only(model, tmp_path, monkeypatch):
+    with serving(monkeypatch, tmp_path / "cache") as hub:
+        hub.models["someone/tiny"] = model
+        assert preview("someone/tiny", "300x100").plan == preview(str(model), "300x100").plan
+        assert "config.json" in " ".join(hub.downloads) and "safetensors" not in " ".join(hub.downloads)
+
+
+@pytest.mark.parametrize("kind", ["llava", "llava_next", "llava_onevision"])
+def test_a_directory_of_transformers_needs_no_template_for_its_plan(kind, tmp_path):
+    hf_tiny.directory(kind, tmp_path)
+    card = load_card(tmp_path, "vicuna_v1")
+    assert preview(str(tmp_path), "300x100").plan == plan_image(card.image, (300, 100))
+    if card.video is not None:
+        assert preview(str(tmp_path), "300x100", frames=4).plan == plan_video(
+            card.video, card.image, (300, 100), 4
+        )
+
+
+def test_a_directory_that_is_no_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        preview(str(tmp_path), "640x480")
+
+
 @pytest.mark.parametrize(
     ("name", "picture", "options", "told"),
     [
@@ -231,6 +302,14 @@ def test_a_video_is_sampled_as_the_model_would(tmp_path, monkeypatch):
             "'640' is neither a size of at most 6 digits a side, as in 640x480, nor a file",
         ),
         ("llava16-7b", "640x", {}, "neither a size"),
+        (
+            "llava16-7b",
+            "https://example.org/a.png",
+            {},
+            "https://example.org/a.png: a URL is not fetched here",
+        ),
+        ("llava16-7b", "data:image/png;base64," + "A" * 9000, {}, "a URL is not fetched here"),
+        ("https://huggingface.co/llava-hf/x", "640x480", {}, "a URL is not fetched here"),
         ("llava16-7b", "-1x5", {}, "neither a size"),
         ("llava16-7b", "", {}, "neither a size"),
         ("llava16-7b", "9" * 400 + "x1", {}, "neither a size"),

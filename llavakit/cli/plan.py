@@ -6,8 +6,13 @@ import typer
 
 
 def plan(
-    family: Annotated[str, typer.Argument(help="A model's name (see `llavakit models`).")],
-    picture: Annotated[str, typer.Argument(help="WIDTHxHEIGHT in pixels, an image file or a video file.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="A model's name (see `llavakit models`), a checkpoint's directory or a hub id."),
+    ],
+    picture: Annotated[
+        str, typer.Argument(help="WIDTHxHEIGHT in pixels, an image, a video, or a folder of frames.")
+    ],
     frames: Annotated[int | None, typer.Option(min=1, help="A video of this many frames.")] = None,
     images: Annotated[int, typer.Option(min=1, help="This many such images in one sample.")] = 1,
     rule: Annotated[
@@ -18,4 +23,4 @@ def plan(
     """Show how a model would see a picture: tiles, padding, tokens. Example: llavakit plan llava16-7b 640x480"""
     from llavakit.preview import preview, show_plan
 
-    show_plan(preview(family, picture, frames=frames, images=images, rule=rule), as_json=as_json)
+    show_plan(preview(model, picture, frames=frames, images=images, rule=rule), as_json=as_json)

@@ -22,8 +22,9 @@ from llavakit.data.mixture import Mixture
 from llavakit.data.records import ADVICE, FAULTS, Record
 from llavakit.text.conversation import Conversation, Image, Medium
 from llavakit.text.template import check_roles
+from llavakit.vision.depth import SpareBits
 from llavakit.vision.frames import VideoConfig, choose_frames
-from llavakit.vision.image import load_image
+from llavakit.vision.image import load_image, spare_bits
 from llavakit.vision.video import load_frames, probe_video
 
 FLAWS = {
@@ -59,6 +60,7 @@ class Tally:
     kinds: Counter[str] = field(default_factory=Counter)  # records by modality
     dialects: Counter[str] = field(default_factory=Counter)  # records by how they are written
     flaws: Counter[str] = field(default_factory=Counter)  # records by kind of flaw
+    dark: list[SpareBits] = field(default_factory=list)  # of pictures whose grey uses a part of its bits only
     lengths: "array[int]" = field(default_factory=lambda: array("q"))  # tokens of the encoded ones
 
 
@@ -86,6 +88,7 @@ class _Finding:
     dialect: str
     tokens: int | None
     flaws: list[Flaw]
+    dark: list[SpareBits]
 
 
 def check_mixture(
@@ -128,6 +131,7 @@ def check_mixture(
             tally.dialects[found.dialect] += 1
             tally.bad += bool(flaws)
             tally.flaws.update({flaw.kind for flaw in flaws})
+            tally.dark += found.dark
             if found.tokens is not None:
                 tally.lengths.append(found.tokens)
             for flaw in flaws:
@@ -151,7 +155,16 @@ def _examine(index: int, record: Record, encoder: Encoder | None, tokens: int) -
         dialect = record.dialect().name
     modality, length, flaws = _look(record, encoder, tokens)
     digest = None if key is None else int.from_bytes(key, "big")
-    return _Finding(index, record.name, digest, printable(shorten(shown)), modality, dialect, length, flaws)
+    dark = [] if flaws or (encoder is not None and encoder.image.depth is not None) else _dark(record)
+    return _Finding(
+        index, record.name, digest, printable(shorten(shown)), modality, dialect, length, flaws, dark
+    )
+
+
+def _dark(record: Record) -> list[SpareBits]:
+    """Of each picture without a flaw that will look too dark, the bits it uses."""
+    found = (spare_bits(picture.source) for picture in record.conversation().images)
+    return [spare for spare in found if spare is not None]
 
 
 def _shown(value: Any) -> str:
@@ -220,7 +233,7 @@ def report_table(report: Report) -> Table:
     for tally in report.tallies:
         lines = [f"{_list(tally.kinds, MODALITIES)}; read as {_list(tally.dialects, sorted(tally.dialects))}"]
         lines.append(f"{tally.bad} bad: {_list(tally.flaws, FLAWS)}" if tally.bad else "0 bad")
-        lines += _lengths(tally)
+        lines += _lengths(tally) + _too_dark(tally)
         style = "red" if tally.bad else None
         table.add_row(Text(tally.name), str(tally.records), Text("\n".join(lines)), style=style)
     return table
@@ -229,6 +242,17 @@ def report_table(report: Report) -> Table:
 def _list(counts: Counter[str], names: Iterable[str]) -> str:
     """`3 missing, 9 corrupt`: those of the names that there are."""
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
+
+
+def _too_dark(tally: Tally) -> list[str]:
+    """A note, no flaw: 12-bit values in files that say 16."""
+    if not tally.dark:
+        return []
+    used, taken = max(tally.dark)
+    return [
+        f"{len(tally.dark)} pictures look dark: no header says how many bits their grey has, and they use {used} "
+        f"of {taken}; image.depth={used} shows them"
+    ]
 
 
 def _lengths(tally: Tally) -> list[str]:

@@ -1,7 +1,9 @@
 """What is answered: OpenAI's chat completion, whole or in chunks, as typed JSON."""
 
+import json
 import time
-from collections.abc import Sequence
+from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -104,25 +106,48 @@ class Health(BaseModel):
     model: str
 
 
+@dataclass
+class Gathered:
+    """What one choice of an answer has said so far."""
+
+    text: list[str] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
+    logprobs: list[str] = field(default_factory=list)  # JSON of a TokenLogprob each
+    finish: FinishReason | None = None
+
+    def to_json(self, index: int) -> str:
+        """An `AnswerChoice`."""
+        text = "".join(self.text)
+        message = AnswerMessage(
+            content=text if text or not self.calls else None, tool_calls=self.calls or None
+        )
+        said = {"index": index, "message": message.model_dump(), "finish_reason": self.finish}
+        logprobs = f'{{"content":[{",".join(self.logprobs)}]}}' if self.logprobs else "null"
+        return f'{to_json(said)[:-1]},"logprobs":{logprobs}}}'
+
+
 class Writer:
     """Puts deltas into the two shapes. One for each request; ids and times are drawn when it is made."""
 
     def __init__(self, number: str, model: str) -> None:
         self.id, self.model, self.created = f"chatcmpl-{number}", model, int(time.time())
         self._calls: dict[int, int] = {}  # of each choice, so far
+        self._gathered: defaultdict[int, Gathered] = defaultdict(Gathered)
 
-    def whole(self, deltas: Sequence[Delta], choices: int, usage: Usage) -> ChatCompletion:
-        """The answer in one piece."""
-        return ChatCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            choices=[
-                self._choice(index, [delta for delta in deltas if delta.choice == index])
-                for index in range(choices)
-            ],
-            usage=usage,
-        )
+    def gather(self, delta: Delta) -> None:
+        """Take a delta of an answer that is sent whole. Its log-probabilities become text here, one by one."""
+        gathered = self._gathered[delta.choice]
+        gathered.text.append(delta.text)
+        gathered.logprobs += (to_json(_logprob(chosen)) for chosen in delta.logprobs)
+        if delta.call is not None:
+            gathered.calls.append(self._call(delta))
+        gathered.finish = delta.finish or gathered.finish
+
+    def whole(self, choices: int, usage: Usage) -> bytes:
+        """A `ChatCompletion` of all that was gathered, as JSON."""
+        head = to_json(self._head("chat.completion") | {"usage": usage.model_dump()})
+        told = ",".join(self._gathered[index].to_json(index) for index in range(choices))
+        return f'{head[:-1]},"choices":[{told}]}}'.encode()
 
     def opening(self, choice: int) -> dict[str, Any]:
         """The first chunk of a choice."""
@@ -139,7 +164,7 @@ class Writer:
             said["tool_calls"] = [{"index": place, **call.model_dump()}]
         choice = {"index": delta.choice, "delta": said, "finish_reason": delta.finish}
         if delta.logprobs:
-            choice["logprobs"] = Logprobs(content=list(map(_logprob, delta.logprobs))).model_dump()
+            choice["logprobs"] = {"content": list(map(_logprob, delta.logprobs))}
         return self._chunk(choice)
 
     def closing(self, usage: Usage) -> dict[str, Any]:
@@ -147,26 +172,16 @@ class Writer:
         return self._chunk() | {"usage": usage.model_dump()}
 
     def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
+        return self._head("chat.completion.chunk") | {"choices": list(choices)}
+
+    def _head(self, kind: str) -> dict[str, Any]:
         return {
             "id": self.id,
-            "object": "chat.completion.chunk",
+            "object": kind,
             "created": self.created,
             "model": self.model,
             "system_fingerprint": FINGERPRINT,
-            "choices": list(choices),
         }
-
-    def _choice(self, index: int, deltas: Sequence[Delta]) -> AnswerChoice:
-        calls = [self._call(delta) for delta in deltas if delta.call is not None]
-        text = "".join(delta.text for delta in deltas)
-        logprobs = [_logprob(token) for delta in deltas for token in delta.logprobs]
-        finish = next(delta.finish for delta in deltas if delta.finish is not None)
-        return AnswerChoice(
-            index=index,
-            message=AnswerMessage(content=text if text or not calls else None, tool_calls=calls or None),
-            logprobs=Logprobs(content=logprobs) if logprobs else None,
-            finish_reason=finish,
-        )
 
     def _call(self, delta: Delta) -> ToolCall:
         assert delta.call is not None
@@ -178,7 +193,11 @@ class Writer:
         )
 
 
-def _logprob(chosen: Chosen) -> TokenLogprob:
-    top = [TopToken(token=token.token, logprob=token.logprob, bytes=token.bytes) for token in chosen.top]
-    said = chosen.said
-    return TokenLogprob(token=said.token, logprob=said.logprob, bytes=said.bytes, top_logprobs=top)
+def to_json(value: object) -> str:
+    """Compact JSON text."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _logprob(chosen: Chosen) -> dict[str, Any]:
+    """A `TokenLogprob`. A long answer has a million of these, so they are not made as models and then dumped."""
+    return vars(chosen.said) | {"top_logprobs": list(map(vars, chosen.top))}

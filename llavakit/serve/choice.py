@@ -19,12 +19,10 @@ class Likely:
     """A token as text, with its log-probability."""
 
     token: str
+    bytes: (
+        list[int] | None
+    )  # the letters; None where it is a part of a character, whose bytes the text does not show
     logprob: float
-
-    @property
-    def bytes(self) -> list[int] | None:
-        """The letters; None where the token is a part of a character, whose bytes the text does not show."""
-        return None if "\ufffd" in self.token else list(self.token.encode())
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,15 @@ class Spelling:
         # A letter in front keeps SentencePiece's decoder from dropping a first blank.
         self._before = [int(tokenizer.hf("a", add_special_tokens=False)["input_ids"][-1])]
         self._size = len(tokenizer.decode(self._before))
+        self._known: dict[int, tuple[str, list[int] | None]] = {}  # as many as the vocabulary at most
 
     def likely(self, token: int, logprob: float) -> Likely:
         """A special token, which decoding skips, is spelled by its name."""
-        text = self.tokenizer.decode([*self._before, token])[self._size :]
-        return Likely(text or self.tokenizer.tokens([token])[0], max(logprob, LEAST))
+        if token not in self._known:
+            text = self.tokenizer.decode([*self._before, token])[self._size :]
+            text = text or self.tokenizer.tokens([token])[0]
+            self._known[token] = text, None if "\ufffd" in text else list(text.encode())
+        return Likely(*self._known[token], max(logprob, LEAST))
 
 
 class Choice:

@@ -1,11 +1,12 @@
 """The five routes. Each is a few lines; the work is the service's."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import closing
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from llavakit.serve.answers import Health, ModelEntry, ModelList, Writer
 from llavakit.serve.body import read_json, unless_gone
@@ -85,11 +86,12 @@ class Routes:
         return answer
 
     async def _whole(self, answer: Answer, writer: Writer, visit: Visit) -> Response:
-        deltas = []
         async for delta in answer:
             self._heed(delta, visit)
-            deltas.append(delta)
-        return JSONResponse(writer.whole(deltas, answer.num_choices, answer.usage).model_dump())
+            writer.gather(delta)
+        # Beside the loop: with log-probabilities it may be a hundred megabytes.
+        body = await asyncio.to_thread(writer.whole, answer.num_choices, answer.usage)
+        return Response(body, media_type="application/json")
 
     async def _events(self, answer: Answer, writer: Writer, visit: Visit) -> AsyncIterator[bytes]:
         """The answer as server-sent events; an error on the way is the last of them."""

@@ -64,6 +64,11 @@ def choose_start(out: Path, *, resume: bool, overwrite: bool) -> Path | None:
             f"{out} already holds a run ({start.name}); go on with --resume, "
             "start anew with --overwrite, or choose another out="
         )
+    if newest is None and (out / SETTINGS).exists() and not _is_a_runs(out / SETTINGS):
+        raise ConfigError(
+            f"{out / SETTINGS} was not written by a run, and this one would replace it; "
+            "move it, or choose another out="
+        )
     done = 0 if start is None else _number(start)
     for step, path in sorted(_steps(out)):
         if step > done and not _has_state(path):
@@ -157,6 +162,14 @@ def _steps(out: Path) -> Iterator[tuple[int, Path]]:
 
 def _number(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step"))
+
+
+def _is_a_runs(file: Path) -> bool:
+    """Whether these are settings as a run writes them: all of them, no comments. A killed run leaves some."""
+    try:
+        return settings.dump(settings.load(Run, file)) == file.read_text()
+    except ConfigError:
+        return False
 
 
 def _has_state(path: Path) -> bool:

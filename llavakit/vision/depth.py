@@ -17,6 +17,13 @@ SIGNED, WHITE_IS_ZERO = 2, 0
 BLOCK = 2**20  # pixels that are scaled at once
 
 
+class SpareBits(NamedTuple):
+    """Bits that the values use, and bits that they are taken to have."""
+
+    used: int
+    taken: int
+
+
 class Depth(NamedTuple):
     """What a header says of grey values: the ones shown black and white, and how they are stored."""
 
@@ -53,15 +60,15 @@ def to_eight_bits(image: PIL.Image.Image, said: Depth, bits: int | None = None) 
     return PIL.Image.fromarray(255 - grey if said.inverted else grey)
 
 
-def spare_bits(image: PIL.Image.Image, said: Depth) -> tuple[int, int] | None:
-    """(bits that the values use, bits they are taken to have) where nobody says it and they look too dark."""
+def spare_bits(image: PIL.Image.Image, said: Depth) -> SpareBits | None:
+    """Where nobody says how many bits the values have, and they look too dark for what is taken."""
     values = _values(image, said)
     if said.white is not None or values.dtype.kind == "f":
         return None
     black, white = _range(values, said, None)
     used = max(int(values.max()), -1 - int(values.min())).bit_length() + (black < 0)
     taken = int(white - black).bit_length()
-    return (used, taken) if used < taken - 1 else None
+    return SpareBits(used, taken) if used < taken - 1 else None
 
 
 def _of_tiff(image: TiffImageFile) -> Depth:

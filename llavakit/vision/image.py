@@ -26,7 +26,7 @@ from PIL import (  # opening a format needs its plugin imported
     WebPImagePlugin,
 )
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, shorten
 from llavakit.vision import depth, png
 from llavakit.vision.files import check_file
 from llavakit.vision.layout import Place, Plan, Resize, Size, Step
@@ -85,8 +85,8 @@ def load_image(source: Source, *, bits: int | None = None) -> PIL.Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-def spare_bits(source: Source) -> tuple[int, int] | None:
-    """(bits used, bits taken) of grey values that look too dark, where no header says how many they have."""
+def spare_bits(source: Source) -> depth.SpareBits | None:
+    """Of grey that looks too dark, where no header says how many bits it has."""
     with _opened(source) as image:
         said = depth.declared(source if isinstance(source, PIL.Image.Image) else image)
         return depth.spare_bits(_decoded(image, source), said) if depth.is_deep(image) else None
@@ -145,7 +145,7 @@ def digest(source: Source) -> str:
 def name_of(source: Source) -> str:
     """How an error message calls this image."""
     if isinstance(source, Path):
-        return str(source)
+        return shorten(str(source), 400)
     return f"image of {len(source)} bytes" if isinstance(source, bytes) else "image in memory"
 
 

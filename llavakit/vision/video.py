@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import numpy as np
 import PIL.Image
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, shorten
 from llavakit.vision import image
 from llavakit.vision.container import (
     AVI,
@@ -110,6 +110,7 @@ def map_frames(
                 f"the first one {first} x {second}; frames must have one size"
             )
         found[index] = use(picture)
+        del picture  # before the next one is decoded
     return [found[index] for index in indices]
 
 
@@ -149,7 +150,7 @@ def video_digest(source: VideoSource, indices: Sequence[int]) -> str:
 def name_of(source: VideoSource) -> str:
     """How an error message calls this video."""
     if isinstance(source, Path):
-        return str(source)
+        return shorten(str(source), 400)
     return f"video of {len(source)} {'bytes' if isinstance(source, bytes) else 'pictures'}"
 
 

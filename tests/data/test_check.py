@@ -4,12 +4,14 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import PIL.Image
 import pytest
 from rich.console import Console
 
 from llavakit.core.errors import DataError
 from llavakit.data.check import BAD, FLAWS, SHOWN, Report, check_mixture, draw_lengths, report_table
+from llavakit.data.encode import Encoder
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.data.mixture import Mixture, list_sources
 from tests import tiny
@@ -52,6 +54,22 @@ def flawed(tmp_path) -> Path:
     )
     (tmp_path / "mix.yaml").write_text("sources: [{path: bad.jsonl, name: first}, {path: good.json}]")
     return tmp_path / "mix.yaml"
+
+
+def test_grey_of_more_bits_than_it_uses_is_noted_and_no_flaw(tmp_path):
+    for number, most in enumerate((4095, 1000, 65535)):
+        pixels = np.linspace(0, most, 96).reshape(8, 12).astype(np.uint16)
+        PIL.Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    rows = [tiny.record(number, f"{number}.png", [("What?", "red")]) for number in range(3)]
+    (tmp_path / "scans.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report = check(tmp_path / "scans.jsonl", tmp_path / "out", encoder=ENCODER)
+    assert (report.num_bad, sorted(report.tallies[0].dark)) == (0, [(10, 16), (12, 16)])
+    shown = Console(width=80, file=io.StringIO())
+    shown.print(report_table(report))
+    said = " ".join(shown.file.getvalue().split())
+    assert "2 pictures look dark" in said and "they use 12 of 16; image.depth=12 shows them" in said
+    known = Encoder(ENCODER.tokenizer, ENCODER.template, ENCODER.image.model_copy(update={"depth": 12}))
+    assert check(tmp_path / "scans.jsonl", tmp_path / "out", encoder=known).tallies[0].dark == []
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])

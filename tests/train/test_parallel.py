@@ -213,14 +213,22 @@ def train_rank_as_on_a_gpu(rank, run):
 
 def test_one_rank_fills_the_feature_cache_for_all(tmp_path, pair):
     """Stage 1 with cached features: the rank without pictures has no row for the connector, and does not hang."""
-    changes = {**MODES["sharded"], "train": "[connector, language]"}
-    plain = mixed_run(tmp_path, "plain", rows=2, **changes)
-    cached = mixed_run(tmp_path, "cached", rows=2, **changes, **{"data.features": tmp_path / "features"})
-    train(plain)
-    pair(train_rank, cached)
-    assert losses(cached) == pytest.approx(losses(plain), rel=1e-5)
-    [keys] = (tmp_path / "features").glob("*/keys.txt")
-    assert len(keys.read_text().splitlines()) == 1 + 2  # a header and two different pictures
+    runs = [
+        mixed_run(
+            tmp_path,
+            name,
+            rows=2,
+            train="[connector, language]",
+            **MODES["sharded"],
+            **{"data.features": tmp_path / f"features-{name}"},
+        )
+        for name in ("one", "two")
+    ]
+    train(runs[0])
+    pair(train_rank, runs[1])
+    assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=1e-5)
+    [keys] = (tmp_path / "features-two").glob("*/*.keys")
+    assert len(keys.read_text().splitlines()) == 2  # two different pictures, each once
 
 
 def test_using_all_parts_reaches_each_and_changes_no_value():
@@ -268,8 +276,9 @@ def refused_rank(rank, run):
     return str(error.value)
 
 
-def test_torchrun_starts_it_and_ctrl_c_saves_once(tmp_path):
-    """The command of the documents, on two processes; Ctrl-C goes to torchrun, which passes it on."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_torchrun_starts_it_and_a_signal_saves_once(tmp_path, number):
+    """The command of the documents, on two processes; the signal goes to torchrun, which passes it on."""
     run = tiny_run(tmp_path, save_every=1, keep=100, **{"optim.steps": 10_000, "parallel.mode": "fsdp"})
     settings.save(run, tmp_path / "run.yaml")
     command = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
@@ -284,7 +293,7 @@ def test_torchrun_starts_it_and_ctrl_c_saves_once(tmp_path):
     deadline = time.monotonic() + 120
     while not (run.out / "latest").exists() and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    child.send_signal(number)
     output, _ = child.communicate(timeout=60)
     done = losses(run)
     assert output.count("stopped at step") == 1, output

@@ -57,6 +57,20 @@ def test_what_a_save_would_replace_is_refused_before_anything_is_done(tmp_path):
     assert sorted(path.name for path in run.out.rglob("*")) == ["step000006", "thesis.tex"]
 
 
+def test_settings_that_somebody_wrote_by_hand_are_not_replaced(tmp_path):
+    run = tiny_run(tmp_path, **{"optim.steps": 1})
+    settings.save(run, run.out / "run.yaml")  # as a run that was killed before its first save leaves them
+    by_hand = "# tuned on Friday\n" + (run.out / "run.yaml").read_text()
+    (run.out / "run.yaml").write_text(by_hand)
+    with pytest.raises(ConfigError, match=r"run\.yaml was not written by a run, .* move it"):
+        train(run, overwrite=True)
+    assert (run.out / "run.yaml").read_text() == by_hand
+    settings.save(run, run.out / "run.yaml")
+    train(run)
+    (run.out / "run.yaml").write_text(by_hand)
+    train(run, overwrite=True)  # of a directory that is a run's all is the run's
+
+
 def test_a_pointer_that_is_not_ours_is_refused(tmp_path):
     run = tiny_run(tmp_path)
     run.out.mkdir()

@@ -43,20 +43,25 @@ class Family:
         Not `alone` in a sample of several images. `rule` reads the row's list of grids as the released code or as
         `transformers` does.
         """
-        image, video = self.card.image, self.card.video
-        if rule is not None:
-            if image.anyres is None or frames is not None:
-                what = "videos have" if frames is not None else f"{self.name} has"
-                raise ConfigError(f"rule={rule}: {what} no list of grids that could be read in two ways")
-            if rule != image.anyres.rule:
-                image = image.model_copy(update={"anyres": transpose(image.anyres, rule)})
-        if frames is None:
-            return plan_image(image, size, alone=alone)
-        if video is None:
-            raise ConfigError(f"{self.name} takes no videos; leave the frames out, or choose another model")
-        if not 1 <= frames <= MAX_FRAMES:
-            raise ConfigError(f"frames={frames}: from 1 to {MAX_FRAMES}")
-        return plan_video(video, image, size, frames)
+        return plan_by(self.card, self.name, size, frames=frames, alone=alone, rule=rule)
+
+
+def plan_by(card: Card, name: str, size: Size, *, frames: int | None, alone: bool, rule: Rule | None) -> Plan:
+    """`Family.plan` under a card's rules; `name` is what messages call the model."""
+    image, video = card.image, card.video
+    if rule is not None:
+        if image.anyres is None or frames is not None:
+            what = "videos have" if frames is not None else f"{name} has"
+            raise ConfigError(f"rule={rule}: {what} no list of grids that could be read in two ways")
+        if rule != image.anyres.rule:
+            image = image.model_copy(update={"anyres": transpose(image.anyres, rule)})
+    if frames is None:
+        return plan_image(image, size, alone=alone)
+    if video is None:
+        raise ConfigError(f"{name} takes no videos; leave the frames out, or choose another model")
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ConfigError(f"frames={frames}: from 1 to {MAX_FRAMES}")
+    return plan_video(video, image, size, frames)
 
 
 def clip_tower(vision: Vision) -> TowerConfig:
