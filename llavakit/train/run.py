@@ -9,6 +9,7 @@ from llavakit.core.config import Config
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
+from llavakit.train.preference import PreferenceConfig
 from llavakit.train.settings import EvalConfig, OptimConfig, ParallelConfig, ProbeConfig, WatchConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
@@ -43,6 +44,9 @@ class Run(Config):
     keep: int = Field(1, ge=1)  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+    preference: PreferenceConfig | None = (
+        None  # learn from pairs of answers; default: from the answers there are
+    )
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
