@@ -19,7 +19,7 @@ from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
-from llavakit.model.rope import stretch
+from llavakit.model.rope import stretch, with_context
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -161,6 +161,10 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
+    settings: Any = language.config
+    known = with_context(settings.to_dict())
+    if "max_position_embeddings" in known:
+        settings.max_position_embeddings = known["max_position_embeddings"]
     add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
     return language, tokenizer
 
