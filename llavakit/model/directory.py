@@ -114,5 +114,9 @@ def complete_card(config: ModelConfig) -> Card:
     }  # fmt: skip
     given = {name: value for name, value in chosen.items() if value is not None}
     if len(given) == len(chosen) or config.start is None:
-        return Card(**given)
-    return load_card(config.start, config.template).model_copy(update=given)
+        card = Card(**given)
+    else:
+        card = load_card(config.start, config.template).model_copy(update=given)
+    if config.image_depth is None:
+        return card
+    return card.model_copy(update={"image": card.image.model_copy(update={"depth": config.image_depth})})

@@ -66,6 +66,9 @@ class ModelConfig(Config):
     tower: TowerConfig | None = None
     connector: ConnectorConfig | None = None
     image: ImageConfig | None = None
+    image_depth: int | None = Field(
+        default=None, ge=8, le=32
+    )  # image.depth, also where the start has the image
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
