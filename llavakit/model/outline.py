@@ -15,6 +15,7 @@ from llavakit.model.build import add_tokens, check_parts
 from llavakit.model.directory import complete_card, is_bare_adapter, load_card, resolve
 from llavakit.model.empty import empty_model
 from llavakit.model.families import DECODERS
+from llavakit.model.formats.hub import is_reachable
 from llavakit.model.formats.lora import named_base
 from llavakit.model.formats.original import is_original, vision_settings
 from llavakit.model.formats.towers import TOWERS
@@ -77,8 +78,9 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
     """Settings of the decoder and its tokenizer; from our table there is none."""
     where = language.path if language.gguf is None else str(language.gguf.parent)
     extra = {} if language.gguf is None else {"gguf_file": language.gguf.name}
+    local_only = _is_local_only(where)
     try:
-        settings = AutoConfig.from_pretrained(where, **extra)
+        settings = AutoConfig.from_pretrained(where, local_files_only=local_only, **extra)
     except (OSError, ValueError) as error:
         if language.gguf is None and where in DECODERS and _unreachable(error):
             notes.append(f"model.language.path={where}: {FROM_TABLE}")
@@ -87,7 +89,7 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.language.{setting}={language.gguf or where}: {reason}") from None
     if language.gguf is None:
-        return with_context(settings.to_dict()), Tokenizer.load(where)
+        return with_context(settings.to_dict()), Tokenizer.load(where, local_only=local_only)
     return with_context(settings.to_dict()), Tokenizer.load(
         language.gguf.parent, gguf_file=language.gguf.name
     )
@@ -95,7 +97,7 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
 
 def _vision(path: str, notes: list[str]) -> Settings:
     try:
-        settings = AutoConfig.from_pretrained(path)
+        settings = AutoConfig.from_pretrained(path, local_files_only=_is_local_only(path))
     except (OSError, ValueError) as error:
         if path in TOWERS and _unreachable(error):
             notes.append(f"model.tower.path={path}: {FROM_TABLE}")
@@ -104,6 +106,11 @@ def _vision(path: str, notes: list[str]) -> Settings:
     settings = settings.vision_config if "vision_config" in settings.sub_configs else settings
     found: Settings = settings.to_dict()
     return found
+
+
+def _is_local_only(path: str) -> bool:
+    """Whether of this hub id there is only what the cache has."""
+    return not Path(path).is_dir() and not is_reachable()
 
 
 def _unreachable(error: Exception) -> bool:

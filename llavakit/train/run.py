@@ -9,7 +9,7 @@ from llavakit.core.config import Config
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
-from llavakit.train.preference import PreferenceConfig
+from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.settings import EvalConfig, OptimConfig, ParallelConfig, ProbeConfig, WatchConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.

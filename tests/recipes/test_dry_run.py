@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub import constants, get_session
 from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from llavakit.core.errors import ConfigError
@@ -140,3 +142,21 @@ def test_only_published_parts_have_dimensions_in_the_table(tmp_path):
             part = LanguageConfig(path=path) if setting == "language" else TowerConfig(path=path)
             with pytest.raises(ConfigError, match=f"model.{setting}.path="):
                 outline(ModelConfig(**{setting: part}))
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(place, monkeypatch, run):
+    """A refused connection is final: the libraries would go on knocking for most of a minute."""
+    asked = []
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    session = get_session()
+    monkeypatch.setattr(type(session), "send", lambda self, *_, **__: asked.append(1) or refuse())
+    code, out, err = dry_run(run, "llava15-stage1")
+    assert (code, err) == (0, "")
+    assert out.count("as the hub cannot be reached") == 2
+    assert len(asked) == 1
+
+
+def refuse():
+    raise httpx2.ConnectError("refused")

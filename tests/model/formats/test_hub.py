@@ -116,7 +116,7 @@ def test_what_cannot_be_had_is_one_line(hub, run, monkeypatch):
     refused("llava16-7", "does not exist; did you mean the released model 'llava16-7b'?")
     refused("llava-plus-13b", "no weights of this model were released")
     offline(monkeypatch)
-    refused("runs/demo", "is not a directory here", "the hub cannot be reached")
+    refused("runs/demo", "does not exist here", "the hub cannot be reached")
 
 
 def test_a_delta_is_not_talked_to_as_if_it_were_a_model(hub):
