@@ -223,12 +223,26 @@ def test_a_sample_does_not_depend_on_the_longest_of_its_row(kind, context):
     assert torch.equal(again, alone)
 
 
+def logprobs(engine: Engine, samples) -> list[list[float]]:
+    """Of the answers, all made together; they go past the original context."""
+    heard: dict[int, list[float]] = {}
+    for sample in samples:
+        number = engine.submit(
+            engine.prepare(sample, Sampling(max_tokens=16, logprobs=0)),
+            lambda event: heard[event.request].append(event.logprob),
+        )
+        heard[number] = []
+    while engine.busy:
+        engine.step()
+    return list(heard.values())
+
+
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_an_answer_does_not_depend_on_who_is_answered_beside_it(kind):
     model, samples = scaled(kind, 64), [prompt(10, 0), prompt(40, 1)]
-    how = Sampling(max_tokens=16)  # past the original context
-    alone = [Engine(model, frozenset()).generate([sample], how)[0] for sample in samples]
-    assert Engine(model, frozenset()).generate(samples, how) == alone
+    alone = [logprobs(Engine(model, frozenset()), [sample])[0] for sample in samples]
+    for together, expected in zip(logprobs(Engine(model, frozenset()), samples), alone, strict=True):
+        assert len(expected) == 16 and together == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_set_of_factors_is_chosen_by_the_models_context():

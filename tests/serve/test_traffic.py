@@ -305,6 +305,7 @@ def test_a_client_that_does_not_read_is_cut_off(monkeypatch):
 HOSTILE = {
     "svg": asked([{"type": "image_url", "image_url": {"url": data_url(SVG, "image/svg+xml")}}]),
     "bomb": asked([{"type": "image_url", "image_url": {"url": data_url(bomb(60_000, 60_000))}}]),
+    "pixels": asked([{"type": "image_url", "image_url": {"url": data_url(bomb(7000, 7000))}}] * 9),
     "cut": asked([{"type": "image_url", "image_url": {"url": data_url(encoded("png", (90, 90))[:-300])}}]),
     "polyglot": asked([{"type": "image_url", "image_url": {"url": data_url(b"PK\x03\x04" + encoded("gif"))}}]),
     "metadata": asked([{"type": "image_url", "image_url": {"url": "https://169.254.169.254/latest/meta-data"}}]),

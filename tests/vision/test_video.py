@@ -427,7 +427,7 @@ def test_frames_are_used_one_by_one(tmp_path):
         pictures.append(weakref.ref(picture))
         return sum(ref() is not None for ref in pictures)
 
-    assert max(video.map_frames(path, probe_video(path), [0, 3, 5, 7, 11, 3], use)) <= 2
+    assert set(video.map_frames(path, probe_video(path), [0, 3, 5, 7, 11, 3], use)) == {1}
     assert len(pictures) == 5
 
 
@@ -523,6 +523,9 @@ def test_a_damaged_file_gives_the_right_frame_or_an_error(suffix, tmp_path):
     info, everything = probe_video(path), decode_all(path)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
+    if suffix != "ts":  # from the start of a frame on: nothing tells of a changed byte at the end of one
+        with av.open(path) as container:
+            middle = data.index(bytes([*container.demux(video=0)][36]))
     data[middle : middle + 300] = random.Random(1).randbytes(300)
     errors = []
     for index in range(72):
