@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
 
 from benchmarks.page import rewrite
 from llavakit.core.errors import ConfigError
+from llavakit.engine.trial import try_steps
 from llavakit.model.packing import try_packing
 from llavakit.model.twin import FOREIGN, first_line
 
@@ -48,13 +49,21 @@ def try_type(name: str) -> tuple[str, str]:
         kind, config = _class_of(name)
         found = try_packing(kind, config)
     except ConfigError as error:
-        # Without the names of types and classes, so that those with one reason share a row.
-        return "refused", re.sub(
-            r"^(a decoder of type \S+|[A-Z]\w*) | \(by .*", "", str(error).split(", which ")[0]
-        )
+        return "refused", _nameless(error)
     except FOREIGN as error:
         return "refused", f"cannot be configured here: {first_line(error)}"
-    return ("packs", "") if found.packs else ("alone", "")
+    if not found.packs:
+        return "alone", ""
+    try:
+        try_steps(kind, config)
+    except ConfigError as error:
+        return "trained", _nameless(error)
+    return "packs", ""
+
+
+def _nameless(error: ConfigError) -> str:
+    """Without the names of types and classes, so that those with one reason share a row."""
+    return re.sub(r"^(a decoder of type \S+|[A-Z]\w*):? | \(by .*|, which .*", "", str(error))
 
 
 def table() -> str:
@@ -63,7 +72,12 @@ def table() -> str:
     for name in types():
         found[try_type(name)].append(name)
     lines = [f"| `transformers` {transformers.__version__} | model types |", "|---|---|"]
-    titles = {"packs": "packed", "alone": "one sequence at a time", "refused": "refused"}
+    titles = {
+        "packs": "packed",
+        "trained": "packed, not in the engine",
+        "alone": "one sequence at a time, not in the engine",
+        "refused": "refused",
+    }
     for (answer, reason), names in sorted(found.items(), key=lambda item: [*titles].index(item[0][0])):
         title = titles[answer] + (f": {reason}" if reason else "")
         lines.append(f"| {title.replace('|', '/')} | {', '.join(names)} |")

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class TextRows:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._spans_N3 = _indexed(path)
+            (self._spans_N3,) = keep_arrays(path, _text_spans, 1)
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror}", path=path) from None
 
@@ -109,23 +109,35 @@ def _goes_on(head: bytes) -> bool:
     return bool(newline) and line[:1] == b"{" and marks.is_open
 
 
-def _indexed(path: Path) -> np.ndarray:
-    """The index of a file, from the cache if it is large. A cache that cannot be written is done without."""
+def keep_arrays(
+    path: Path, make: Callable[[Path], tuple[np.ndarray, ...]], count: int
+) -> tuple[np.ndarray, ...]:
+    """The `count` arrays that `make` finds in a file, mapped from the cache if the file is large.
+
+    A cache that cannot be written is done without.
+    """
     facts = path.stat()
     if facts.st_size < KEEP_FROM:
-        return index_text(path)
-    key = hashlib.sha256(f"2 {path.resolve()} {facts.st_size} {facts.st_mtime_ns}".encode()).hexdigest()
-    kept = cache_folder() / "index" / f"{key[:24]}.npy"
+        return make(path)
+    what = f"3 {make.__name__} {path.resolve()} {facts.st_size} {facts.st_mtime_ns}"
+    key = hashlib.sha256(what.encode("utf-8", "surrogateescape")).hexdigest()[:24]
+    folder = cache_folder() / "index"
+    kept = [folder / f"{key}.{number}.npy" for number in range(count)]
     with suppress(OSError, ValueError):  # missing, or cut by a full disk
-        return np.load(kept, mmap_mode="r")
-    spans_N3 = index_text(path)
-    draft = kept.with_name(f".{key[:24]}.{os.getpid()}.npy")
-    with suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        np.save(draft, spans_N3)
-        draft.replace(kept)
-        return np.load(kept, mmap_mode="r")
-    return spans_N3
+        return tuple(np.load(file, mmap_mode="r") for file in kept)
+    arrays = make(path)
+    with suppress(OSError, ValueError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, array in zip(kept, arrays, strict=True):
+            draft = file.with_name(f".{file.stem}.{os.getpid()}.npy")
+            np.save(draft, array)
+            draft.replace(file)
+        return tuple(np.load(file, mmap_mode="r") for file in kept)
+    return arrays
+
+
+def _text_spans(path: Path) -> tuple[np.ndarray]:
+    return (index_text(path),)
 
 
 def _blocks(path: Path, chunk: int) -> Iterator[bytes]:

@@ -34,8 +34,9 @@ import numpy as np
 import yaml
 
 from llavakit.core.errors import DataError, nearest
+from llavakit.data.groups import Groups, join_groups
 from llavakit.data.records import Record, Records, read_records
-from llavakit.data.tables import HUB
+from llavakit.data.tables import HUB, ParquetRows
 
 Rule = Literal["all", "first", "end", "random"]
 STRATEGY = re.compile(r"(first|end|random):(\d+(?:\.\d+)?)(%?)")
@@ -132,11 +133,13 @@ class Mixture(Sequence[Record]):
         self.sources, self.seed = list(sources), seed
         self._files: list[list[Records]] = []
         self._starts: list[list[int]] = []  # of every source: the number of each file's first record
+        self._groups: list[Groups | None] = []  # of sources whose rows are read in groups
         self._chosen: list[np.ndarray] = []
         for number, source in enumerate(self.sources):
             files = [read_records(path, source.images, frozenset(unread)) for path in source.paths]
             rng = np.random.default_rng([seed, TAKEN, number])
             self._files.append(files)
+            self._groups.append(_groups_of(files))
             self._starts.append([0, *accumulate(map(len, files))])
             self._chosen.append(source.take.choose(self._starts[-1][-1], rng))
         self._firsts = [0, *accumulate(map(len, self._chosen))]
@@ -198,6 +201,23 @@ class Mixture(Sequence[Record]):
                 parts.append(first + drawn[(epoch * part + np.arange(part)) % count])
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
+    def shuffled(self, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        """The numbers of the records an epoch reads, in random order; in sources with groups, group by group.
+
+        Those sources are as evenly spread over the epoch as the others.
+        """
+        reads = self.reads(epoch)
+        if not any(self._groups):
+            return reads[rng.permutation(len(reads))]
+        times = rng.random(len(reads))  # when each is read
+        numbers = np.searchsorted(self._firsts, reads, side="right") - 1
+        for number, groups in enumerate(self._groups):
+            if groups is not None:
+                mine = np.flatnonzero(numbers == number)
+                rows = self._chosen[number][reads[mine] - self._firsts[number]]
+                times[mine[groups.shuffle(rows, rng)]] = np.sort(times[mine])
+        return reads[np.argsort(times)]
+
     def _find(self, index: int) -> tuple[Records, int]:
         if not -len(self) <= index < len(self):
             raise IndexError(index)
@@ -207,6 +227,12 @@ class Mixture(Sequence[Record]):
         starts = self._starts[number]
         file = bisect_right(starts, row) - 1
         return self._files[number][file], row - starts[file]
+
+
+def _groups_of(files: Sequence[Records]) -> Groups | None:
+    """The groups of a source's files, if all of them have some."""
+    parts = [records.rows.groups for records in files if isinstance(records.rows, ParquetRows)]
+    return join_groups(parts) if parts and len(parts) == len(files) else None
 
 
 def _read_list(path: Path, images: Path | None) -> list[Source]:

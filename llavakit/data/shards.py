@@ -5,13 +5,16 @@ an archive is used as a path. Not covered: a member's bytes go to the image and 
 """
 
 import tarfile
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from llavakit.core.errors import DataError, shorten
-from llavakit.data.index import Unreadable, parse_entry, read_span
+from llavakit.data.index import Unreadable, keep_arrays, parse_entry, read_span
 from llavakit.vision.kinds import Sort
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
@@ -87,17 +90,20 @@ class ShardRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._entries = list(_entries(path))
+        try:
+            self._firsts_E, self._members_M3, self._names_B = keep_arrays(path, index_shard, 3)
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", path=path) from None
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._firsts_E)
 
     def line(self, index: int) -> int:
         return index + 1
 
     def raw(self, index: int) -> Any:
         """A Packed record, or Unreadable."""
-        entry = self._entries[index]
+        entry = self._entry(index)
         texts = entry.ending(".json")
         if len(texts) != 1:
             return Unreadable(f"sample {entry.key!r} has {len(texts)} .json members; it must have one")
@@ -109,9 +115,44 @@ class ShardRows:
             return Unreadable(f"{texts[0].name!r} is {record.problem}")
         return Packed(record, Members(self.path, entry))
 
+    def _entry(self, index: int) -> Entry:
+        first = int(self._firsts_E[index])
+        last = int(self._firsts_E[index + 1]) if index + 1 < len(self) else len(self._members_M3)
+        name_start = int(self._members_M3[first - 1, 2]) if first else 0
+        members = []
+        for start, size, name_end in self._members_M3[first:last].tolist():
+            name = self._names_B[name_start:name_end].tobytes().decode("utf-8", "surrogateescape")
+            members.append(Member(name, start, size))
+            name_start = name_end
+        return Entry(_key(members[0].name), members)
+
+
+def index_shard(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int64[E]: the first member of each sample. int64[M, 3]: first byte, size and end of the name of each member.
+
+    uint8[B]: all names, one after the other.
+    """
+    firsts, members, names = array("q"), array("q"), bytearray()
+    for entry in _entries(path):
+        firsts.append(len(members) // 3)
+        for member in entry.members:
+            names += member.name.encode("utf-8", "surrogateescape")
+            members.extend((member.start, member.size, len(names)))
+    return (
+        np.array(firsts, dtype=np.int64),
+        np.array(members, dtype=np.int64).reshape(-1, 3),
+        np.frombuffer(bytes(names), dtype=np.uint8),
+    )
+
+
+def _key(name: str) -> str:
+    """What the members of a sample share: the name up to the first dot behind the last slash."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
 
 def _entries(path: Path) -> Iterator[Entry]:
-    """Neighbouring members with one key, which is the name up to the first dot behind the last slash.
+    """Neighbouring members with one key.
 
     What macOS adds is passed over, and so are files that are neither a record nor a medium nor beside one.
     """
@@ -125,10 +166,10 @@ def _entries(path: Path) -> Iterator[Entry]:
                     continue  # folders, links and devices are no data
                 if info.offset_data + info.size > size:
                     raise DataError(f"the archive ends within {info.name!r}; copy it again", path=path)
-                folder, slash, base = info.name.rpartition("/")
+                folder, _, base = info.name.rpartition("/")
                 if base.startswith(APPLE) or base == ".DS_Store" or "__MACOSX" in folder.split("/"):
                     continue
-                key = folder + slash + base.partition(".")[0]
+                key = _key(info.name)
                 if entry is None or entry.key != key:
                     if entry is not None and entry.ending(*SAMPLE):
                         yield entry

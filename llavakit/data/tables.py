@@ -6,22 +6,51 @@ and one row is read without the others; Parquet packs rows in groups, and readin
 
 import json
 from bisect import bisect_right
+from collections import OrderedDict
 from importlib import import_module
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from llavakit.core.errors import ConfigError, DataError
+from llavakit.data.groups import BUNDLE_BYTES, Groups
 from llavakit.data.index import Unreadable
 
 HUB = "hf:"  # hf:NAME or hf:NAME:SPLIT
 SPLIT = "train"
+KEPT_BYTES = 2 * BUNDLE_BYTES  # threads that read ahead reach into the next bundle
+
+
+class _GroupCache:
+    """Row groups of any files that were read last: up to KEPT_BYTES, and never fewer than two."""
+
+    def __init__(self) -> None:
+        self._tables: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._lock = Lock()
+
+    def find(self, key: tuple[int, int]) -> Any:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+            return self._tables.get(key)
+
+    def keep(self, key: tuple[int, int], table: Any) -> None:
+        with self._lock:
+            self._tables[key] = table
+            while len(self._tables) > 2 and sum(each.nbytes for each in self._tables.values()) > KEPT_BYTES:
+                self._tables.popitem(last=False)
+
+
+_cache = _GroupCache()
+_numbers = count()
 
 
 class ParquetRows:
-    """Rows of one Parquet file. The group read last is kept, so reading in order reads every group once."""
+    """Rows of one Parquet file. Groups that were read last are kept, so reading group by group reads each once."""
 
     def __init__(self, path: Path) -> None:
         arrow = _needs("pyarrow", "Parquet files")
@@ -34,7 +63,9 @@ class ParquetRows:
         facts = self._file.metadata
         counts = [facts.row_group(number).num_rows for number in range(facts.num_row_groups)]
         self._firsts = [0, *accumulate(counts)]
-        self._group: tuple[int, Any] = (-1, None)
+        sizes = [facts.row_group(number).total_byte_size for number in range(facts.num_row_groups)]
+        self.groups = Groups(np.array(counts, dtype=np.int64), np.array(sizes, dtype=np.int64))
+        self._number = next(_numbers)  # in the cache
         self._lock = Lock()  # a ParquetFile is not for several threads
 
     def __len__(self) -> int:
@@ -46,12 +77,13 @@ class ParquetRows:
     def raw(self, index: int) -> Any:
         group = bisect_right(self._firsts, index) - 1
         with self._lock:
-            if self._group[0] != group:
+            table = _cache.find((self._number, group))
+            if table is None:
                 try:
-                    self._group = (group, self._file.read_row_group(group))
+                    table = self._file.read_row_group(group)
                 except self._errors as error:
                     return Unreadable(f"cannot be read: {_short(error)}")
-            table = self._group[1]
+                _cache.keep((self._number, group), table)
         return table.slice(index - self._firsts[group], 1).to_pylist()[0]
 
 

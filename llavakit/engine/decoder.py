@@ -27,6 +27,7 @@ from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
 from llavakit.engine.native import NativeLinear, Workspace, misfit, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
+from llavakit.engine.trial import check_steps
 from llavakit.engine.weights import Product, check, refresh, replace_modules
 from llavakit.model.attention import KeyValueCache, Layout
 from llavakit.model.llava import Llava
@@ -97,6 +98,8 @@ def fuse(
     head = head or ("as_is" if body == "as_is" else "int8")
     top: Format = "as_is" if head == "bf16" else head
     fused = _can_fuse(model.language)
+    if not fused:
+        check_steps(model.language)
     lack = None if kernels == "torch" else _lack(model, fused)
     if kernels == "native" and lack is not None:
         raise ConfigError(f"kernels='native' needs {lack}; use kernels='torch'")

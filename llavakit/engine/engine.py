@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.core.types import IMAGE_ID, Batch, Segment
+from llavakit.core.types import IMAGE_ID, Batch
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
@@ -24,12 +24,12 @@ from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
 from llavakit.engine.grammar import Grammar, Grammars
-from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.request import Ends, Event, Finish, Listen, Request, Stops, media_key, name_tokens, never
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
 from llavakit.engine.scheduler import Scheduler, Sequence
+from llavakit.engine.trial import kv_shape
 from llavakit.engine.weights import check_fit
-from llavakit.model.attention import KeyValueCache, packed_layout
+from llavakit.model.attention import packed_layout
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 
@@ -76,7 +76,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._grammars = None if tokenizer is None else Grammars(tokenizer, stop_ids)
         self._decoder = fuse(model) if decoder is None else decoder
-        shape = _kv_shape(model, self._decoder)
+        shape = kv_shape(model.language, self._decoder)
         budget = (_free_bytes(model.device) if kv_bytes is None else kv_bytes) // shape.token_bytes
         if budget < SMALLEST:
             raise ConfigError(
@@ -388,29 +388,3 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] * 3 // 4
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
-
-
-class _Probe(KeyValueCache):
-    """A cache that only looks at what it is given."""
-
-    def __init__(self) -> None:
-        self.seen: dict[int, tuple[torch.Size, torch.Size, torch.dtype]] = {}
-
-    def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        self.seen[layer] = (key_1HTD.shape, value_1HTD.shape, key_1HTD.dtype)
-        return key_1HTD, value_1HTD
-
-
-@torch.inference_mode()
-def _kv_shape(model: Llava, decoder: Decoder) -> KvShape:
-    """Found by running one token, which says it for every decoder alike."""
-    probe, device = _Probe(), model.device
-    x_TD = model.language.get_input_embeddings()(torch.zeros(1, dtype=torch.long, device=device))
-    layout = packed_layout((Segment(0, 1),), device)
-    decoder(x_TD, torch.zeros(1, dtype=torch.long, device=device), layout, probe)
-    (key, value, dtype), *others = set(probe.seen.values())
-    if others or key != value:
-        raise ConfigError(
-            f"{type(model.language).__name__}: its layers store keys and values of different shapes"
-        )
-    return KvShape(len(probe.seen), key[1], key[3], dtype, device)

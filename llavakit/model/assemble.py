@@ -7,11 +7,12 @@ from typing import Any
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
+from llavakit.core.progress import say
 from llavakit.model.card import IMAGE_FRAME, Card
 from llavakit.model.directory import load_card
 from llavakit.model.formats.hub import locate
 from llavakit.model.formats.keys import from_original, from_projector_file, from_tower
-from llavakit.model.formats.lora import ADAPTER, add_delta, merge_lora
+from llavakit.model.formats.lora import ADAPTER, BESIDE, NAME_BASE, add_delta, merge_lora, named_base
 from llavakit.model.formats.original import (
     text_settings,
     tower_folder,
@@ -20,6 +21,7 @@ from llavakit.model.formats.original import (
 from llavakit.model.formats.towers import TOWER_KINDS
 from llavakit.model.formats.vocabulary import BLOCK, EMBEDDING, HEAD, TOKENIZER_FILES, grow, put_rows
 from llavakit.model.formats.weights import Stored, Weights, has_weights, open_file, open_weights
+from llavakit.model.rope import with_context
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 PROJECTOR = "mm_projector.bin"
@@ -62,20 +64,27 @@ def open_original(folder: Path, template_name: str | None, sources: Sources = NO
     """Everything of an original LLaVA directory but the numbers."""
     where = str(folder / "config.json")
     config = read_json(folder / "config.json")
-    text = text_settings(config, where)
+    text = decoder_settings(config, where)
     card = load_card(folder, template_name, tower=sources.tower)
     vision = vision_settings(config, where, sources.tower)
 
     def tower() -> Weights:
         return _renamed(open_weights(tower_folder(config, where, sources.tower)), from_tower)
 
-    weights, new_rows = _parts(folder, sources, tower)
+    base = _base(folder, sources)
+    weights, new_rows = _parts(folder, base, sources.delta_base, tower)
     weights = _used(weights, card, text, vision)
     _check_projector(weights, config, text, vision, folder)
-    tokenizer_folder = _tokenizer_folder(folder, sources.base)
+    tokenizer_folder = _tokenizer_folder(folder, base)
     tokenizer = read_tokenizer(tokenizer_folder, config)
     opened = Opened(card, text, vision, weights, tokenizer, tokenizer_folder, card.tower.path)
     return opened.with_weights(_frame_rows(opened, config, new_rows, folder))
+
+
+def decoder_settings(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """The settings of an original directory's decoder, with the context that the release was made for."""
+    claims = (config.get("max_sequence_length"), config.get("tokenizer_model_max_length"))
+    return with_context(text_settings(config, where), *claims)
 
 
 def with_media_tokens(opened: Opened) -> Opened:
@@ -102,24 +111,32 @@ def read_tokenizer(folder: Path, config: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tuple[Weights, Stored | None]:
+def _base(folder: Path, sources: Sources) -> Path | None:
+    """The directory that an incomplete one builds on; None for a whole model."""
+    complete = has_weights(folder) and not (folder / ADAPTER).is_file()
+    if complete and sources.base is not None:
+        raise CheckpointError(f"{folder} holds a whole model; --base is for adapters and stage-1 projectors")
+    if complete:
+        return None
+    return _named_base(folder) if sources.base is None else locate(sources.base)
+
+
+def _parts(
+    folder: Path, base: Path | None, delta_base: Path | None, tower: Callable[[], Weights]
+) -> tuple[Weights, Stored | None]:
     """All weights, the tower's included, and rows of new tokens that a stage-1 file may carry."""
     adapter, projector = folder / ADAPTER, folder / PROJECTOR
-    complete = has_weights(folder) and not adapter.is_file()
-    base = sources.base
-    if not complete and base is None:
-        base = _named_base(folder)
-    elif complete and base is not None:
-        raise CheckpointError(f"{folder} holds a whole model; --base is for adapters and stage-1 projectors")
     weights = _renamed(_open_base(base or folder), from_original)
-    if sources.delta_base is not None:
-        whole = _renamed(_open_base(sources.delta_base), from_original)
-        weights = add_delta(weights, whole, sources.delta_base)
+    if delta_base is not None:
+        whole = _renamed(_open_base(locate(delta_base)), from_original)
+        weights = add_delta(weights, whole, delta_base)
     if not any(key.startswith("tower.") for key in weights):
         weights |= tower()  # before an adapter, which may have landed in it
     if adapter.is_file():
+        if not (folder / BESIDE).is_file() and any(key.startswith("connector.") for key in weights):
+            say(f"note: {folder} has no {BESIDE}: the projector is that of {base}")
         return merge_lora(weights, folder), None
-    if complete and (any(key.startswith("connector.") for key in weights) or not projector.is_file()):
+    if base is None and (any(key.startswith("connector.") for key in weights) or not projector.is_file()):
         return weights, None
     trained = _renamed(open_file(projector), from_projector_file)
     rows = trained.pop(EMBEDDING, None)
@@ -127,20 +144,14 @@ def _parts(folder: Path, sources: Sources, tower: Callable[[], Weights]) -> tupl
 
 
 def _named_base(folder: Path) -> Path:
-    """The base that an adapter names, if it can be had."""
-    how = "`llavakit convert` and name the language model's directory or hub id with --base"
-    if not (folder / ADAPTER).is_file():
-        what = f"holds {PROJECTOR}" if (folder / PROJECTOR).is_file() else "holds no weights"
-        raise CheckpointError(f"{folder} {what}; use {how}")
-    named = read_json(folder / ADAPTER).get("base_model_name_or_path")
-    try:
-        return locate(str(named))
-    except CheckpointError as error:
-        raise CheckpointError(f"{folder} is a LoRA adapter of {named}, but {error}; use {how}") from None
+    """The base of an incomplete directory: the one that an adapter names, if it can be had."""
+    if (folder / ADAPTER).is_file():
+        return named_base(folder)
+    what = f"holds {PROJECTOR}" if (folder / PROJECTOR).is_file() else "holds no weights"
+    raise CheckpointError(f"{folder} {what}; {NAME_BASE}")
 
 
-def _open_base(place: Path) -> Weights:
-    folder = locate(place)
+def _open_base(folder: Path) -> Weights:
     if (folder / "config.json").is_file() and "text_config" in read_json(folder / "config.json"):
         raise CheckpointError(
             f"{folder}: a transformers LLaVA; needed is a language model or an original LLaVA"

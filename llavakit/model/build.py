@@ -19,7 +19,7 @@ from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
-from llavakit.model.rope import stretch
+from llavakit.model.rope import stretch, with_context
 from llavakit.model.tower import TowerConfig, load_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
@@ -46,6 +46,9 @@ class ModelConfig(Config):
     tower: TowerConfig | None = None
     connector: ConnectorConfig | None = None
     image: ImageConfig | None = None
+    image_depth: int | None = Field(
+        default=None, ge=8, le=32
+    )  # image.depth, also where the start has the image
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
@@ -60,8 +63,12 @@ class ModelConfig(Config):
         }  # fmt: skip
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
-            return Card(**given)
-        return load_card(self.start, self.template).model_copy(update=given)
+            card = Card(**given)
+        else:
+            card = load_card(self.start, self.template).model_copy(update=given)
+        if self.image_depth is None:
+            return card
+        return card.model_copy(update={"image": card.image.model_copy(update={"depth": self.image_depth})})
 
 
 def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
@@ -161,6 +168,10 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
+    settings: Any = language.config
+    known = with_context(settings.to_dict())
+    if "max_position_embeddings" in known:
+        settings.max_position_embeddings = known["max_position_embeddings"]
     add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
     return language, tokenizer
 

@@ -15,7 +15,7 @@ import torch
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import CheckpointError
-from llavakit.core.files import atomic_directory, read_json
+from llavakit.core.files import atomic_directory
 from llavakit.model.adapters import (
     Adapter,
     adapter_config,
@@ -26,7 +26,7 @@ from llavakit.model.adapters import (
 )
 from llavakit.model.assemble import with_media_tokens
 from llavakit.model.card import Card
-from llavakit.model.directory import load_card, resolve
+from llavakit.model.directory import load_card, resolve, settings_of
 from llavakit.model.empty import empty_model
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.shards import write_shards
@@ -107,7 +107,7 @@ def load(
     directory is loaded on top of the checkpoint it names, which all of this holds for.
     """
     folder = resolve(path)
-    config = read_json(folder / "config.json")
+    config = settings_of(folder)
     card = load_card(folder, template_name)
     adapter = read_adapter(config, folder)
     if adapter is not None:

@@ -2,6 +2,7 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError
@@ -9,7 +10,8 @@ from llavakit.core.files import read_json
 from llavakit.model.card import Card
 from llavakit.model.families import FAMILIES, family_of
 from llavakit.model.families.row import Family
-from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
+from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id, locate
+from llavakit.model.formats.lora import ADAPTER, named_base
 from llavakit.model.formats.original import card_settings, is_original, need_template, vision_settings
 from llavakit.model.hf_card import MODEL_TYPES, card_fields
 
@@ -26,7 +28,7 @@ def resolve(path: Path, *, weights: bool = True) -> Path:
     if not path.exists():
         return fetch(_hub_id(str(path)), weights=weights)
     for _ in range(4):
-        if (path / "config.json").is_file():
+        if (path / "config.json").is_file() or (path / ADAPTER).is_file():
             return path
         pointer = path / LATEST
         if not pointer.is_file():
@@ -49,6 +51,18 @@ def _hub_id(name: str) -> str:
     raise CheckpointError(f"{name} does not exist{hint}")
 
 
+def is_bare_adapter(folder: Path) -> bool:
+    """Whether a directory holds an adapter of peft and no settings of the model it belongs to."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def settings_of(folder: Path, base: Path | None = None) -> dict[str, Any]:
+    """config.json of a model directory; an adapter without one has that of its base (which `base` may replace)."""
+    if is_bare_adapter(folder):
+        folder = named_base(folder) if base is None else locate(base)
+    return read_json(folder / "config.json")
+
+
 def released_family(folder: Path) -> Family | None:
     """The released model in a directory of the hub's cache; any other directory is nobody's."""
     hub_id = hub_id_of(folder)
@@ -62,6 +76,8 @@ def load_card(path: Path, template_name: str | None = None, *, tower: str | None
     `tower` is read instead of the one that an original directory names.
     """
     folder = resolve(path, weights=False)
+    if is_bare_adapter(folder):
+        return load_card(named_base(folder), template_name, tower=tower)
     config = read_json(folder / "config.json")
     chosen = {} if template_name is None else {"template": template_name}
     if "llavakit" in config:

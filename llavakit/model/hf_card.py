@@ -14,20 +14,22 @@ from transformers import AutoConfig
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
 from llavakit.model.formats.towers import TOWER_KINDS
+from llavakit.model.rope import with_context
 
 MODEL_TYPES = ("llava", "llava_next", "llava_next_video", "llava_onevision")
 CONNECTORS = {"gelu": "mlp", "linear": "linear"}
 BICUBIC = 3
 PIXELS = {"do_resize": True, "do_rescale": True, "do_normalize": True, "resample": BICUBIC}
+RESCALE = 1 / 255
 
 
 def part_settings(config: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The settings of decoder and tower in any config.json we read; the tower's may be None."""
     if config["model_type"] not in MODEL_TYPES:
-        return config["text_config"], config.get("vision_config")
+        return with_context(config["text_config"]), config.get("vision_config")
     whole = _for_model(config, folder)
     whole.text_config.tie_word_embeddings = whole.tie_word_embeddings  # the class ties by its own word only
-    return whole.text_config.to_dict(), whole.vision_config.to_dict()
+    return with_context(whole.text_config.to_dict()), whole.vision_config.to_dict()
 
 
 def card_fields(config: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -50,8 +52,13 @@ def card_fields(config: dict[str, Any], folder: Path) -> dict[str, Any]:
         "connector": {"kind": CONNECTORS[whole.projector_hidden_act]},
     }
     if whole.model_type == "llava":
-        kind = "pad" if pixels.get("do_pad") else _kind(pixels, "square", vision.image_size, folder)
+        if pixels.get("do_pad"):
+            _check_square(pixels, vision.image_size, folder)
+            kind = "pad"
+        else:
+            kind = _kind(pixels, "square", vision.image_size, folder)
         return fields | {"image": image | {"kind": kind}}
+    _check_square(pixels, vision.image_size, folder)
     anyres: dict[str, Any] = {"pinpoints": _pinpoints(whole, pixels, folder), "rule": "transformers"}
     image |= {"kind": "anyres", "anyres": anyres, "several": "same"}
     if whole.model_type == "llava_onevision":
@@ -115,14 +122,53 @@ def _normalisation(pixels: dict[str, Any], tower: str, folder: Path) -> dict[str
             raise CheckpointError(
                 f"{folder}: its processor has {name}={pixels[name]}; llavakit has {value} only"
             )
-    # Without processor files: what the tower was trained with.
-    kind = TOWER_KINDS[tower]
+    factor = pixels.get("rescale_factor", RESCALE)
+    if abs(factor - RESCALE) > 1e-6:
+        raise CheckpointError(f"{folder}: its processor has rescale_factor={factor}; llavakit has 1/255 only")
+    kind = TOWER_KINDS[_default_kind(pixels, tower)]
     defaults = {"mean": kind.mean, "std": kind.std}
     return {name: tuple(pixels.get(f"image_{name}") or default) for name, default in defaults.items()}
 
 
+def _default_kind(pixels: dict[str, Any], tower: str) -> str:
+    """The kind of tower whose mean and deviation hold where none are named.
+
+    Without a processor's file that is what the tower was trained with; with one, its class decides, as there.
+    """
+    named = str(pixels.get("image_processor_type") or pixels.get("video_processor_type") or "")
+    if not named:
+        return tower
+    return "siglip_vision_model" if named.startswith("Siglip") else "clip_vision_model"
+
+
+def _check_crop(pixels: dict[str, Any], wanted: int, folder: Path, *, needed: bool) -> None:
+    """What is cut out must be the tower's square; `needed` says that a picture is no square before that."""
+    cuts = pixels.get("do_center_crop", needed)
+    crop = pixels.get("crop_size", wanted)
+    sides = set(crop.values()) - {None} if isinstance(crop, dict) else {crop}
+    if cuts and sides != {wanted}:
+        raise CheckpointError(f"{folder}: its processor has crop_size={crop}, its tower takes {wanted} px")
+    if needed and not cuts:
+        raise CheckpointError(
+            f"{folder}: its processor has do_center_crop={cuts} with size={pixels.get('size')}, which makes "
+            f"pictures of any shape; its tower takes {wanted} x {wanted} px"
+        )
+
+
 def _kind(pixels: dict[str, Any], default: str, wanted: int, folder: Path) -> str:
-    """`square` (shortest side, then the centre) or `squash`, from the processor's `size`."""
+    """`square` (shortest side, then the centre) or `squash`, from the processor's `size` and crop."""
+    kind = _resized(pixels, default, wanted, folder)
+    _check_crop(pixels, wanted, folder, needed=kind == "square")
+    return kind
+
+
+def _check_square(pixels: dict[str, Any], wanted: int, folder: Path) -> None:
+    """Sizes of a processor that gets squares: padded pictures, or tiles."""
+    _resized(pixels, "square", wanted, folder)
+    _check_crop(pixels, wanted, folder, needed=False)
+
+
+def _resized(pixels: dict[str, Any], default: str, wanted: int, folder: Path) -> str:
     size = pixels.get("size")
     if size is None:
         return default

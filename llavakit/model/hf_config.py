@@ -11,7 +11,7 @@ from llavakit.core.errors import CheckpointError
 from llavakit.model.card import VIDEO_TOKEN, Card
 from llavakit.model.hf_card import BICUBIC
 from llavakit.model.llava import Llava
-from llavakit.model.rope import classic_rope
+from llavakit.model.rope import as_stored, classic_rope
 from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 from llavakit.version import __version__
@@ -189,7 +189,7 @@ def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
     text = language.to_diff_dict() | {"model_type": language.model_type, "vocab_size": language.vocab_size}
     config: dict[str, Any] = {
         "model_type": "llavakit",
-        "text_config": text | classic_rope(text),
+        "text_config": as_stored(text) | classic_rope(text),
         "tie_word_embeddings": bool(language.tie_word_embeddings),
         "dtype": dtype,
         "torch_dtype": dtype,  # the word of transformers 4

@@ -3,19 +3,24 @@
 The one reader of chat, training, conversion, export and serving.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.files import read_json
+from llavakit.core.progress import say
 from llavakit.model.adapters import PARTS_FILE, SECTION, TOWER_FOLDER, read_adapter
 from llavakit.model.assemble import NOTHING, Opened, Sources, open_original
-from llavakit.model.directory import load_card, released_family
+from llavakit.model.directory import is_bare_adapter, load_card, released_family
 from llavakit.model.empty import empty_model
+from llavakit.model.formats.hub import locate
 from llavakit.model.formats.keys import BUFFERS, from_hf
-from llavakit.model.formats.lora import merge_lora
+from llavakit.model.formats.lora import merge_lora, named_base
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.vocabulary import HEAD
 from llavakit.model.formats.weights import Weights, open_file, open_weights
@@ -26,6 +31,8 @@ from llavakit.text.tokenizer import Tokenizer
 
 def open_model(folder: Path, template_name: str | None, sources: Sources = NOTHING) -> Opened:
     """A directory of released code, of `transformers` or of llavakit; adapters join their base."""
+    if is_bare_adapter(folder):
+        return _open_bare_adapter(folder, template_name, sources)
     config, row = read_json(folder / "config.json"), released_family(folder)
     if row is not None and row.delta and sources.delta_base is None:
         raise CheckpointError(
@@ -75,11 +82,9 @@ def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) ->
     tokenizer = Tokenizer.load(folder, ours=ours)
     opened = Opened(card, text, vision, {}, tokenizer, folder, card.tower.path if ours else None)
     language = shape_of(opened).language
-    children = frozenset(name for name, _ in language.named_children())
+    rename = _renaming(language)
     weights = {
-        from_hf(key, base=language.base_model_prefix, children=children): stored
-        for key, stored in open_weights(folder).items()
-        if not key.endswith(BUFFERS)
+        rename(key): stored for key, stored in open_weights(folder).items() if not key.endswith(BUFFERS)
     }
     if language.config.tie_word_embeddings:
         weights.pop(HEAD, None)
@@ -96,6 +101,20 @@ def _drop_identity(weights: Weights, folder: Path) -> None:
     matrix = weight.read()
     if not matrix.equal(torch.eye(len(matrix), dtype=matrix.dtype)) or bias.read().any():
         raise CheckpointError(f"{folder}: connector.kind is linear, but the second layer is not an identity")
+
+
+def _renaming(language: PreTrainedModel) -> Callable[[str], str]:
+    """Our name for a weight of a LLaVA of `transformers` with this decoder."""
+    children = frozenset(name for name, _ in language.named_children())
+    return partial(from_hf, base=language.base_model_prefix, children=children)
+
+
+def _open_bare_adapter(folder: Path, template_name: str | None, sources: Sources) -> Opened:
+    """An adapter that peft wrote for a whole LLaVA (TRL, LLaMA-Factory, unsloth), added to the base it names."""
+    base = open_model(named_base(folder) if sources.base is None else locate(sources.base), template_name)
+    language = shape_of(base).language
+    say(f"note: {folder}: an adapter, added to {base.tokenizer_folder}")
+    return base.with_weights(merge_lora(base.weights, folder, _renaming(language)))
 
 
 def _open_adapted(folder: Path, config: dict[str, Any]) -> Opened:

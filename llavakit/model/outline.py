@@ -10,15 +10,17 @@ from transformers import AutoConfig
 from llavakit.core.errors import ConfigError
 from llavakit.core.files import read_json
 from llavakit.model.adapters import add_adapters
-from llavakit.model.assemble import read_tokenizer
+from llavakit.model.assemble import decoder_settings, read_tokenizer
 from llavakit.model.build import LanguageConfig, ModelConfig, add_tokens, check_parts
-from llavakit.model.directory import load_card, resolve
+from llavakit.model.directory import is_bare_adapter, load_card, resolve
 from llavakit.model.empty import empty_model
 from llavakit.model.families import DECODERS
-from llavakit.model.formats.original import is_original, text_settings, vision_settings
+from llavakit.model.formats.lora import named_base
+from llavakit.model.formats.original import is_original, vision_settings
 from llavakit.model.formats.towers import TOWERS
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
+from llavakit.model.rope import with_context
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 Settings = dict[str, Any]
@@ -60,11 +62,12 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
 
 def _started(folder: Path) -> tuple[Settings, Settings | None, Tokenizer, torch.dtype]:
     """Settings of decoder and tower, tokenizer, and type of the weights of a checkpoint."""
+    folder = named_base(folder) if is_bare_adapter(folder) else folder
     settings = read_json(folder / "config.json")
     dtype = vars(torch)[settings.get("dtype") or settings.get("torch_dtype") or "float32"]
     if is_original(settings):
         where = f"{folder}/config.json"
-        text, vision = text_settings(settings, where), vision_settings(settings, where)
+        text, vision = decoder_settings(settings, where), vision_settings(settings, where)
         return text, vision, read_tokenizer(folder, settings), dtype
     return *part_settings(settings, folder), Tokenizer.load(folder, ours="llavakit" in settings), dtype
 
@@ -83,8 +86,10 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.language.{setting}={language.gguf or where}: {reason}") from None
     if language.gguf is None:
-        return settings.to_dict(), Tokenizer.load(where)
-    return settings.to_dict(), Tokenizer.load(language.gguf.parent, gguf_file=language.gguf.name)
+        return with_context(settings.to_dict()), Tokenizer.load(where)
+    return with_context(settings.to_dict()), Tokenizer.load(
+        language.gguf.parent, gguf_file=language.gguf.name
+    )
 
 
 def _vision(path: str, notes: list[str]) -> Settings:

@@ -63,13 +63,13 @@ def check_packing(language: PreTrainedModel) -> Packing:
 @torch.no_grad()
 def try_packing(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Packing:
     """The same, without what is known already."""
-    name, twin = kind.__name__, tiny_twin(kind, config)
+    name = kind.__name__
+    if config.get_text_config(decoder=True) is not config:
+        raise ConfigError(f"{name} is a model of several parts; a decoder is its language model alone")
+    twin = tiny_twin(kind, config)
     fix_frequencies(twin)
     ids_T = torch.arange(TREE[-1].end) * 7 % 50 + 2
-    try:
-        own = [_own(twin, ids_T[path_to(TREE, number)])[-len(each) :] for number, each in enumerate(TREE)]
-    except FOREIGN as error:
-        raise ConfigError(f"{name} does not run as a plain decoder: {first_line(error)}") from None
+    own = [_own(twin, ids_T[path_to(TREE, number)])[-len(each) :] for number, each in enumerate(TREE)]
     twin.set_attn_implementation(NAME)
     if twin.config._attn_implementation != NAME:  # they only warn
         raise ConfigError(f"{name} does not call registered attention, so samples cannot be kept apart")
@@ -81,12 +81,12 @@ def try_packing(kind: type[PreTrainedModel], config: PreTrainedConfig) -> Packin
         decode_packed(twin, x_TD * 1.1, places_T, layout)  # picture rows are no rows of the table
     except FOREIGN as error:
         raise ConfigError(f"{name} does not take packed attention: {first_line(error)}") from None
-    if (far := _distance(alone_TD, expected_TD)) > LIMIT:
+    if (far := distance(alone_TD, expected_TD)) > LIMIT:
         raise ConfigError(
             f"{name} computes something else from embeddings and packed attention than from token ids and its own "
             f"(by {far:.2g} of the spread)"
         )
-    if (far := _distance(packed_TD, expected_TD)) > LIMIT:
+    if (far := distance(packed_TD, expected_TD)) > LIMIT:
         return Packing(False, f"samples of a row change each other (by {far:.2g} of the spread)")
     return Packing(True)
 
@@ -97,7 +97,7 @@ def _own(twin: PreTrainedModel, ids_T: Tensor) -> Tensor:
     return hidden_TD
 
 
-def _distance(ours_TD: Tensor, theirs_TD: Tensor) -> float:
+def distance(ours_TD: Tensor, theirs_TD: Tensor) -> float:
     """The largest difference, of the spread of values; no number is infinitely far."""
     far = float((ours_TD - theirs_TD).abs().max() / theirs_TD.std())
     return far if far == far else float("inf")

@@ -13,6 +13,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from llavakit.core.errors import ConfigError
 
+MAX_CONTEXT = 10**8  # a tokenizer without a limit says 10**30
+
 
 def stretch_config(config: PreTrainedConfig, factor: float) -> None:
     """Make `config` divide its positions by `factor`, counted from the unscaled decoder; the context grows as much.
@@ -49,6 +51,29 @@ def stretch(language: PreTrainedModel, factor: float) -> None:
             f"{language.config.model_type} keeps its rotary embedding; leave rope_factor out"
         )
     decoder.rotary_emb = type(rotary)(config=language.config).to(language.device)
+
+
+def with_context(text: dict[str, Any], *claims: object) -> dict[str, Any]:
+    """Settings of a decoder as its files have them, with `max_position_embeddings` the tokens it has positions for.
+
+    Files give the positions before linear scaling. `max_sequence_length` among the settings, and further `claims`
+    (what a release says it was trained with), count where they are larger.
+    """
+    if "max_position_embeddings" not in text:
+        return text
+    stretched = text["max_position_embeddings"] * (linear_factor(text) or 1)
+    said = [claim for claim in (text.get("max_sequence_length"), *claims) if isinstance(claim, int)]
+    context = max(round(stretched), *(claim for claim in (0, *said) if claim <= MAX_CONTEXT))
+    return text | {"max_position_embeddings": context}
+
+
+def as_stored(text: dict[str, Any]) -> dict[str, Any]:
+    """The other way: `max_position_embeddings` as files have it, before linear scaling."""
+    if "max_position_embeddings" not in text:
+        return text
+    return text | {
+        "max_position_embeddings": round(text["max_position_embeddings"] / (linear_factor(text) or 1))
+    }
 
 
 def classic_rope(text: dict[str, Any]) -> dict[str, Any]:

@@ -192,13 +192,13 @@ def test_two_hundred_thousand_records_open_in_seconds_and_take_24_bytes_each(tmp
     with path.open("w") as file:
         file.write("[\n" + ",\n".join(f'{{"id": "{number}", {body}' for number in range(200_000)) + "\n]")
     tracemalloc.start()
-    began = time.perf_counter()
+    began = time.process_time()
     records = read_records(path)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(records) == 200_000
-    assert seconds < 10  # about half a second where nothing else runs
+    assert seconds < 10  # of the processor; about half a second
     assert held < 200_000 * 24 + 1_000_000
     assert peak < path.stat().st_size
     last = records[199_999]

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.data import shards
+from llavakit.data import index, shards
 from llavakit.data.records import read_records
 from llavakit.text.conversation import Image, Video
 from tests import tiny
@@ -203,6 +203,26 @@ def test_a_number_of_5000_digits_in_a_shard_is_a_flaw_of_its_sample(tmp_path):
     with pytest.raises(DataError, match=r"a\.tar:1: '0\.json' is not JSON that can be read: "):
         first.conversation()
     assert second.conversation().media == ()
+
+
+def test_a_large_shard_is_indexed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAVAKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(index, "KEEP_FROM", 0)
+    long = "folder/" + "x" * 200 + "é"
+    members = [("0.json", text("<image>")), ("0.png", b"zero"), (f"{long}.json", text())]
+    path = shard(tmp_path / "a.tar", members)
+    first = [(record.raw, record.conversation().media) for record in read_records(path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_entries", None)  # would fail if it were called
+        again = read_records(path)
+        assert [(record.raw, record.conversation().media) for record in again] == first
+    assert first[0][1] == (Image(b"zero"),) and len(first) == 2
+    shard(path, [("9.json", text()), *members])
+    assert len(read_records(path)) == 3
+
+
+def test_an_empty_shard_has_no_records(tmp_path):
+    assert list(read_records(shard(tmp_path / "a.tar", []))) == []
 
 
 BAD_SAMPLES = {

@@ -346,6 +346,25 @@ def change(folder, file, **values):
             "takes 56 px",
         ),
         ("llava_onevision", "video_preprocessor_config.json", {"image_mean": [0.1] * 3}, "other numbers"),
+        (
+            "llava_next_video",
+            "preprocessor_config.json",
+            {"rescale_factor": 1 / 127.5},
+            "rescale_factor=0.0078",
+        ),
+        (
+            "llava_next_video",
+            "preprocessor_config.json",
+            {"crop_size": {"height": 40, "width": 56}},
+            "crop_size",
+        ),
+        ("llava_next_video", "preprocessor_config.json", {"size": {"shortest_edge": 28}}, "takes 56 px"),
+        (
+            "llava_next_video",
+            "video_preprocessor_config.json",
+            {"size": {"shortest_edge": 56}, "do_center_crop": False},
+            "do_center_crop=False",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused_in_one_line(pairs, kind, file, values, words, tmp_path):
@@ -357,3 +376,41 @@ def test_what_cannot_be_followed_is_refused_in_one_line(pairs, kind, file, value
     with pytest.raises(CheckpointError, match=words) as error:
         load_card(tmp_path, "chatml")
     assert str(error.value).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"do_pad": False}, "square"),
+        ({"do_pad": False, "size": {"height": 56, "width": 56}, "do_center_crop": False}, "squash"),
+        ({"do_pad": True, "do_center_crop": False}, "pad"),
+        ({"do_pad": False, "do_center_crop": False}, None),
+        ({"do_pad": True, "crop_size": 40}, None),
+    ],
+)
+def test_the_rule_of_plain_llava_follows_its_processor(pairs, tmp_path, values, kind):
+    """What would not be a square is refused by name."""
+    (tmp_path / "config.json").write_bytes((pairs["llava"][1] / "config.json").read_bytes())
+    size = {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}, "do_center_crop": True}
+    change(tmp_path, "preprocessor_config.json", **(size | values))
+    if kind is None:
+        with pytest.raises(CheckpointError, match=r"do_center_crop=False|crop_size=40"):
+            load_card(tmp_path, "chatml")
+        return
+    assert load_card(tmp_path, "chatml").image.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_", "mean"),
+    [
+        ("llava_onevision", "LlavaOnevisionImageProcessor", hf_tiny.CLIP_MEAN),
+        ("llava_onevision", "SiglipImageProcessor", (0.5, 0.5, 0.5)),
+        ("llava_next", "LlavaNextImageProcessor", hf_tiny.CLIP_MEAN),
+    ],
+)
+def test_means_that_are_missing_are_those_of_the_processors_class(pairs, tmp_path, kind, type_, mean):
+    (tmp_path / "config.json").write_bytes((pairs[kind][1] / "config.json").read_bytes())
+    grids = json.loads((tmp_path / "config.json").read_text())["image_grid_pinpoints"]
+    change(tmp_path, "preprocessor_config.json", image_processor_type=type_, image_grid_pinpoints=grids)
+    change(tmp_path, "video_preprocessor_config.json", video_processor_type=type_)
+    assert load_card(tmp_path, "chatml").image.mean == tuple(mean)

@@ -42,8 +42,9 @@ LEAKY = {
 }  # fmt: skip
 ANSWERS = {
     "llama": "packs", "qwen3_moe": "packs", "gpt_oss": "packs", "phimoe": "packs", "gemma3_text": "packs",
-    "deepseek_v3": "packs", "qwen3_5_text": "alone", "falcon_h1": "alone", "minimax": "alone", "mpt": "refused",
+    "deepseek_v3": "trained", "qwen3_5_text": "alone", "falcon_h1": "alone", "minimax": "alone", "mpt": "refused",
     "bert": "refused", "inkling_text": "refused", "gemma3n_text": "refused", "stablelm": "refused",
+    "fuyu": "refused",
 }  # fmt: skip
 
 
@@ -51,7 +52,7 @@ ANSWERS = {
 def test_what_a_class_does_is_found_by_trying(name):
     answer, reason = try_type(name)
     assert answer == ANSWERS[name]
-    assert bool(reason) == (answer == "refused") and "\n" not in reason
+    assert bool(reason) == (answer in ("refused", "trained")) and "\n" not in reason
 
 
 def test_the_page_names_every_causal_class_once():

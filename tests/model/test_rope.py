@@ -23,10 +23,14 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.build import LanguageConfig, ModelConfig, build, load_language
+from llavakit.model.convert.convert import Options, convert
+from llavakit.model.families import family
+from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.model.rope import stretch_config
 from tests import tiny
 from tests.model.test_decoders import SHAPE, random_model
+from tests.originals import Original
 
 
 def frequencies(language):
@@ -76,9 +80,11 @@ def test_saving_and_exporting_keeps_the_scaling(folder, tmp_path):
     rope = json.loads((tmp_path / "scaled/config.json").read_text())["text_config"]["rope_parameters"]
     assert rope == {"rope_theta": 10000.0, "rope_type": "linear", "factor": 2.0}
     theirs = LlavaForConditionalGeneration.from_pretrained(tmp_path / "scaled").model.language_model
-    for language in (checkpoints.load(tmp_path / "scaled").model.language.model, theirs):
+    back = checkpoints.load(tmp_path / "scaled").model.language.model
+    for language in (back, theirs):
         assert torch.equal(language.rotary_emb.inv_freq, frequencies(scaled.model.language))
-        assert language.config.max_position_embeddings == 1024
+    # Files have the positions before scaling: that is what releases wrote and what vLLM multiplies.
+    assert (back.config.max_position_embeddings, theirs.config.max_position_embeddings) == (1024, 512)
 
 
 def test_the_factor_counts_from_the_unscaled_decoder(folder, tmp_path):
@@ -147,6 +153,45 @@ def test_a_factor_below_one_is_refused():
         stretch_config(LlamaConfig(), 0.5)
 
 
+CLAIMS = [
+    ({}, {}, 512),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {}, 1024),
+    ({"rope_scaling": {"type": "linear", "factor": 2.0}, "max_sequence_length": 1024}, {}, 1024),
+    ({"max_sequence_length": 800}, {}, 800),
+    ({}, {"tokenizer_model_max_length": 900}, 900),
+    ({}, {"tokenizer_model_max_length": 10**30}, 512),
+]
+
+
+@pytest.mark.parametrize(("settings", "original_only", "context"), CLAIMS)
+def test_the_context_is_what_the_release_can_read(folder, tmp_path, settings, original_only, context):
+    """In both layouts, and again in what is written; files keep the positions before scaling."""
+    changes = {"tokenizer_model_max_length": None} | settings | original_only
+    Original().save(tmp_path / "original" / "model", **changes)
+    convert(tmp_path / "original" / "model", tmp_path / "hf", "hf", Options(template="vicuna_v1"))
+    convert(tmp_path / "hf", tmp_path / "back", "original")
+    found = [tmp_path / "original" / "model", tmp_path / "hf", tmp_path / "back"]
+    if not original_only:
+        for file in folder.iterdir():
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+        config = json.loads((folder / "config.json").read_text())
+        text = {key: value for key, value in config["text_config"].items() if not key.startswith("rope")}
+        (tmp_path / "config.json").write_text(json.dumps(config | {"text_config": text | settings}))
+        found.append(tmp_path)
+    for place in found:
+        assert checkpoints.load(place, template_name="vicuna_v1").model.context == context, place
+
+
+def test_next_video_reads_its_32_frames_from_its_own_directory(tmp_path):
+    """4608 tokens of frames, 4096 positions, a factor of 2."""
+    row = family("llava-next-video-7b")
+    frames = row.plan((640, 360), frames=row.card.video.max_frames).num_tokens
+    text = {"model_type": "llama", "max_position_embeddings": 4096}
+    text |= {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    settings, _ = part_settings({"model_type": "llava_next_video", "text_config": text}, tmp_path)
+    assert 4096 < frames < settings["max_position_embeddings"] == 8192
+
+
 LONG = {
     "rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [1.0, 2.0, 4.0, 8.0],
     "original_max_position_embeddings": 16,
@@ -178,12 +223,26 @@ def test_a_sample_does_not_depend_on_the_longest_of_its_row(kind, context):
     assert torch.equal(again, alone)
 
 
+def logprobs(engine: Engine, samples) -> list[list[float]]:
+    """Of the answers, all made together; they go past the original context."""
+    heard: dict[int, list[float]] = {}
+    for sample in samples:
+        number = engine.submit(
+            engine.prepare(sample, Sampling(max_tokens=16, logprobs=0)),
+            lambda event: heard[event.request].append(event.logprob),
+        )
+        heard[number] = []
+    while engine.busy:
+        engine.step()
+    return list(heard.values())
+
+
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_an_answer_does_not_depend_on_who_is_answered_beside_it(kind):
     model, samples = scaled(kind, 64), [prompt(10, 0), prompt(40, 1)]
-    how = Sampling(max_tokens=16)  # past the original context
-    alone = [Engine(model, frozenset()).generate([sample], how)[0] for sample in samples]
-    assert Engine(model, frozenset()).generate(samples, how) == alone
+    alone = [logprobs(Engine(model, frozenset()), [sample])[0] for sample in samples]
+    for together, expected in zip(logprobs(Engine(model, frozenset()), samples), alone, strict=True):
+        assert len(expected) == 16 and together == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_set_of_factors_is_chosen_by_the_models_context():

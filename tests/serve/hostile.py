@@ -103,10 +103,11 @@ def _requests(model: str) -> dict[str, dict[str, Any]]:
         "a page": "data:text/html;base64,PGI+", "svg": data_url(SVG, "image/svg+xml"),
         "a bomb": data_url(bomb(60_000, 60_000)), "a long bomb": data_url(bomb(2**31 - 1, 1)),
         "cut short": data_url(encoded("png", (90, 90))[:-300]), "empty": data_url(b""),
-        "only its mark": data_url(b"\x89PNG\r\n\x1a\n"), "an archive": data_url(b"PK\x03\x04" + bytes(100)),
+        "only its mark": data_url(b"\x89PNG\r\n\x1a\n"), "an archive": data_url(b"PK\x03\x04" + encoded("gif")),
     }  # fmt: skip
     found = {f"picture: {name}": asked(_pictures(url)) for name, url in places.items()}
     found |= {
+        "very many pixels": asked(_pictures(data_url(bomb(7000, 7000))) * 9),
         "many pictures": asked(_pictures(data_url(encoded("png"))) * 1000),
         "a long text": asked("a megabyte of words " * 50_000),
         "a longer text": asked("x" * 3_000_000),

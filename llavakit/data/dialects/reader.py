@@ -30,9 +30,12 @@ class Fields:
 
     def left(self) -> dict[str, Any]:
         """What nobody has asked for, but nulls."""
-        return {
-            name: value for name, value in self.raw.items() if name not in self.seen and value is not None
-        }
+        names = self.raw.keys() - self.seen
+        return (
+            {name: value for name, value in self.raw.items() if name in names and value is not None}
+            if names
+            else {}
+        )
 
 
 class Reader:
@@ -112,6 +115,8 @@ class Reader:
 
 def _path(folder: Path, name: str, where: str) -> Path:
     path = folder / name
+    if len(name) <= MAX_NAME and name.isascii() and name.isprintable():  # nearly always
+        return path
     try:
         whole = os.fsencode(path)
     except UnicodeEncodeError:

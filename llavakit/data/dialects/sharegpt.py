@@ -56,5 +56,6 @@ def _is_extended(turn: Any) -> bool:
     if not isinstance(turn, dict):
         return False
     speaker = turn.get("from")
-    named = isinstance(speaker, str) and speaker in NEW_NAMES
-    return named or any(turn.get(name) is not None for name in WEIGHTS)
+    if isinstance(speaker, str) and speaker in NEW_NAMES:
+        return True
+    return not turn.keys().isdisjoint(WEIGHTS) and any(turn.get(name) is not None for name in WEIGHTS)

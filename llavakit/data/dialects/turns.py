@@ -11,6 +11,7 @@ from llavakit.text.conversation import Conversation, Medium, Message, Part, Role
 from llavakit.vision.kinds import Sort
 
 PLACEHOLDER = re.compile("<(image|video)>")
+SURROGATE = re.compile("[\ud800-\udfff]")
 ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -67,7 +68,7 @@ def text_of(turn: Fields, key: str, text: str, role: Role) -> str:
     """The text itself, if a tokenizer can take it and if an answer says something."""
     if role == "assistant" and not text.strip():
         raise DataError(f"{turn.at(key)} is an empty answer", kind="answer")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
+    if not text.isascii() and SURROGATE.search(text):
         raise DataError(f"{turn.at(key)} holds half a character (a lone surrogate)")
     return text
 
@@ -86,7 +87,12 @@ def role_of(turn: Fields, key: str) -> Role:
 
 def weight_of(turn: Fields, role: Role) -> float:
     """What an answer counts in the loss: 1 unless the turn says otherwise."""
-    said = {turn.at(name): value for name in WEIGHTS if (value := turn.get(name)) is not None}
+    if turn.raw.keys().isdisjoint(WEIGHTS):  # nearly always
+        return 1.0
+    names = [name for name in WEIGHTS if turn.get(name) is not None]
+    if not names:
+        return 1.0
+    said = {turn.at(name): turn.get(name) for name in names}
     for name, value in said.items():
         if not isinstance(value, bool | int | float) or not math.isfinite(value) or value < 0:
             raise DataError(f"{name} is {shorten(repr(value))}; it must be true, false or a number from 0")
@@ -94,7 +100,7 @@ def weight_of(turn: Fields, role: Role) -> float:
             raise DataError(f"{name} is {value}: only answers are learned", kind="unread")
     if len(set(map(float, said.values()))) > 1:
         raise DataError(f"{' and '.join(said)} do not say the same")
-    return float(next(iter(said.values()), 1.0)) if role == "assistant" else 1.0
+    return float(next(iter(said.values()))) if role == "assistant" else 1.0
 
 
 def with_system(turns: list[Turn], top: Fields) -> list[Turn]:
@@ -104,7 +110,7 @@ def with_system(turns: list[Turn], top: Fields) -> list[Turn]:
         return turns
     if not isinstance(text, str):
         raise DataError(f"system must be a text, found {type(text).__name__}")
-    if turns[0].role == "system":
+    if turns and turns[0].role == "system":
         if turns[0].text != text:
             raise DataError("'system' and the first message are two different system texts")
         return turns

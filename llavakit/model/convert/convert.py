@@ -17,8 +17,9 @@ from llavakit.model.adapters import read_adapter
 from llavakit.model.assemble import NOTHING, Opened, Sources, with_media_tokens
 from llavakit.model.checkpoint import Checkpoint, write_settings
 from llavakit.model.convert.export import differences, original_config, tower_name
-from llavakit.model.directory import resolve
+from llavakit.model.directory import is_bare_adapter, resolve, settings_of
 from llavakit.model.formats.keys import to_hf, to_original
+from llavakit.model.formats.lora import named_base
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.shards import write_shards
 from llavakit.model.formats.target import check_target
@@ -111,18 +112,25 @@ def _without_videos(opened: Opened) -> Opened:
     return replace(opened, card=card).with_weights(kept)
 
 
-def merge(source: Path, target: Path, *, overwrite: bool = False) -> None:
-    """Write adapters and their base as one ordinary checkpoint. All or nothing."""
+def merge(source: Path, target: Path, *, template_name: str | None = None, overwrite: bool = False) -> None:
+    """Write adapters and their base as one ordinary checkpoint. All or nothing.
+
+    `template_name` is for adapters of others, whose base does not say its own.
+    """
     folder = resolve(source)
-    adapter = read_adapter(read_json(folder / "config.json"), folder)
-    if adapter is None:
-        raise CheckpointError(f"{source} is an ordinary checkpoint; there is nothing to merge")
-    check_target(target, folder, adapter.base, overwrite=overwrite)
-    _write_ours(open_model(folder, None), target, PLAIN)
+    if is_bare_adapter(folder):
+        base = named_base(folder)
+    else:
+        adapter = read_adapter(read_json(folder / "config.json"), folder)
+        if adapter is None:
+            raise CheckpointError(f"{source} is an ordinary checkpoint; there is nothing to merge")
+        base = adapter.base
+    check_target(target, folder, base, overwrite=overwrite)
+    _write_ours(open_model(folder, template_name), target, PLAIN)
 
 
 def _open(folder: Path, to: str, options: Options) -> Opened:
-    config = read_json(folder / "config.json")
+    config = settings_of(folder, options.sources.base)
     # An original directory has no place for a template: nobody need name one in order to write it.
     name = options.template or ("plain" if to == "original" and "llavakit" not in config else None)
     sources = options.sources
@@ -196,7 +204,7 @@ def _write_original(opened: Opened, folder: Path, target: Path, options: Options
             f"{folder} does not say what its vision tower is called; name its hub id with --tower"
         )
     config = original_config(opened.card, model.language.config, vision, name, dtype)
-    config["tokenizer_model_max_length"] = _context(opened.tokenizer, config["max_position_embeddings"])
+    config["tokenizer_model_max_length"] = _context(opened.tokenizer, model.context)
     for note in differences(opened.card, name, siglip=TOWER_KINDS[vision.model_type].cut):
         say(f"note: {note}")
     linear = opened.card.connector.kind == "linear"
@@ -226,7 +234,7 @@ def _original_vocabulary(opened: Opened, folder: Path, options: Options) -> tupl
                 f"--vocabulary {wanted}: the tokenizer has {size} tokens besides <image> and its like, the tables "
                 f"have {rows} rows; choose from {size} to {rows}"
             )
-    elif not is_original(read_json(folder / "config.json")):
+    elif not is_original(settings_of(folder, options.sources.base)):
         wanted = original_rows(opened.tokenizer, rows)
     if wanted < rows:
         say(f"vocabulary: the first {wanted} of {rows} rows are kept")

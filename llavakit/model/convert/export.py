@@ -8,7 +8,7 @@ from llavakit.core.errors import CheckpointError
 from llavakit.model.card import Card
 from llavakit.model.formats.original import DECODERS, TYPES
 from llavakit.model.formats.towers import TOWER_KINDS, TOWERS
-from llavakit.model.rope import classic_rope
+from llavakit.model.rope import as_stored, classic_rope
 from llavakit.vision.frames import VideoConfig
 
 CLASSES = {kind: name for name, kind in DECODERS.items() if name[0] == "L"}
@@ -117,7 +117,7 @@ def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) ->
 
 def _language(language: PreTrainedConfig) -> dict[str, Any]:
     """The language model's settings as versions of `transformers` spelled them that released code runs on."""
-    every = language.to_dict()
+    every = as_stored(language.to_dict())
     generic = PreTrainedConfig().to_dict().keys() - set(SHARED)
     rope = classic_rope(every)
     every.pop("rope_parameters", None)

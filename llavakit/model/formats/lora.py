@@ -8,16 +8,31 @@ from torch import Tensor
 
 from llavakit.core.errors import CheckpointError
 from llavakit.core.files import read_json
+from llavakit.model.formats.hub import locate
 from llavakit.model.formats.keys import from_original
 from llavakit.model.formats.vocabulary import EMBEDDING, HEAD
 from llavakit.model.formats.weights import Stored, Weights, first_existing, open_file
 
 ADAPTER = "adapter_config.json"
+BESIDE = "non_lora_trainables.bin"
+NAME_BASE = "use `llavakit convert` and name the language model's directory or hub id with --base"
+BROUGHT = ("connector.", "newline.")  # trained beside an adapter of a language model, which has no such part
+WRAPPING = ("default", "modules_to_save", "base_layer")  # words that peft puts into names
 # Settings of peft that change the merge: what is here is the plain rule; anything else is refused.
 PLAIN: dict[str, tuple[object, ...]] = {
     "peft_type": ("LORA",), "fan_in_fan_out": (None, False), "use_dora": (None, False),
     "init_lora_weights": (None, True, False, "gaussian"), "rank_pattern": (None, {}), "alpha_pattern": (None, {}),
+    "lora_bias": (None, False),
 }  # fmt: skip
+
+
+def named_base(folder: Path) -> Path:
+    """The directory of the model that an adapter names as its base; from the hub, if it is an id."""
+    named = read_json(folder / ADAPTER).get("base_model_name_or_path")
+    try:
+        return locate(str(named))
+    except CheckpointError as error:
+        raise CheckpointError(f"{folder} is a LoRA adapter of {named}, but {error}; {NAME_BASE}") from None
 
 
 def merge_lora(
@@ -42,15 +57,20 @@ def merge_lora(
     scale = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
     file = first_existing(folder, "adapter_model.safetensors", "adapter_model.bin")
     pairs, whole = _split(open_file(file), file, rename)
-    beside = folder / "non_lora_trainables.bin"
+    beside = folder / BESIDE
     for key, stored in (open_file(beside) if beside.is_file() else {}).items():
         kept = rename(_strip(key))
         if kept is not None:
             whole[kept] = stored
+    strange = sorted(name for name in whole if name not in weights and not name.startswith(BROUGHT))
+    if strange:
+        raise CheckpointError(
+            f"{file}: holds {strange[0]}, which the base model does not have{_why(strange[0])}"
+        )
     merged = weights | whole
     for name, pair in pairs.items():
         if name not in weights:
-            raise CheckpointError(f"{file}: adapts {name}, which the base model does not have")
+            raise CheckpointError(f"{file}: adapts {name}, which the base model does not have{_why(name)}")
         if len(pair) != 2 or pair["lora_A"].shape[0] != rank or pair["lora_B"].shape[1] != rank:
             raise CheckpointError(f"{file}: {name} does not have two matrices of rank {rank}")
         shape = (pair["lora_B"].shape[0], pair["lora_A"].shape[1])
@@ -61,6 +81,10 @@ def merge_lora(
             )
         merged[name] = _low_rank(name, merged[name], pair["lora_A"], pair["lora_B"], scale)
     return merged
+
+
+def _why(name: str) -> str:
+    return " (it is tied to the embeddings, which would change with it)" if name == HEAD else ""
 
 
 def _low_rank(name: str, base: Stored, down: Stored, up: Stored, scale: float) -> Stored:
@@ -82,8 +106,7 @@ def _split(
     pairs: dict[str, Weights] = {}
     whole: Weights = {}
     for key, stored in adapter.items():
-        # Adapters of peft carry their name in some versions, and the word for whole modules in others.
-        words = [word for word in _strip(key).split(".") if word not in ("default", "modules_to_save")]
+        words = [word for word in _strip(key).split(".") if word not in WRAPPING]
         kinds = [word for word in words if word.startswith("lora_")]
         name = rename(".".join(word for word in words if not word.startswith("lora_")))
         if name is None:
