@@ -27,7 +27,9 @@ class TowerKind:
 
 
 TOWER_KINDS = {  # by model_type
-    "clip_vision_model": TowerKind(ImageConfig().mean, ImageConfig().std, 1, "square", pre_norm=True, cut=False),
+    "clip_vision_model": TowerKind(
+        ImageConfig().mean, ImageConfig().std, 1, "square", pre_norm=True, cut=False
+    ),
     "siglip_vision_model": TowerKind(HALF, HALF, 0, "squash", pre_norm=False, cut=True),
 }
 
