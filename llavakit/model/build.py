@@ -46,6 +46,9 @@ class ModelConfig(Config):
     tower: TowerConfig | None = None
     connector: ConnectorConfig | None = None
     image: ImageConfig | None = None
+    image_depth: int | None = Field(
+        default=None, ge=8, le=32
+    )  # image.depth, also where the start has the image
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
@@ -60,8 +63,12 @@ class ModelConfig(Config):
         }  # fmt: skip
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
-            return Card(**given)
-        return load_card(self.start, self.template).model_copy(update=given)
+            card = Card(**given)
+        else:
+            card = load_card(self.start, self.template).model_copy(update=given)
+        if self.image_depth is None:
+            return card
+        return card.model_copy(update={"image": card.image.model_copy(update={"depth": self.image_depth})})
 
 
 def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:

@@ -59,8 +59,9 @@ def train(
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
-    is none); settings that would make it another run are refused by name. With `overwrite`, what is in the run
-    directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the probes.
+    is none); settings and data that would make it another run are refused by name. With `overwrite`, the run that
+    is in the directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the
+    probes.
     Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
     if run.preference is not None and run.model.start is None:
@@ -98,9 +99,7 @@ class Loop:
     state: State
     metrics: Metrics
     monitor: Monitor
-    unreadable_since: Position | None = (
-        None  # steps of which no rank could read anything, one after the other
-    )
+    unreadable_since: Position | None = None  # no rank could read anything of any step from there on
 
     def run_steps(self) -> None:
         """From where `state` stands to the last step, or to the end of the one in which a stop is asked for."""
@@ -128,8 +127,9 @@ class Loop:
                     )
                 stop = self._wants_stop(request)
                 if last or stop or (is_step and run.save_every and state.step % run.save_every == 0):
-                    request.meet()
-                    self.save()
+                    with request.saving():
+                        self.save()
+                    stop = self._wants_stop(request)  # who asks during a save need not wait for another step
                 if stop and not last:
                     raise Interrupted(
                         f"stopped at step {state.step} of {state.steps}; saved in {run.out}",
