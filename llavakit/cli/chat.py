@@ -51,8 +51,9 @@ def chat(
     for path in video or []:
         probe_video(path)
 
+    from llavakit.engine.responder import Responder
     from llavakit.engine.sampler import Sampling
-    from llavakit.terminal import Responder, Terminal
+    from llavakit.terminal import Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     answering: Responder
