@@ -15,6 +15,7 @@ from tests.vision.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATCHED = {"extend.md"}  # its blocks need its diffs: see test_extend.py
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -43,6 +44,8 @@ def sandbox(tmp_path):
 def blocks() -> list:
     found = []
     for page in PAGES:
+        if page.name in PATCHED:
+            continue
         for number, match in enumerate(BLOCK.finditer(page.read_text())):
             found.append(pytest.param(match[1], match[2], id=f"{page.name}-{number}-{match[1]}"))
     return found

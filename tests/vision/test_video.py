@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision import image, video
 from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames
+from llavakit.vision.kinds import kind_of
 from llavakit.vision.video import load_frames, probe_video, video_digest
 from tests.vision.clips import decode_all, number_of, numbered, real_clips, write_clip, write_sound
 
@@ -402,6 +403,16 @@ def test_a_clock_that_starts_again_hides_nothing(suffix, options, tmp_path):
         assert [number_of(picture) for picture in load_frames(data, info, chosen)] == [
             order[at] for at in chosen
         ]
+
+
+def test_packets_with_a_time_in_front_are_read(tmp_path):
+    """M2TS, as camcorders and discs have it."""
+    plain = write_clip(tmp_path / "clip.ts", kind="mpegts", options=B_FRAMES).read_bytes()
+    data = b"".join(bytes(4) + plain[at : at + 188] for at in range(0, len(plain), 188))
+    info = probe_video(data)
+    assert info.times == probe_video(plain).times
+    assert [number_of(picture) for picture in load_frames(data, info, [0, 30, 47])] == [0, 30, 47]
+    assert (kind_of(plain, "video"), kind_of(data, "video")) == ("video/mp2t", "video/vnd.dlna.mpeg-tts")
 
 
 def test_a_gif_may_end_with_a_comment(tmp_path):
