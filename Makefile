@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo demo-full test lint format docs bench clean help
+.PHONY: demo demo-full test lint format docs bench soak clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -42,6 +42,9 @@ docs: $(VENV)/installed  ## build the documentation site into site/, strictly
 
 bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-python ..."); rewrites docs/performance.md
 	$(OFFLINE) $(BIN)/python -m benchmarks.run $(BENCH)
+
+soak: $(VENV)/installed  ## 300 clients, many of them hostile, against a server for two minutes
+	$(OFFLINE) $(BIN)/python -m benchmarks.soak
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,11 +1,14 @@
-"""Many clients at once for minutes: no error, the answers of a single client, and memory that does not grow.
+"""Many clients at once for minutes, some of them hostile: nobody else gets an error, another answer, or a slow one.
 
 Starts `llavakit serve` on loopback (with a tiny random model, unless --model names another) and keeps `--clients`
-clients busy. Each asks one question after another: with no, one or two pictures, short and long, greedy and
+clients busy. Bystanders ask one question after another: with no, one or two pictures, short and long, greedy and
 sampled, whole and streamed, one and two choices; some hang up in the middle. Every answer is compared with the one
-that a single client got before. Ends with code 1 if anything went wrong.
+that a single client got before. After a quiet quarter of the time the others begin: the hostile requests of
+`tests/serve/hostile.py`, requests at the edge of what a step can do, connections that say nothing more, and uploads
+that drip or break off. Bystanders may then take at most twice as long for a token, no answer may be a 5xx, and the
+server with its decoders must stay within the memory that it states at its start. Ends with code 1 if not.
 
-    python -m benchmarks.soak [--clients 200] [--seconds 120] [--model DIR]
+    python -m benchmarks.soak [--clients 300] [--seconds 120] [--model DIR]
 """
 
 import argparse
@@ -21,7 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +34,16 @@ import numpy as np
 import PIL.Image
 import psutil
 
+from tests.serve import hostile
+from tests.serve.hostile import CHAT
+
 HANG_UP = 0.05  # of the requests
-SETTLED = 0.25  # of the time is over before memory is looked at
+QUIET = 0.25  # of the time belongs to those who mean well
+HOSTILE = 0.3  # of the clients
+SLOWER = 2.0  # times as long as in the quiet a token may take beside the others
+BUSY = 429
+DRIP = 20  # bytes of an upload that drips, one every tenth of a second
+SETTLED = 0.5  # of the time is over before memory has to stay where it is
 GROWTH = 1.05, 30 * 2**20  # what memory may grow by after that: a factor and bytes
 
 
@@ -41,6 +52,11 @@ class Tally:
     """What happened."""
 
     seconds: list[float] = field(default_factory=list)  # of each answer
+    token_seconds: tuple[list[float], list[float]] = field(
+        default_factory=lambda: ([], [])
+    )  # quiet, then loud
+    hostile: Counter[str] = field(default_factory=Counter)  # by what came of it
+    busy: int = 0
     wrong: Counter[str] = field(default_factory=Counter)
     hung_up: int = 0
     memory: list[tuple[float, int]] = field(default_factory=list)  # (seconds since the start, bytes)
@@ -53,6 +69,11 @@ class Tally:
         return {
             "answers": len(self.seconds),
             "hung_up": self.hung_up,
+            "busy": self.busy,
+            "hostile": dict(self.hostile),
+            "quiet_token_ms": _median_ms(self.token_seconds[0]),
+            "loud_token_ms": _median_ms(self.token_seconds[1]),
+            "peak_mib": round(self.peak / 2**20),
             "wrong": dict(self.wrong),
             "median_seconds": round(spread[9], 3),
             "p95_seconds": round(spread[18], 3),
@@ -62,9 +83,21 @@ class Tally:
         }
 
     @property
+    def peak(self) -> int:
+        """The most memory that was seen, in bytes."""
+        return max((size for _, size in self.memory), default=0)
+
+    @property
+    def is_fair(self) -> bool:
+        """Whether bystanders had their tokens beside the hostile about as fast as without them."""
+        quiet, loud = self.token_seconds
+        return bool(quiet and loud) and statistics.median(loud) <= SLOWER * statistics.median(quiet)
+
+    @property
     def is_flat(self) -> bool:
-        """Whether memory stayed where it was."""
-        sizes = [size for _, size in self.memory]
+        """Whether memory stayed where it was, once everything has been asked for."""
+        settled = SETTLED * max(at for at, _ in self.memory)
+        sizes = [size for at, size in self.memory if at >= settled]
         third = max(len(sizes) // 3, 1)
         early, late = statistics.median(sizes[:third]), statistics.median(sizes[-third:])
         return late <= early * GROWTH[0] + GROWTH[1]
@@ -121,11 +154,21 @@ async def soak(url: str, model: str, *, clients: int, seconds: float, pid: int |
     asked, tally = questions(model), Tally()
     limits = httpx2.Limits(max_connections=clients)
     async with httpx2.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
-        expected = [await _answer(client, body) for body in asked]
+        expected = [(await _answer(client, body))[0] for body in asked]
         began = time.monotonic()
+        loud, end = began + seconds * QUIET, began + seconds
+        bad = round(clients * HOSTILE)
         running = [
-            _client(client, asked, expected, tally, random.Random(number), began + seconds)
-            for number in range(clients)
+            _bystander(client, asked, expected, tally, random.Random(number), loud, end)
+            for number in range(clients - bad)
+        ]
+        attacks = (
+            [*hostile.bodies(model).values()],
+            [*hostile.faults(model).values()],
+            [*hostile.wires().values()],
+        )
+        running += [
+            _attacker(client, url, attacks, tally, random.Random(number), loud, end) for number in range(bad)
         ]
         if pid is not None:
             running.append(_watch(pid, tally, began, seconds))
@@ -134,62 +177,136 @@ async def soak(url: str, model: str, *, clients: int, seconds: float, pid: int |
         for name in ("llavakit_engine_running", "llavakit_engine_waiting", "llavakit_requests_in_flight"):
             if f"\n{name} 0.0\n" not in page:
                 tally.wrong[f"{name} is not 0 in the end"] += 1
+        for line in page.splitlines():
+            if line.startswith("llavakit_http_requests_total") and 'status="5' in line:
+                tally.wrong[line] += 1
     return tally
 
 
-async def _client(
+async def _bystander(
     client: httpx2.AsyncClient,
     asked: list[dict[str, Any]],
     expected: list[list[str]],
     tally: Tally,
     draw: random.Random,
+    loud: float,
     end: float,
 ) -> None:
-    while time.monotonic() < end:
+    while (began := time.monotonic()) < end:
         number = draw.randrange(len(asked))
         if draw.random() < HANG_UP:
             await _hang_up(client, asked[number])
             tally.hung_up += 1
             continue
-        began = time.monotonic()
         try:
-            answer = await _answer(client, asked[number])
+            answer, tokens = await _answer(client, asked[number])
+        except Busy as busy:
+            tally.busy += 1
+            await asyncio.sleep(busy.seconds)
+            continue
         except (httpx2.HTTPError, ValueError) as error:
             tally.wrong[f"{type(error).__name__}: {error}"[:200]] += 1
             continue
-        tally.seconds.append(time.monotonic() - began)
+        took = time.monotonic() - began
+        tally.seconds.append(took)
+        tally.token_seconds[began >= loud].append(took / max(tokens, 1))
         if answer != expected[number]:
             tally.wrong[f"another answer to question {number}"] += 1
 
 
-async def _answer(client: httpx2.AsyncClient, body: dict[str, Any]) -> list[str]:
-    """The text of every choice; anything but a success is a ValueError."""
-    response = await client.post("/v1/chat/completions", json=body)
+async def _attacker(
+    client: httpx2.AsyncClient,
+    url: str,
+    attacks: tuple[list[bytes], list[bytes], list[bytes]],
+    tally: Tally,
+    draw: random.Random,
+    loud: float,
+    end: float,
+) -> None:
+    """One hostile thing after the other, once the quiet is over. Whatever is answered must not be a 5xx."""
+    bodies, faults, wires = attacks
+    headers = {"Content-Type": "application/json"}
+    await asyncio.sleep(loud - time.monotonic())
+    while time.monotonic() < end:
+        kind = draw.choice(("body", "body", "fault", "wire", "drip"))
+        try:
+            if kind in ("body", "fault"):
+                body = draw.choice(bodies if kind == "body" else faults)
+                response = await client.post(CHAT, content=body, headers=headers)
+                kind = f"{kind} {response.status_code}"
+                if response.status_code >= 500:
+                    tally.wrong[f"{response.status_code}: {response.text[:150]}"] += 1
+            else:
+                await _send(url, draw.choice(wires) if kind == "wire" else wires[4], drip=kind == "drip")
+        except (httpx2.HTTPError, OSError) as error:
+            kind = f"{kind} {type(error).__name__}"
+        tally.hostile[kind] += 1
+
+
+async def _send(url: str, data: bytes, *, drip: bool) -> None:
+    """What no client library would send, on a connection that is then left alone, or fed a byte now and then."""
+    host, port = url.removeprefix("http://").split(":")
+    _, wire = await asyncio.open_connection(host, int(port))
+    try:
+        wire.write(data)
+        for _ in range(DRIP):
+            await wire.drain()
+            await asyncio.sleep(0.1)
+            if drip:
+                wire.write(b" ")
+    finally:
+        wire.transport.abort()
+
+
+class Busy(Exception):
+    """The server said when to come back."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
+async def _answer(client: httpx2.AsyncClient, body: dict[str, Any]) -> tuple[list[str], int]:
+    """The text of every choice, and how many tokens they are; anything but a success is a ValueError."""
+    if body["stream"]:
+        body = body | {"stream_options": {"include_usage": True}}
+    response = await client.post(CHAT, json=body)
+    if response.status_code == BUSY:
+        raise Busy(float(response.headers["Retry-After"]))
     if response.status_code != 200:
         raise ValueError(f"{response.status_code}: {response.text[:150]}")
     if not body["stream"]:
-        return [choice["message"]["content"] for choice in response.json()["choices"]]
+        whole = response.json()
+        texts = [choice["message"]["content"] for choice in whole["choices"]]
+        return texts, whole["usage"]["completion_tokens"]
     texts = [""] * body["n"]
-    *events, last = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    *events, usage, last = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     if last != "[DONE]":
         raise ValueError(f"the stream ends with {last[:150]}")
     for choice in (json.loads(event)["choices"][0] for event in events):
         texts[choice["index"]] += choice["delta"].get("content", "")
-    return texts
+    return texts, json.loads(usage)["usage"]["completion_tokens"]
 
 
 async def _hang_up(client: httpx2.AsyncClient, body: dict[str, Any]) -> None:
-    async with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
+    async with client.stream("POST", CHAT, json=body | {"stream": True}) as response:
         async for _ in response.aiter_bytes():
             return
 
 
 async def _watch(pid: int, tally: Tally, began: float, seconds: float) -> None:
     process = psutil.Process(pid)
-    await asyncio.sleep(seconds * SETTLED)
     while (now := time.monotonic() - began) < seconds:
-        tally.memory.append((now, process.memory_info().rss))
+        sizes = [process.memory_info().rss]
+        for decoder in process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                sizes.append(decoder.memory_info().rss)
+        tally.memory.append((now, sum(sizes)))
         await asyncio.sleep(0.5)
+
+
+def _median_ms(seconds: list[float]) -> float | None:
+    return round(statistics.median(seconds) * 1000, 2) if seconds else None
 
 
 def _picture(seed: int) -> dict[str, Any]:
@@ -202,7 +319,8 @@ def _picture(seed: int) -> dict[str, Any]:
 
 
 @contextmanager
-def _server(model: Path) -> Iterator[tuple[str, int]]:
+def _server(model: Path) -> Iterator[tuple[str, int, float]]:
+    """Its address, its process, and the memory it says it may hold."""
     command = [
         sys.executable,
         "-m",
@@ -217,9 +335,15 @@ def _server(model: Path) -> Iterator[tuple[str, int]]:
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
-        line = next((line for line in process.stdout if line.startswith("serving")), "")
+        lines = dict.fromkeys(("serving", "memory"), "")
+        for line in process.stdout:
+            lines[line.partition(" ")[0].rstrip(":")] = line
+            if all(lines.values()):
+                break
+        # memory: at most 5.1 GB (...
+        stated = float(lines["memory"].split()[3]) * 1e9
         try:
-            yield line.split()[-1].removesuffix("/v1"), process.pid
+            yield lines["serving"].split()[-1].removesuffix("/v1"), process.pid, stated
         finally:
             process.terminate()
 
@@ -229,16 +353,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--clients", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--model", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = options.model or _tiny(Path(folder) / "model")
-        with _server(model) as (url, pid):
+        with _server(model) as (url, pid, stated):
             tally = asyncio.run(soak(url, "soak", clients=options.clients, seconds=options.seconds, pid=pid))
-    good = not tally.wrong and tally.is_flat
-    print(json.dumps({"name": "soak", "clients": options.clients, "good": good} | tally.summary()))
+    good = not tally.wrong and tally.is_flat and tally.is_fair and tally.peak <= stated
+    facts = {"name": "soak", "clients": options.clients, "good": good, "stated_mib": round(stated / 2**20)}
+    print(json.dumps(facts | tally.summary()))
     sys.exit(not good)
 
 

@@ -16,32 +16,19 @@ from llavakit.data.encode import Encoder
 from llavakit.data.media import plan_media
 from llavakit.engine.decoder import Decoder, Kernels, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.responder import GREEDY, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.placement import DeviceMap
-from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
+from llavakit.text.conversation import Conversation, Video
 from llavakit.text.reply import Reply
 
-GREEDY = Sampling()
 
-
-class Chat:
+class Chat(Responder):
     """A model that answers conversations, through the encoder it was trained with."""
 
     def __init__(self, engine: Engine, encoder: Encoder) -> None:
         self.engine, self.encoder = engine, encoder
-
-    def ask(
-        self,
-        question: str,
-        images: Sequence[str | ImageSource] = (),
-        *,
-        videos: Sequence[str | VideoSource] = (),
-        sampling: Sampling = GREEDY,
-    ) -> str:
-        """The answer to one question about images (paths, bytes, opened) and videos (paths, bytes, frames)."""
-        asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
-        return self.batch([Conversation((asked,))], sampling=sampling)[0]
 
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation, all generated together."""

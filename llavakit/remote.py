@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from llavakit.core.errors import DataError, RemoteError
+from llavakit.engine.responder import GREEDY, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import (
     Conversation,
@@ -26,15 +27,11 @@ from llavakit.text.conversation import (
     Message,
     Text,
     Video,
-    VideoSource,
-    open_media,
-    user,
 )
 from llavakit.vision.image import load_image
 from llavakit.vision.kinds import TRAVELLING, Sort, kind_of
 from llavakit.vision.video import name_of, probe_video
 
-GREEDY = Sampling()
 CHAT = "/chat/completions"
 BUSY = (429, 503)  # come back later
 # What other servers know under the same names; sent only where it differs from the default.
@@ -43,7 +40,7 @@ EXTRA = (
 )  # fmt: skip
 
 
-class Remote:
+class Remote(Responder):
     """Asks a server (llavakit, vLLM, SGLang and others) as `Chat` asks a local model."""
 
     def __init__(
@@ -73,18 +70,6 @@ class Remote:
         self._client = httpx2.Client(headers=headers, limits=limits, timeout=timeout)
         self.model_name = model_name or self._only_model()
         self._num_tokens: int | None = None
-
-    def ask(
-        self,
-        question: str,
-        images: Sequence[str | ImageSource] = (),
-        *,
-        videos: Sequence[str | VideoSource] = (),
-        sampling: Sampling = GREEDY,
-    ) -> str:
-        """The answer to one question about images (paths, bytes, opened) and videos (paths, bytes)."""
-        asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
-        return self.batch([Conversation((asked,))], sampling=sampling)[0]
 
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation. Number i draws with seed + i."""

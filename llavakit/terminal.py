@@ -1,27 +1,17 @@
 """Chat in a terminal: one question, or a conversation with pictures attached on the way."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 from llavakit.core.errors import UserError
 from llavakit.core.progress import console, printable, say
+from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Message, Video, assistant, system, user
 from llavakit.vision.image import load_image
 
 HELP = "/image PATH or /video PATH attaches to your next question; /new starts over; /quit ends"
-
-
-class Responder(Protocol):
-    """Who answers: a model in this process (`Chat`), or one behind a server (`Remote`)."""
-
-    def stream(self, conversation: Conversation, *, sampling: Sampling) -> Iterator[str]: ...
-
-    def num_tokens(self, answer: str) -> int | None: ...
-
-    def describe(self, video: Video) -> str: ...
 
 
 class Terminal:

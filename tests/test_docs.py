@@ -15,24 +15,37 @@ from tests.vision.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PATCHED = {"extend.md"}  # its blocks need its diffs: see test_extend.py
 BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; and a video, clip.mp4."""
+    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; also clip.mp4 and pairs.json."""
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
     (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
     tiny.picture(tmp_path / "x.png")
     write_clip(tmp_path / "clip.mp4")
     rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
+    pairs = [
+        {
+            "image": "x.png",
+            "prompt": f"<image>\nWhat is shape {number}?",
+            "chosen": "red",
+            "rejected": "a blue one",
+        }
+        for number in range(8)
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     return tmp_path
 
 
 def blocks() -> list:
     found = []
     for page in PAGES:
+        if page.name in PATCHED:
+            continue
         for number, match in enumerate(BLOCK.finditer(page.read_text())):
             found.append(pytest.param(match[1], match[2], id=f"{page.name}-{number}-{match[1]}"))
     return found

@@ -43,8 +43,9 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
+    from llavakit.engine.responder import Responder
     from llavakit.engine.sampler import Sampling
-    from llavakit.terminal import Responder, Terminal
+    from llavakit.terminal import Terminal
 
     sampling = Sampling(temperature=temperature, top_p=top_p, max_tokens=max_tokens, seed=seed)
     answering: Responder

@@ -73,6 +73,9 @@ class Batch:
     predict_L: Tensor
     labels_L: Tensor
     weights_L: Tensor
+    answers_L: Tensor = (
+        _NONE  # which leaf of the row, counted from 0, each learned token belongs to; -1: none
+    )
     pixels: tuple[Tensor, ...] = ()  # uint8[N, H, W, 3], one entry per tile size; or instead of it
     features_RC: Tensor | None = None  # the rows a frozen tower gave for the tiles
     pools: tuple[Gather, ...] = ()

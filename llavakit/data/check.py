@@ -251,7 +251,7 @@ def _too_dark(tally: Tally) -> list[str]:
     used, taken = max(tally.dark)
     return [
         f"{len(tally.dark)} pictures look dark: no header says how many bits their grey has, and they use {used} "
-        f"of {taken}; image.depth={used} shows them"
+        f"of {taken}; model.image_depth={used} shows them"
     ]
 
 

@@ -3,7 +3,7 @@
 Training, chat, evaluation and the engine all encode through `Encoder`, so one conversation has one list of ids.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol
@@ -94,6 +94,12 @@ class Encoder:
         media = self._plan(conversation)
         turns = [self._tell_times(turn, media) for turn in conversation.turns()]
         return self._fitting(join([self._encode(turn, media, open_turn=False) for turn in turns]))
+
+    def encode_alternatives(self, conversations: Sequence[Conversation]) -> Sample:
+        """Conversations that differ in their last answer only, sharing all before it; media are planned once."""
+        media = self._plan(conversations[0])
+        talks = [self._tell_times(talk, media) for talk in conversations]
+        return self._fitting(join([self._encode(talk, media, open_turn=False) for talk in talks]))
 
     def _plan(self, conversation: Conversation, plan: PlanMedia = plan_media) -> tuple[Media, ...]:
         """The images and videos in order, planned from their headers."""

@@ -110,11 +110,19 @@ class Loader:
     """Packed batches of a data set, for ever, from any position."""
 
     def __init__(
-        self, config: DataConfig, encoder: Encoder, *, seed: int, cache: FeatureCache | None = None
+        self,
+        config: DataConfig,
+        encoder: Encoder,
+        *,
+        seed: int,
+        cache: FeatureCache | None = None,
+        pairs: bool = False,
     ) -> None:
+        """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected."""
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
+        self.pairs = pairs
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -198,12 +206,14 @@ class Loader:
 
     def _encode(self, record: Record) -> Sample:
         """The record's sample. A flaw is a DataError with the record's name."""
-        conversation = record.conversation()
+        talks = list(record.pair()) if self.pairs else [record.conversation()]
         if self._moves_front(record):
-            conversation = move_media_front(conversation)
-        encode = self.encoder.encode_turns if self.config.turns == "independent" else self.encoder.encode
+            talks = [move_media_front(talk) for talk in talks]
         try:
-            sample = encode(conversation)
+            if self.config.turns == "independent" and not self.pairs:
+                sample = self.encoder.encode_turns(talks[0])
+            else:
+                sample = self.encoder.encode_alternatives(talks)
         except (DataError, *FAULTS) as error:
             raise record.blame(error) from None
         if sample.num_inputs > self.config.tokens:

@@ -39,15 +39,19 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
     positions: list[int] = []
     segments: list[Segment] = []
     predictions: list[tuple[int, int, float]] = []
+    answers: list[int] = []
+    num_leaves = 0
     for sample in samples:
         first, leaves = len(segments), set(sample.leaves)
         place = segment_positions(sample.segments)
         for segment in sample.segments:
             start = len(ids)
             parent = None if segment.parent is None else first + segment.parent
-            predictions += _predictions(
-                sample, segment, start, None if parent is None else segments[parent].end - 1
-            )
+            before = None if parent is None else segments[parent].end - 1
+            said = _predictions(sample, segment, start, before)
+            predictions += said
+            answers += [num_leaves if segment in leaves else -1] * len(said)
+            num_leaves += segment in leaves
             stop = segment.end - 1 if learn and segment in leaves else segment.end
             ids += sample.ids[segment.start : stop]
             positions += place[segment.start : stop]
@@ -61,6 +65,7 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
         predict_L=torch.tensor(predict, dtype=torch.long),
         labels_L=torch.tensor(labels, dtype=torch.long),
         weights_L=torch.tensor(weights, dtype=torch.float32),
+        answers_L=torch.tensor(answers, dtype=torch.long),
         **vars(fill_image_slots(plans, tiles, np.flatnonzero(np.array(ids) == IMAGE_ID))),
     )
 

@@ -7,18 +7,19 @@ dialect (`dialects/table.py`).
 import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
 from llavakit.core.errors import DataError, FlawKind
+from llavakit.data.dialects.preferences import split_pair
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.dialects.table import Dialect, recognise
 from llavakit.data.dialects.unread import refuse_unread
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import Members, Packed, ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
-from llavakit.text.conversation import Conversation
+from llavakit.text.conversation import Conversation, learn_last_answer
 
 # What other people's data make libraries raise, besides DataError: of one record, it is that record's flaw.
 FAULTS = (OSError, ValueError, OverflowError, RecursionError)
@@ -51,12 +52,9 @@ class Record:
 
     def dialect(self) -> Dialect:
         """How it spells a conversation. DataError, with file:line, if no dialect fits."""
-        if isinstance(self.raw, Unreadable):
-            raise self.error(self.raw.problem)
-        if not isinstance(self.raw, dict):
-            raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
+        raw = self._object()
         try:
-            return recognise(self.raw)
+            return recognise(raw)
         except DataError as error:
             raise self.error(error.what) from None
 
@@ -77,6 +75,28 @@ class Record:
         except (DataError, *FAULTS) as error:
             raise self.blame(error) from None
         return talk, reader.top.left()
+
+    def pair(self) -> tuple[Conversation, Conversation]:
+        """(chosen, rejected): one prompt with two answers, which alone are learned. DataError on any flaw."""
+        raw = self._object()
+        try:
+            halves = split_pair(raw)
+        except DataError as error:
+            raise self.error(error.what, error.kind) from None
+        both = [replace(self, raw=half).conversation() for half in halves]
+        chosen, rejected = (learn_last_answer(talk) for talk in both)
+        if chosen.messages[:-1] != rejected.messages[:-1]:
+            raise self.error("the two answers do not belong to one prompt")
+        if chosen.messages[-1].text.strip() == rejected.messages[-1].text.strip():
+            raise self.error("chosen and rejected are equal", "answer")
+        return chosen, rejected
+
+    def _object(self) -> dict[str, Any]:
+        if isinstance(self.raw, Unreadable):
+            raise self.error(self.raw.problem)
+        if not isinstance(self.raw, dict):
+            raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
+        return self.raw
 
 
 class Records(Sequence[Record]):

@@ -117,7 +117,7 @@ class Engine:
         if len(sample.segments) != 1:
             raise ValueError("a prompt is one segment")
         self._check_length(sample)
-        self._check(sampling)
+        grammar = self._check(sampling)
         slots = tuple(place for place, token in enumerate(sample.ids) if token == IMAGE_ID)
         keys = tuple(media_key(media, salt) for media in sample.media)
         tiles = {
@@ -125,7 +125,7 @@ class Engine:
             for key, media in zip(keys, sample.media, strict=True)
             if key not in self._features
         }
-        return Request(sample, sampling, name_tokens(sample, keys, slots), keys, tiles, slots, salt)
+        return Request(sample, sampling, name_tokens(sample, keys, slots), keys, tiles, slots, grammar, salt)
 
     def submit(self, request: Request, listen: Listen, ends: Ends = never) -> int:
         """Put a request in the queue; its number. `listen` hears every event of it, in order.
@@ -139,7 +139,8 @@ class Engine:
         sequences = []
         for choice in range(sampling.n):
             ids, names = list(request.sample.ids), list(request.names)
-            draw = Draw(sampling, choice, self._grammar(sampling), request.sample.ids)
+            grammar = None if request.grammar is None else request.grammar.begin()
+            draw = Draw(sampling, choice, grammar, request.sample.ids)
             sequences.append(Sequence(number, choice, request, draw, listen, ends, room, ids, names))
         for sequence in sequences:  # all or none
             self._scheduler.add(sequence)
@@ -303,22 +304,19 @@ class Engine:
                 what = "the memory given to keys and values (kv_bytes) holds"
             raise DataError(f"the prompt has {sample.num_tokens} tokens; {what} {self.context}")
 
-    def _check(self, sampling: Sampling) -> None:
-        """Raise for what this model cannot do."""
-        self._grammar(sampling)
+    def _check(self, sampling: Sampling) -> Grammar | None:
+        """Raise for what this model cannot do. The grammar that the answer has to keep to."""
         if sampling.stop:
             self._text("stop")
         vocabulary = self.model.language.config.vocab_size
         beyond = [token for token in sampling.logit_bias if token >= vocabulary]
         if beyond:
             raise DataError(f"logit_bias: there is no token {beyond[0]}; this model has {vocabulary}")
-
-    def _grammar(self, sampling: Sampling) -> Grammar | None:
         if sampling.json_schema is None:
             return None
         self._text("json_schema")
         assert self._grammars is not None
-        return self._grammars.start(sampling.json_schema)
+        return self._grammars.of(sampling.json_schema)
 
     def _text(self, setting: str) -> Tokenizer:
         """The tokenizer, for a setting that is about text."""

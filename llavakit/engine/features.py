@@ -5,10 +5,8 @@ picture's first tiles gave waits for its last ones.
 Shape letters: N tiles, R rows of the tower, C its width, S slots, D decoder width.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from llavakit.core.types import IMAGE_ID, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.media import Media
 from llavakit.data.pack import collate
+from llavakit.engine.kept import Kept
 from llavakit.model.llava import Llava
 
 
@@ -42,17 +41,14 @@ class FeatureCache:
     """Rows by media key, the least recently used forgotten first. Threads may ask while the engine works."""
 
     def __init__(self, model: Llava, budget_bytes: int) -> None:
-        self._model, self._budget = model, budget_bytes
-        self._rows: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._model = model
+        self._rows: Kept[bytes, Tensor] = Kept(budget_bytes, _size)
         self._views: dict[bytes, View] = {}
-        self._bytes = 0
-        self._lock = Lock()
         self.tiles = 0  # that went through the tower
         self.tile_tokens = _tile_tokens(model)
 
     def __contains__(self, key: bytes) -> bool:
-        with self._lock:
-            return key in self._rows
+        return key in self._rows
 
     def left(self, key: bytes, media: Media) -> int:
         """Tiles of a medium that have to go through the tower before its rows are known."""
@@ -63,11 +59,7 @@ class FeatureCache:
 
     def find(self, key: bytes) -> Tensor | None:
         """rows_SD of a medium, S its slots, if they are known."""
-        with self._lock:
-            rows_SD = self._rows.get(key)
-            if rows_SD is not None:
-                self._rows.move_to_end(key)
-            return rows_SD
+        return self._rows.find(key)
 
     def begin(self, key: bytes, media: Media, tiles: Tensor | None) -> None:
         """A medium is to be seen; `tiles` if somebody has decoded it already."""
@@ -90,16 +82,14 @@ class FeatureCache:
             view.features.append(features_NRC)
         complete = [key for key, _ in counts if key in self._views and self._views[key].complete]
         found = dict(zip(complete, self._compute([self._views[key] for key in complete]), strict=True))
-        for key in complete:
+        for key, rows_SD in found.items():
             del self._views[key]
-        self._keep(found)
+            self._rows.keep(key, rows_SD)
         return found
 
     def clear(self) -> None:
         """Forget everything: tower or connector have changed."""
-        with self._lock:
-            self._rows.clear()
-            self._bytes = 0
+        self._rows.clear()
         self._views.clear()
 
     def _through_tower(self, pieces: Sequence[Tensor]) -> list[Tensor]:
@@ -127,14 +117,6 @@ class FeatureCache:
         batch = collate(samples, features, learn=False).to(self._model.device)
         return [rows_SD.clone() for rows_SD in self._model.embed(batch).split(counts)]
 
-    def _keep(self, new: dict[bytes, Tensor]) -> None:
-        with self._lock:
-            self._rows.update(new)
-            self._bytes += sum(map(_size, new.values()))
-            while self._bytes > self._budget:
-                _, oldest = self._rows.popitem(last=False)
-                self._bytes -= _size(oldest)
-
 
 def _tile_tokens(model: Llava) -> int:
     """How many tokens of the decoder cost as much as a tile in the tower: rows times weights on both sides."""
@@ -144,5 +126,5 @@ def _tile_tokens(model: Llava) -> int:
     return max(1, round(model.tower.num_rows * tower / max(decoder, 1)))
 
 
-def _size(rows_SD: Tensor) -> int:
+def _size(key: bytes, rows_SD: Tensor) -> int:
     return rows_SD.numel() * rows_SD.element_size()

@@ -1,7 +1,6 @@
 """Answers that must be JSON of a schema: which tokens may come next, by the library llguidance."""
 
 import json
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -9,11 +8,14 @@ import torch
 from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
+from llavakit.engine.kept import Kept
 from llavakit.text.tokenizer import Tokenizer
 
 # Blanks between the parts of an answer: one space, or a new line with its indentation. Without a bound, a model
 # that is not sure goes on with blanks for ever.
 LAYOUT: Any = {"whitespace_pattern": r"( |\n[ \t]{0,40})?"}
+GRAMMAR_BYTES = 64 * 2**20  # of compiled schemas that are kept
+FIXED_BYTES, BYTES_PER_LETTER = 256 * 2**10, 200
 
 
 class Grammar:
@@ -21,6 +23,10 @@ class Grammar:
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
+
+    def begin(self) -> "Grammar":
+        """The same grammar at its beginning, for one answer; this one stays there."""
+        return Grammar(self._matcher.deep_copy())
 
     def mask(self, scores_V: Tensor) -> Tensor:
         """The scores, with minus infinity wherever the grammar does not go.
@@ -55,12 +61,16 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
         self._tokenizer, self._stop_ids = tokenizer, stop_ids
-        self._start = lru_cache(maxsize=64)(self._compile)
+        self._kept: Kept[str, Grammar] = Kept(GRAMMAR_BYTES, _size)
         self._vocabulary: Any = None
 
-    def start(self, schema: str) -> Grammar:
+    def of(self, schema: str) -> Grammar:
         """The grammar of a JSON schema (as JSON text). Raises DataError for one that cannot be followed."""
-        return Grammar(self._start(schema).deep_copy())
+        grammar = self._kept.find(schema)
+        if grammar is None:
+            grammar = Grammar(self._compile(schema))
+            self._kept.keep(schema, grammar)
+        return grammar
 
     def _compile(self, schema: str) -> Any:
         try:
@@ -83,3 +93,8 @@ class Grammars:
         if matcher.is_error():
             raise DataError(f"json_schema: {matcher.get_error().splitlines()[0]}")
         return matcher
+
+
+def _size(schema: str, grammar: Grammar) -> int:
+    """What a compiled schema takes, and more: 0.2 MiB and 150 times its text are the most that was measured."""
+    return FIXED_BYTES + BYTES_PER_LETTER * len(schema)

@@ -87,9 +87,12 @@ class Arena:
         """From now on the slot's sequence decodes: it changes places with the first that is being filled."""
         other = self.slots[self.decoding]
         if other is not slot:
-            kept = slot.written_L2HKD.clone()
-            slot.kv_L2HKD[:, :, :, : other.length] = other.written_L2HKD
-            other.kv_L2HKD[:, :, :, : slot.length] = kept
+            mine_L2HKD, others_L2HKD = slot.kv_L2HKD, other.kv_L2HKD
+            length = max(slot.length, other.length)
+            for mine_2HKD, others_2HKD in zip(mine_L2HKD, others_L2HKD, strict=True):  # little at a time
+                kept = mine_2HKD[:, :, :length].clone()
+                mine_2HKD[:, :, :length] = others_2HKD[:, :, :length]
+                others_2HKD[:, :, :length] = kept
             self._place(other, slot.number)
             self._place(slot, self.decoding)
         self.decoding += 1

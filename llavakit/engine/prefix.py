@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 BLOCK = 16  # tokens
@@ -77,8 +78,8 @@ class PrefixCache:
             if key not in self._live and key not in self._shelf:
                 self._live[key] = (slot, number)
 
-    def retire(self, slot: Store, keys: Sequence[bytes]) -> list[tuple[bytes, Tensor]]:
-        """The sequence leaves its slot: its blocks that are not on the shelf yet, first block last."""
+    def retire(self, slot: Store, keys: Sequence[bytes]) -> list[int]:
+        """The sequence leaves its slot: the numbers of its blocks that are nowhere else, first block last."""
         out = []
         for number in reversed(range(min(len(keys), slot.length // BLOCK))):
             key = keys[number]
@@ -88,12 +89,14 @@ class PrefixCache:
             if key in self._shelf:
                 self._shelf.move_to_end(key)
             else:
-                out.append((key, slot.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK].clone()))
+                out.append(number)
         return out
 
-    def shelve(self, blocks: Sequence[tuple[bytes, Tensor]]) -> None:
-        """Put blocks on the shelf, the youngest last."""
-        self._shelf.update(blocks)
+    def shelve(self, slot: Store, keys: Sequence[bytes], numbers: Sequence[int]) -> None:
+        """Copy blocks of a slot to the shelf, the youngest last."""
+        for number in numbers:
+            block = slot.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK]
+            self._shelf[keys[number]] = block.clone(memory_format=torch.contiguous_format)
 
     def evict(self) -> None:
         """Forget the shelf's oldest block."""

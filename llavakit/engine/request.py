@@ -10,6 +10,7 @@ from torch import Tensor
 
 from llavakit.data.encode import Sample
 from llavakit.data.media import Media
+from llavakit.engine.grammar import Grammar
 from llavakit.engine.sampler import Sampling
 from llavakit.text.reply import Reply
 from llavakit.text.tokenizer import Tokenizer
@@ -68,6 +69,7 @@ class Request:
     keys: tuple[bytes, ...]  # of the media
     tiles: dict[bytes, Tensor]
     slots: tuple[int, ...]  # places of pictures' tokens, media after media
+    grammar: Grammar | None = None  # compiled where the request was prepared, not where others wait for it
     salt: bytes = b""  # whose it is: only they find again what is kept of it
 
     def unseen(self, start: int, seen: Container[bytes]) -> Iterator[tuple[bytes, Media, int]]:

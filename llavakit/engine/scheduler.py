@@ -116,15 +116,17 @@ class Scheduler:
     def plan(self) -> Step:
         """The next step; running sequences have memory for it."""
         self._widen()
-        owners = {sequence.slot: sequence for sequence in self.running}
-        decoding = [owners[slot] for slot in self.cache.decoding()]
-        step = Step(decoding)
+        step = Step()
         # However many answer, prompts get a share: without it those who come in would wait for all of them to end.
-        left = max(self.step_tokens - len(decoding), self.step_tokens // PROMPTS, 1)
+        answering = sum(1 for _ in self.cache.decoding())
+        left = max(self.step_tokens - answering, self.step_tokens // PROMPTS, 1)
         for sequence in self.running:
             if left > 0 and sequence.slot is not None and not sequence.slot.decodes:
                 left -= self._fill(sequence, left, step)
         self._admit(left, step)
+        # Last: a slot that is opened may move others, and their order is that of the step's rows.
+        owners = {sequence.slot: sequence for sequence in self.running}
+        step.decoding.extend(owners[slot] for slot in self.cache.decoding())
         return step
 
     def filled(self, sequence: Sequence) -> None:

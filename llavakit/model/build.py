@@ -14,9 +14,10 @@ from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
-from llavakit.model.directory import load_card, resolve
+from llavakit.model.directory import load_card, resolve, settings_of
 from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
+from llavakit.model.formats.quantized import method_of, stored_quantization
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
@@ -46,6 +47,9 @@ class ModelConfig(Config):
     tower: TowerConfig | None = None
     connector: ConnectorConfig | None = None
     image: ImageConfig | None = None
+    image_depth: int | None = Field(
+        default=None, ge=8, le=32
+    )  # image.depth, also where the start has the image
     video: VideoConfig | None = None
     template: str | None = None
     im_start_end: bool | None = None
@@ -60,8 +64,12 @@ class ModelConfig(Config):
         }  # fmt: skip
         given = {name: value for name, value in chosen.items() if value is not None}
         if len(given) == len(chosen) or self.start is None:
-            return Card(**given)
-        return load_card(self.start, self.template).model_copy(update=given)
+            card = Card(**given)
+        else:
+            card = load_card(self.start, self.template).model_copy(update=given)
+        if self.image_depth is None:
+            return card
+        return card.model_copy(update={"image": card.image.model_copy(update={"depth": self.image_depth})})
 
 
 def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
@@ -96,6 +104,12 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
     lora = config.lora
     small = lora is not None and lora.four_bit
     # Else in float32, whatever the files hold: in half of it, small steps would be lost.
+    quantization = stored_quantization(settings_of(resolve(start, weights=False)))
+    if quantization is not None:
+        raise ConfigError(
+            f"{start}: its weights are quantized ({method_of(quantization)}), and such a model is not "
+            "trained further; start from the one that it was made from (model.lora.four_bit shrinks it meanwhile)"
+        )
     started = load(
         start,
         template_name=card.template,

@@ -116,7 +116,7 @@ class ViTTower(Tower):
         """
         other = tuple(pixels_NHWC.shape[1:3]) != (self.size, self.size)
         hidden = self.vision.embeddings(self.normalise(pixels_NHWC), interpolate_pos_encoding=other)
-        if isinstance(self.vision, CLIPVisionModel):
+        if self.kind.pre_norm:
             hidden = self.vision.pre_layrnorm(hidden)
         for layer in self.vision.encoder.layers[: self.num_layers]:
             hidden = layer(hidden, None)

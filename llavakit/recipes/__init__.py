@@ -5,12 +5,14 @@
 
 from collections.abc import Callable
 
-from llavakit.recipes import llava, next_models, onevision
+from llavakit.recipes import llava, next_models, onevision, preferences
 from llavakit.recipes.stage import Stage
 from llavakit.train.run import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "finetune": llava.finetune,
+    "dpo": preferences.dpo,
+    "mpo": preferences.mpo,
     **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }
 

@@ -1,7 +1,7 @@
 """A conversation: messages made of text, images and videos. What every door (trainer, chat, server) speaks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -93,6 +93,13 @@ class Conversation:
             for question, answer in pairs
             if answer.weight
         ]
+
+
+def learn_last_answer(conversation: Conversation) -> Conversation:
+    """The conversation with all its answers but the last as something that is read and not learned."""
+    *before, last = conversation.messages
+    read = [replace(message, weight=0.0) if message.role == "assistant" else message for message in before]
+    return Conversation((*read, last))
 
 
 def move_media_front(conversation: Conversation) -> Conversation:

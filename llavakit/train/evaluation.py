@@ -14,7 +14,7 @@ from llavakit.core.types import Batch
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.llava import Llava
 from llavakit.train.balance import balance_batches
-from llavakit.train.objectives import Objective
+from llavakit.train.objectives import Objective, Tally, Totals, add_totals
 from llavakit.train.ranks import ALONE, Ranks
 from llavakit.train.sharding import reshard
 
@@ -52,23 +52,21 @@ def evaluate(
     The ranks share the rows, and all of them must call it. Neither weights nor random state change, and the model
     is left in the mode it came in.
     """
-    sums: dict[str, float] = {}
-    weight = 0.0
+    tally, weights = Tally(), list[Totals]()
     training = model.training
     model.eval()
     for batches in _steps(loader, rows, ranks):
         for batch in balance_batches(batches, model, ranks, rows=ranks.size, tile=loader.encoder.image.size):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
                 found = objective.loss(model, batch.to(model.device))
-            weight += objective.weight(batch)
-            for name, value in {"loss": found.loss, **found.report}.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
+            tally.add(found)
+            weights.append(objective.weights(batch))
     reshard(model)
     model.train(training)
-    [weight, *values] = ranks.sums([weight, *sums.values()])
-    if weight == 0:
+    totals = add_totals(weights, ranks)
+    if not any(totals.values()):
         raise ConfigError("eval.files: nothing there carries weight; look at `llavakit inspect`")
-    return {f"eval_{name}": value / weight for name, value in zip(sums, values, strict=True)}
+    return {f"eval_{name}": value for name, value in tally.figures(totals, ranks).items()}
 
 
 def _steps(loader: Loader, rows: int | None, ranks: Ranks) -> Iterator[list[Batch]]:

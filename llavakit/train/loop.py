@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import AdamW
 
 from llavakit.core.errors import ConfigError, DataError, Interrupted
@@ -33,11 +33,13 @@ from llavakit.train.gradients import clip_gradients, sum_gradients
 from llavakit.train.lock import hold_directory
 from llavakit.train.metrics import Metrics, Row, draw_curves
 from llavakit.train.monitor import Monitor
-from llavakit.train.objectives import SFT, Objective
+from llavakit.train.objectives import SFT, Objective, Tally, add_totals
 from llavakit.train.optim import build_optimizer, schedule, set_rates
 from llavakit.train.precision import fastest_precision
+from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
+from llavakit.train.reference import Reference, switch_off_dropout
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
@@ -57,11 +59,13 @@ def train(
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
-    is none); settings that would make it another run are refused by name. With `overwrite`, what is in the run
-    directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the probes.
+    is none); settings and data that would make it another run are refused by name. With `overwrite`, the run that
+    is in the directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the
+    probes.
     Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
-    objective = SFT() if objective is None else objective
+    if run.preference is not None and run.model.start is None:
+        raise ConfigError("preference needs model.start: pairs teach a model that answers already")
     with join_ranks(run.parallel) as ranks, hold_directory(run.out, ranks):
         newest = run_directory.choose_start(run.out, resume=resume, overwrite=overwrite)
         started = None if newest is None else run_directory.read_settings(run.out)
@@ -95,9 +99,7 @@ class Loop:
     state: State
     metrics: Metrics
     monitor: Monitor
-    unreadable_since: Position | None = (
-        None  # steps of which no rank could read anything, one after the other
-    )
+    unreadable_since: Position | None = None  # no rank could read anything of any step from there on
 
     def run_steps(self) -> None:
         """From where `state` stands to the last step, or to the end of the one in which a stop is asked for."""
@@ -125,8 +127,9 @@ class Loop:
                     )
                 stop = self._wants_stop(request)
                 if last or stop or (is_step and run.save_every and state.step % run.save_every == 0):
-                    request.meet()
-                    self.save()
+                    with request.saving():
+                        self.save()
+                    stop = self._wants_stop(request)  # who asks during a save need not wait for another step
                 if stop and not last:
                     raise Interrupted(
                         f"stopped at step {state.step} of {state.steps}; saved in {run.out}",
@@ -209,10 +212,12 @@ class Loop:
 
 
 def _prepare(
-    run: Run, newest: Path | None, objective: Objective, ranks: Ranks, answer: Answer | None
+    run: Run, newest: Path | None, objective: Objective | None, ranks: Ranks, answer: Answer | None
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
     checkpoint, flops = _build(run, newest, ranks)
+    if objective is None:
+        objective = _objective(run, checkpoint, newest, ranks)
     if not ranks.is_first:  # weights begin alike everywhere, dropout differs
         torch.manual_seed(ranks.seed(run.seed))
     loader = _loader(run, run.data, checkpoint, ranks)
@@ -244,31 +249,23 @@ def _prepare(
 def train_step(
     model: Llava, objective: Objective, batches: list[Batch], *, precision: str, ranks: Ranks = ALONE
 ) -> tuple[float, dict[str, float]]:
-    """Add up the gradients of one step; returns loss and reports per unit of weight.
+    """Add up the gradients of one step; returns loss and reports per unit.
 
-    Every batch is divided by the weight of all of them, on all ranks, so any split of a step gives the same
-    gradient.
+    Every batch is divided by what all of them have of each unit, on all ranks, so any split of a step gives the
+    same gradient.
     """
-    [total] = ranks.sums([sum(objective.weight(batch) for batch in batches)])
-    if total == 0:
+    totals = add_totals(map(objective.weights, batches), ranks)
+    if not any(totals.values()):
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
-    sums: dict[str, float] = {}
+    tally = Tally()
     for batch in batches:
-        loss, report = _backward(model, objective, batch, total, precision)
-        for name, value in {"loss": loss, **report}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach()) / total
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            found = objective.loss(model, batch.to(model.device))
+        found.share(totals).backward()
+        tally.add(found)
     sum_gradients(model, batches, ranks)
-    sums = dict(zip(sums, ranks.sums(list(sums.values())), strict=True))
-    return sums.pop("loss"), sums
-
-
-def _backward(
-    model: Llava, objective: Objective, batch: Batch, total: float, precision: str
-) -> tuple[Tensor, dict[str, Tensor]]:
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        sums = objective.loss(model, batch.to(model.device))
-    (sums.loss / total).backward()
-    return sums.loss, sums.report
+    figures = tally.figures(totals, ranks)
+    return figures.pop("loss"), figures
 
 
 def _settle(run: Run, ranks: Ranks, started: Run | None) -> Run:
@@ -296,6 +293,17 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
             checkpoint_activations(checkpoint.model)
         shard_model(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
     return checkpoint, flops
+
+
+def _objective(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks) -> Objective:
+    """What the run's settings ask for. A reference is the model that the run started from, on resume too."""
+    if run.preference is None:
+        return SFT()
+    switch_off_dropout(checkpoint.model)
+    if not run.preference.needs_reference:
+        return Preference(run.preference, None)
+    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
+    return Preference(run.preference, Reference(started_from.model))
 
 
 def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
@@ -326,13 +334,14 @@ def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) ->
         checkpoint.tokenizer, card.prompt(), card.image, card.video,
         weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
+    pairs = run.preference is not None
     if data.features is None:
-        return Loader(data, encoder, seed=run.seed)
+        return Loader(data, encoder, seed=run.seed, pairs=pairs)
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
         cache = FeatureCache(data.features, tower.fingerprint())
-        loader = Loader(data, encoder, seed=run.seed, cache=cache)
+        loader = Loader(data, encoder, seed=run.seed, cache=cache, pairs=pairs)
         cache.fill(
             loader.media_by_record(),
             lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)),

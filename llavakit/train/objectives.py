@@ -1,6 +1,8 @@
-"""Objectives: what a run minimises. Each returns sums; the loop divides by the weight of the whole step."""
+"""Objectives: what a run minimises. Each returns sums; the loop divides them by what the step has of their unit."""
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -8,19 +10,29 @@ from torch import Tensor
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.losses import weighted_cross_entropy
+from llavakit.train.ranks import Ranks
+
+Totals = dict[str, float]  # unit -> how much of it a step has
 
 
 @dataclass(frozen=True)
 class LossSum:
-    """A differentiable sum, and further sums to be reported per unit of weight."""
+    """Differentiable sums by their unit, and further sums to be reported per unit."""
 
-    loss: Tensor
-    report: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    report: dict[str, tuple[str, Tensor]] = field(default_factory=dict)  # name -> (unit, sum)
+
+    def share(self, totals: Totals) -> Tensor:
+        """What this batch adds to the loss of a step: every sum divided by the step's total of its unit."""
+        shares = [term / totals[unit] for unit, term in self.terms.items() if totals[unit]]
+        return sum(shares[1:], start=shares[0])
 
 
 class Objective(Protocol):
-    def weight(self, batch: Batch) -> float:
-        """How much the batch counts: learned tokens for SFT, pairs for preferences."""
+    """The loss of a step is the sum over units of (sum of the unit's terms / how much of the unit the step has)."""
+
+    def weights(self, batch: Batch) -> Totals:
+        """How much of each unit the batch has: learned tokens for SFT, pairs for preferences."""
         ...
 
     def loss(self, model: Llava, batch: Batch) -> LossSum: ...
@@ -29,10 +41,41 @@ class Objective(Protocol):
 class SFT:
     """Next-token loss on the learned tokens only (answers and their end markers)."""
 
-    def weight(self, batch: Batch) -> float:
-        return batch.weight
+    def weights(self, batch: Batch) -> Totals:
+        return {"tokens": batch.weight}
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         hidden_LD = model.hidden(batch)[batch.predict_L]
         loss, hits = weighted_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, model.logits)
-        return LossSum(loss, {"accuracy": hits})
+        return LossSum({"tokens": loss}, {"accuracy": ("tokens", hits)})
+
+
+def add_totals(each: Iterable[Totals], ranks: Ranks) -> Totals:
+    """How much of each unit there is in all, over all ranks; every rank has at least one to add."""
+    totals: Totals = defaultdict(float)
+    for weights in each:
+        for unit, weight in weights.items():
+            totals[unit] += weight
+    return dict(zip(totals, ranks.sums(list(totals.values())), strict=True))
+
+
+class Tally:
+    """Adds up what the batches of a step, or of an evaluation, gave."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], float] = defaultdict(float)  # (name, unit) -> sum
+
+    def add(self, found: LossSum) -> None:
+        for unit, term in found.terms.items():
+            self._sums["loss", unit] += float(term.detach())
+        for name, (unit, value) in found.report.items():
+            self._sums[name, unit] += float(value.detach())
+
+    def figures(self, totals: Totals, ranks: Ranks) -> dict[str, float]:
+        """`loss` and what was reported, per unit, over all ranks; what has nothing of its unit is left out."""
+        sums = ranks.sums(list(self._sums.values()))
+        figures: dict[str, float] = {}
+        for (name, unit), total in zip(self._sums, sums, strict=True):
+            if totals[unit]:
+                figures[name] = figures.get(name, 0.0) + total / totals[unit]
+        return figures

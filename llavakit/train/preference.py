@@ -1,301 +1,118 @@
-"""Losses of pairs: pure functions of two answers' log-probabilities. One name means one loss.
+"""Learning from pairs of answers (DPO and its family): a weighted list of losses, against the model it starts from.
 
-Shape letter: P pairs. Every function gives one value a pair; who takes which mean is the objective's business.
+A pair is one prompt with two leaves, chosen and rejected in this order; image and prompt are computed once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
-from torch.nn import functional as F
 
-from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError, pick
+from llavakit.core.types import Batch
+from llavakit.model.llava import Llava
+from llavakit.train.losses import token_logprobs
+from llavakit.train.objectives import LossSum, Totals
+from llavakit.train.pair_losses import PAIR_LOSSES, PRESETS, REFERENCE_FREE, Pairs, PairSettings, pair_metrics
+from llavakit.train.reference import Reference
 
-Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
-EXP_LIMIT = 80.0  # exponents beyond it are infinite in float32
+SFT_TERM = "sft"  # the likelihood of the chosen answers, per token of the step
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Log-probabilities of the two answers of each pair, summed over the answer, and how many tokens that are."""
+class PreferenceConfig(PairSettings):
+    """What a run learns from pairs. `loss=mpo` names a preset, `loss={sigmoid: 1.0, sft: 0.1}` weighs terms."""
 
-    chosen_P: Tensor
-    rejected_P: Tensor
-    ref_chosen_P: Tensor  # by the reference; losses without one do not look at it
-    ref_rejected_P: Tensor
-    chosen_tokens_P: Tensor
-    rejected_tokens_P: Tensor
+    loss: dict[str, float] = Field(default_factory=lambda: {"sigmoid": 1.0})
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return PRESETS.get(value, {value: 1.0})
+        return value
+
+    @field_validator("loss")
+    @classmethod
+    def _known(cls, terms: dict[str, float]) -> dict[str, float]:
+        for name, weight in terms.items():
+            pick({**PAIR_LOSSES, SFT_TERM: None}, name, "preference.loss")
+            if not 0 < weight < 1e6:
+                raise ConfigError(f"preference.loss={{{name}: {weight}}}: a weight is above 0 and below 1e6")
+        if not terms:
+            raise ConfigError("preference.loss is empty; name at least one loss, as sigmoid")
+        return terms
 
     @property
-    def chosen_ratio_P(self) -> Tensor:
-        return self.chosen_P - self.ref_chosen_P
-
-    @property
-    def rejected_ratio_P(self) -> Tensor:
-        return self.rejected_P - self.ref_rejected_P
-
-    @property
-    def chosen_mean_P(self) -> Tensor:
-        """Per token, without a reference."""
-        return self.chosen_P / self.chosen_tokens_P
-
-    @property
-    def rejected_mean_P(self) -> Tensor:
-        return self.rejected_P / self.rejected_tokens_P
-
-
-class PairSettings(Config):
-    """What the losses of pairs can be told. A loss reads the settings that its formula has."""
-
-    beta: float = Field(0.1, gt=0, le=1000, allow_inf_nan=False)  # how strongly the reference holds
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5
-    )  # share of pairs whose labels are believed to be swapped
-    divergence: Divergence = "reverse_kl"  # f-DPO (arXiv 2309.16240): how a log-ratio becomes a score
-    alpha: float = Field(0.5, gt=0, le=10)  # alpha_divergence; 1 is reverse_kl
-    margin: float = Field(1.0, ge=0, le=1000)  # simpo: by how much chosen shall be better
-    tau: float = Field(0.05, gt=0, le=100)  # discopop: temperature between its two losses
-    shift: float = Field(0.0, ge=-1e6, le=1e6)  # bco_pair: running mean of the rewards, 0 without one
-    length_weight: float = Field(1.0, ge=0, le=1)  # LD-DPO: what tokens beyond the shorter answer count
-
-
-def score(ratio_P: Tensor, settings: PairSettings) -> Tensor:
-    """A log-ratio as the derivative of the chosen f-divergence, up to a constant, which cancels in pairs."""
-    if settings.divergence == "forward_kl":
-        return -(-ratio_P).clamp(max=EXP_LIMIT).exp()
-    if settings.divergence == "js_divergence":
-        return F.logsigmoid(ratio_P)
-    if settings.divergence == "alpha_divergence" and settings.alpha != 1:
-        power = settings.alpha - 1
-        return (power * ratio_P).clamp(max=EXP_LIMIT).exp() / power
-    return ratio_P
-
-
-def logits(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """beta times how much more the policy prefers the chosen answer than the reference does."""
-    difference = score(pairs.chosen_ratio_P, settings) - score(pairs.rejected_ratio_P, settings)
-    return settings.beta * difference
-
-
-def _smoothed(logits_P: Tensor, smoothing: float) -> Tensor:
-    """Both orders of a pair, weighed by how sure its label is (cDPO)."""
-    return -(1 - smoothing) * F.logsigmoid(logits_P) - smoothing * F.logsigmoid(-logits_P)
-
-
-def sigmoid(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """DPO (arXiv 2305.18290). Takes no smoothing: `cdpo` and `robust` are the two ways to."""
-    return -F.logsigmoid(logits(pairs, settings))
-
-
-def cdpo(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """DPO with smoothed labels, as LLaVA-NeXT and OpenRLHF do it."""
-    return _smoothed(logits(pairs, settings), settings.label_smoothing)
-
-
-def robust(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """DPO without the bias that a share of swapped labels brings (arXiv 2403.00409)."""
-    rate, x_P = settings.label_smoothing, logits(pairs, settings)
-    return (-(1 - rate) * F.logsigmoid(x_P) + rate * F.logsigmoid(-x_P)) / (1 - 2 * rate)
-
-
-def hinge(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """SLiC's loss on DPO's logits (arXiv 2305.10425)."""
-    return F.relu(1 - logits(pairs, settings))
-
-
-def ipo(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """IPO (arXiv 2310.12036) on log-ratios per token, as TRL has it."""
-    return (_per_token(pairs, settings) - 1 / (2 * settings.beta)) ** 2
-
-
-def ipo_sum(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """IPO on log-ratios of whole answers, as its paper and OpenRLHF have it."""
-    return (logits(pairs, settings) / settings.beta - 1 / (2 * settings.beta)) ** 2
-
-
-def sigmoid_norm(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """DPO on log-ratios per token (Tulu 3, arXiv 2411.15124). Wants a beta of a few units."""
-    return -F.logsigmoid(settings.beta * _per_token(pairs, settings))
-
-
-def _per_token(pairs: Pairs, settings: PairSettings) -> Tensor:
-    chosen_P = score(pairs.chosen_ratio_P, settings) / pairs.chosen_tokens_P
-    return chosen_P - score(pairs.rejected_ratio_P, settings) / pairs.rejected_tokens_P
-
-
-def bco_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """Each answer against a threshold (arXiv 2404.04656); the quality part of MPO."""
-    chosen_P, rejected_P = _rewards(pairs, settings)
-    return -F.logsigmoid(chosen_P - settings.shift) - F.logsigmoid(settings.shift - rejected_P)
-
-
-def nca_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """NCA (arXiv 2402.05369): the chosen answer's probability may not fall."""
-    chosen_P, rejected_P = _rewards(pairs, settings)
-    return -F.logsigmoid(chosen_P) - 0.5 * F.logsigmoid(-chosen_P) - 0.5 * F.logsigmoid(-rejected_P)
-
-
-def apo_zero(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """APO (arXiv 2408.06266) where chosen answers are better than the model's own: they rise, rejected fall."""
-    chosen_P, rejected_P = _rewards(pairs, settings)
-    return 1 - torch.sigmoid(chosen_P) + torch.sigmoid(rejected_P)
-
-
-def apo_down(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """APO where the model is better than both answers: both fall, the rejected one more."""
-    chosen_P, rejected_P = _rewards(pairs, settings)
-    return torch.sigmoid(chosen_P) + 1 - torch.sigmoid(chosen_P - rejected_P)
-
-
-def sppo_hard(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """SPPO (arXiv 2405.00675) with certain labels: log-ratios go to plus and minus 1 / (2 beta)."""
-    goal = 1 / (2 * settings.beta)
-    chosen_P = score(pairs.chosen_ratio_P, settings)
-    rejected_P = score(pairs.rejected_ratio_P, settings)
-    return (chosen_P - goal) ** 2 + (rejected_P + goal) ** 2
-
-
-def _rewards(pairs: Pairs, settings: PairSettings) -> tuple[Tensor, Tensor]:
-    """DPO's implicit rewards of both answers."""
-    chosen_P = settings.beta * score(pairs.chosen_ratio_P, settings)
-    return chosen_P, settings.beta * score(pairs.rejected_ratio_P, settings)
-
-
-def exo_pair(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """EXO (arXiv 2402.00856): reverse KL to the smoothed label. Needs label_smoothing > 0, as 0.001."""
-    x_P, rate = logits(pairs, settings), torch.tensor(settings.label_smoothing)
-    wins_P = torch.sigmoid(x_P) * (F.logsigmoid(x_P) - torch.log1p(-rate))
-    return wins_P + torch.sigmoid(-x_P) * (F.logsigmoid(-x_P) - torch.log(rate))
-
-
-def aot(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """AOT (arXiv 2406.05882): margins of the policy against those of the reference, each sorted over the batch."""
-    policy_P = (pairs.chosen_P - pairs.rejected_P).sort().values
-    reference_P = (pairs.ref_chosen_P - pairs.ref_rejected_P).sort().values
-    return _smoothed(settings.beta * (policy_P - reference_P), settings.label_smoothing)
-
-
-def aot_unpaired(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """AOT for answers that are no pairs: log-ratios of the chosen against those of the rejected, each sorted."""
-    difference_P = pairs.chosen_ratio_P.sort().values - pairs.rejected_ratio_P.sort().values
-    return _smoothed(settings.beta * difference_P, settings.label_smoothing)
-
-
-def discopop(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """DiscoPOP (arXiv 2406.08414): a blend of the logistic and the exponential loss."""
-    x_P = logits(pairs, settings)
-    share_P = torch.sigmoid(x_P / settings.tau)
-    return -F.logsigmoid(x_P) * (1 - share_P) + (-x_P).clamp(max=EXP_LIMIT).exp() * share_P
-
-
-def simpo(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """SimPO (arXiv 2405.14734): log-probability per token, no reference, a margin."""
-    return -F.logsigmoid(settings.beta * (pairs.chosen_mean_P - pairs.rejected_mean_P) - settings.margin)
-
-
-def cpo(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """CPO (arXiv 2401.08417): DPO without a reference. Its likelihood term is `sft`, weighted beside it."""
-    return -F.logsigmoid(settings.beta * (pairs.chosen_P - pairs.rejected_P))
-
-
-def log_odds(pairs: Pairs) -> Tensor:
-    """How much likelier the chosen answer is than the rejected one, as odds per token."""
-    chosen_P, rejected_P = pairs.chosen_mean_P, pairs.rejected_mean_P
-    return chosen_P - rejected_P - (torch.log1p(-chosen_P.exp()) - torch.log1p(-rejected_P.exp()))
-
-
-def odds_ratio(pairs: Pairs, settings: PairSettings) -> Tensor:
-    """The odds-ratio term of ORPO (arXiv 2403.07691), times beta; ORPO is this and `sft`, both with weight 1."""
-    return -settings.beta * F.logsigmoid(log_odds(pairs))
-
-
-PairLoss = Callable[[Pairs, PairSettings], Tensor]
-PAIR_LOSSES: dict[str, PairLoss] = {
-    "sigmoid": sigmoid,
-    "cdpo": cdpo,
-    "robust": robust,
-    "hinge": hinge,
-    "ipo": ipo,
-    "ipo_sum": ipo_sum,
-    "sigmoid_norm": sigmoid_norm,
-    "bco_pair": bco_pair,
-    "nca_pair": nca_pair,
-    "apo_zero": apo_zero,
-    "apo_down": apo_down,
-    "sppo_hard": sppo_hard,
-    "exo_pair": exo_pair,
-    "aot": aot,
-    "aot_unpaired": aot_unpaired,
-    "discopop": discopop,
-    "simpo": simpo,
-    "cpo": cpo,
-    "odds_ratio": odds_ratio,
-}
-REFERENCE_FREE = ("simpo", "cpo", "odds_ratio", "sft")
-SORTS = ("aot", "aot_unpaired")  # a value depends on the other pairs of the batch
-
-# Weighted terms with a name of their own. `sft` is the likelihood of the chosen answers, per token of the step.
-PRESETS: dict[str, dict[str, float]] = {
-    "mpo": {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0},  # arXiv 2411.10442
-    "orpo": {"odds_ratio": 1.0, "sft": 1.0},
-}
-
-
-def pair_metrics(pairs: Pairs, beta: float) -> dict[str, Tensor]:
-    """What people watch, one value a pair: implicit rewards, their margin, and whether it is positive."""
-    chosen_P = beta * pairs.chosen_ratio_P.detach()
-    rejected_P = beta * pairs.rejected_ratio_P.detach()
-    return {
-        "rewards/chosen": chosen_P,
-        "rewards/rejected": rejected_P,
-        "rewards/margins": chosen_P - rejected_P,
-        "rewards/accuracies": (chosen_P > rejected_P).float(),
-    }
-
-
-def answer_weights(tokens: int, shorter: int, length_weight: float) -> Tensor:
-    """LD-DPO (arXiv 2409.06411): what each token of an answer counts, [tokens]; those beyond the `shorter` less."""
-    weights = torch.ones(tokens)
-    weights[shorter:] = length_weight
-    return weights
-
-
-def kto(
-    chosen_ratio_P: Tensor, rejected_ratio_P: Tensor, kl: Tensor, *, beta: float
-) -> tuple[Tensor, Tensor]:
-    """KTO (arXiv 2402.01306): losses of the wanted and of the unwanted answers, before their weights.
-
-    Ratios are log-probabilities against the reference's; the two kinds need not be as many. `kl` is the mean of the
-    log-ratios of answers to other prompts (see `kto_reference`), which nothing learns through.
+    def needs_reference(self) -> bool:
+        return not set(self.loss) <= set(REFERENCE_FREE)
+
+
+class Preference:
+    """The objective: every term of the list, times its weight, per pair (the likelihood per chosen token)."""
+
+    def __init__(self, config: PreferenceConfig, reference: Reference | None) -> None:
+        """`reference` may be None where no term of the list asks for one."""
+        self.config, self.reference = config, reference
+
+    def weights(self, batch: Batch) -> Totals:
+        return {
+            "pairs": float(num_answers(batch) // 2), "tokens": float((batch.answers_L % 2 == 0).sum()),
+        }  # fmt: skip
+
+    def loss(self, model: Llava, batch: Batch) -> LossSum:
+        if not num_answers(batch):  # nothing but a place in the row of ranks
+            zero = model.hidden(batch).sum() * 0
+            return LossSum({"pairs": zero, "tokens": zero})
+        reference_A = None
+        if self.reference is not None:  # first: its weights stand in the model's place for a moment
+            with self.reference.in_place(model), torch.no_grad():
+                reference_A, _ = answer_logprobs(model, batch, self.config.length_weight)
+        logprobs_A, tokens_A = answer_logprobs(model, batch, self.config.length_weight)
+        ref_A = torch.zeros_like(logprobs_A) if reference_A is None else reference_A
+        pairs = Pairs(
+            logprobs_A[0::2], logprobs_A[1::2], ref_A[0::2], ref_A[1::2], tokens_A[0::2], tokens_A[1::2]
+        )
+        return self._sums(pairs)
+
+    def _sums(self, pairs: Pairs) -> LossSum:
+        terms = {"pairs": pairs.chosen_P.sum() * 0, "tokens": pairs.chosen_P.sum() * 0}
+        report: dict[str, tuple[str, Tensor]] = {}
+        for name, weight in self.config.loss.items():
+            unit = "tokens" if name == SFT_TERM else "pairs"
+            value = -pairs.chosen_P.sum() if name == SFT_TERM else PAIR_LOSSES[name](pairs, self.config).sum()
+            terms[unit] = terms[unit] + weight * value
+            report[f"loss_{name}"] = (unit, value)
+        report |= {
+            name: ("pairs", value.sum()) for name, value in pair_metrics(pairs, self.config.beta).items()
+        }
+        report["logprob_chosen"] = ("tokens", pairs.chosen_P.sum())
+        report["tokens_chosen_more"] = ("pairs", (pairs.chosen_tokens_P - pairs.rejected_tokens_P).sum())
+        return LossSum(terms, report)
+
+
+def num_answers(batch: Batch) -> int:
+    """Leaves of the row that something is learned of."""
+    return int(batch.answers_L.max()) + 1 if len(batch.answers_L) else 0
+
+
+def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(summed log-probability, number of learned tokens) of every answer of the row, float32[A] each.
+
+    With `length_weight` below 1 the tokens of a pair's longer answer beyond the shorter one's length count so much
+    (LD-DPO). A token also counts its own weight.
     """
-    wanted = 1 - torch.sigmoid(beta * (chosen_ratio_P - kl))
-    return wanted, 1 - torch.sigmoid(beta * (kl - rejected_ratio_P))
-
-
-def kto_reference(mismatched_ratio_P: Tensor) -> Tensor:
-    """KTO's estimate of the divergence: the mean log-ratio of answers to other prompts, never negative."""
-    return mismatched_ratio_P.detach().mean().clamp(min=0)
-
-
-def reward_loss(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    *,
-    margin_P: Tensor | None = None,
-) -> Tensor:
-    """Bradley-Terry: minus the log-probability that the chosen answer wins, by a margin if there is one."""
-    difference_P = chosen_P - rejected_P
-    return -F.logsigmoid(difference_P if margin_P is None else difference_P - margin_P)
-
-
-def center_squared(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
-    """Keeps rewards near zero: the squared sum of a pair's two (arXiv 2312.09244; TRL)."""
-    return (chosen_P + rejected_P) ** 2
-
-
-def center_absolute(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
-    """Keeps the rewards of a batch near zero: the size of its mean sum, a scalar (LLaVA-RLHF)."""
-    return (chosen_P + rejected_P).mean().abs()
+    hidden_LD = model.hidden(batch)[batch.predict_L]
+    logprobs_L, _ = token_logprobs(hidden_LD, batch.labels_L, model.logits)
+    answers_L = batch.answers_L
+    tokens_A = torch.bincount(answers_L, minlength=num_answers(batch)).float()
+    weights_L = batch.weights_L
+    if length_weight != 1:
+        first_A = (
+            tokens_A.cumsum(0) - tokens_A
+        )  # an answer's tokens stand together, in the order of the answers
+        place_L = torch.arange(len(answers_L), device=answers_L.device) - first_A[answers_L]
+        shorter_A = tokens_A.view(-1, 2).amin(dim=1).repeat_interleave(2)
+        weights_L = torch.where(place_L < shorter_A[answers_L], weights_L, weights_L * length_weight)
+    zeros_A = torch.zeros_like(tokens_A)
+    return zeros_A.index_add(0, answers_L, logprobs_L * weights_L), tokens_A

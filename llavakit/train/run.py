@@ -11,6 +11,7 @@ from llavakit.model.build import ModelConfig
 from llavakit.train.evaluation import EvalConfig
 from llavakit.train.events import WatchConfig
 from llavakit.train.optim import OptimConfig
+from llavakit.train.preference import PreferenceConfig
 from llavakit.train.probes import ProbeConfig
 from llavakit.train.ranks import ParallelConfig
 
@@ -46,6 +47,9 @@ class Run(Config):
     keep: int = Field(1, ge=1)  # checkpoints kept
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
+    preference: PreferenceConfig | None = (
+        None  # learn from pairs of answers; default: from the answers there are
+    )
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)

@@ -20,6 +20,7 @@ class StopRequest:
         self.run, self.state = run, state
         self.number = 0
         self._timer: Timer | None = None
+        self._is_saving = False
 
     def receive(self, number: int, frame: FrameType | None = None) -> None:
         """The signal handler. A second Ctrl-C stops at once, unsaved; not so SIGTERM, which schedulers repeat."""
@@ -31,17 +32,26 @@ class StopRequest:
         if number == signal.SIGINT:
             say("stopping after this step and saving; Ctrl-C again stops at once")
             return
-        steps = self.state.step
+        if self._is_saving:
+            say("SIGTERM: stopping when this is saved")
+            return
+        steps, grace = self.state.step, self.run.grace
         usual = f" (steps take about {self.state.seconds / steps:.1f} s)" if steps else ""
-        say(
-            f"SIGTERM: stopping after this step{usual} and saving; it is given {self.run.grace:g} s to end (grace)"
-        )
-        self._timer = Timer(self.run.grace, self._give_up)
+        say(f"SIGTERM: stopping after this step{usual} and saving; it is given {grace:g} s to end (grace)")
+        self._timer = Timer(grace, self._give_up)
         self._timer.daemon = True
         self._timer.start()
 
-    def meet(self) -> None:
-        """The step has ended: what is left is saving, which is never cut short from here."""
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """The step has ended, and there is no deadline any more: a save is never cut short from here."""
+        self._is_saving = True
+        self.end()
+        yield
+        self._is_saving = False
+
+    def end(self) -> None:
+        """No deadline any more."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -76,6 +86,6 @@ def listen(run: Run, state: State) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        request.meet()
+        request.end()
         for number, handler in before.items():
             signal.signal(number, handler)

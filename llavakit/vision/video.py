@@ -110,6 +110,7 @@ def map_frames(
                 f"the first one {first} x {second}; frames must have one size"
             )
         found[index] = use(picture)
+        del picture  # before the next one is decoded
     return [found[index] for index in indices]
 
 

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from llavakit.train import policy
-from llavakit.train.policy import PolicySettings
-from llavakit.train.preference import (
+from llavakit.train.pair_losses import (
     PAIR_LOSSES,
     PRESETS,
     Pairs,
@@ -28,6 +27,7 @@ from llavakit.train.preference import (
     pair_metrics,
     reward_loss,
 )
+from llavakit.train.policy import PolicySettings
 
 FILE = os.environ.get("LLAVAKIT_GOLDEN_RL") or Path(__file__).parents[1] / "golden" / "preference-and-rl.json"
 CASES = json.loads(Path(FILE).read_text())["cases"]

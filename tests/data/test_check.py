@@ -67,7 +67,7 @@ def test_grey_of_more_bits_than_it_uses_is_noted_and_no_flaw(tmp_path):
     shown = Console(width=80, file=io.StringIO())
     shown.print(report_table(report))
     said = " ".join(shown.file.getvalue().split())
-    assert "2 pictures look dark" in said and "they use 12 of 16; image.depth=12 shows them" in said
+    assert "2 pictures look dark" in said and "they use 12 of 16; model.image_depth=12 shows them" in said
     known = Encoder(ENCODER.tokenizer, ENCODER.template, ENCODER.image.model_copy(update={"depth": 12}))
     assert check(tmp_path / "scans.jsonl", tmp_path / "out", encoder=known).tallies[0].dark == []
 

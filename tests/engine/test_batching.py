@@ -12,10 +12,8 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample, join
 from llavakit.data.pack import collate
-from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
-from llavakit.engine.kv_slots import Arena, KvShape
 from llavakit.engine.prefix import BLOCK, extend_keys
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, assistant, user
@@ -315,22 +313,6 @@ def test_new_weights_that_are_refused_change_nothing(samples, decoder, name, ten
     assert engine.stats().preemptions == 0
     assert engine.generate(samples, HOWS[0]) == expected
     assert list(answers(engine, events).values()) == [expected[0]]
-
-
-def test_where_it_stands_can_be_asked_while_slots_come(monkeypatch):
-    """As another thread does: the first question for memory meets an engine that opens a slot of a new size."""
-    cache = SlotCache(KvShape(2, 2, 12, torch.float32, torch.device("cpu")), 10_000)
-    cache.open(100)
-    capacity, opened = Arena.capacity.fget, []
-
-    def meanwhile(arena):
-        if not opened:
-            opened.append(True)
-            opened.append(cache.open(600))
-        return capacity(arena)
-
-    monkeypatch.setattr(Arena, "capacity", property(meanwhile))
-    assert cache.tokens > 0 and opened[1].arena.size == 1024
 
 
 def test_a_dropped_stream_leaves_nothing_behind(model, samples):

@@ -151,6 +151,13 @@ def test_videos_are_read_and_pictures_are_none(tmp_path):
     clip = write_clip(tmp_path / "clip.mp4").read_bytes()
     assert read(data_url(clip, "video/mp4"), "video") == clip
     assert read(data_url(clip, "video/quicktime"), "video") == clip
+    for suffix, codec, kind in (
+        ("flv", "flv1", "x-flv"),
+        ("wmv", "wmv2", "x-ms-asf"),
+        ("mpg", "mpeg1video", "mpeg"),
+    ):
+        other = write_clip(tmp_path / f"clip.{suffix}", 9, codec=codec).read_bytes()
+        assert read(data_url(other, f"video/{kind}"), "video") == read(data_url(other, ""), "video") == other
     assert "its media type is image/png" in refused(data_url(encoded("png"), "image/png"), "video")
     assert "not a video in a known format" in refused(data_url(encoded("png"), ""), "video")
     assert "its media type is video/mp4" in refused(data_url(clip, "video/mp4"))

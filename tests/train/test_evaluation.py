@@ -26,8 +26,8 @@ def test_the_loss_is_that_of_one_row_with_everything_in_it(tmp_path):
     batch = collate(samples, [loader.tiles(media) for sample in samples for media in sample.media])
     with torch.no_grad():
         sums = SFT().loss(model, batch)
-    assert found["eval_loss"] == pytest.approx(float(sums.loss) / batch.weight, rel=1e-5)
-    assert found["eval_accuracy"] == pytest.approx(float(sums.report["accuracy"]) / batch.weight)
+    assert found["eval_loss"] == pytest.approx(float(sums.terms["tokens"]) / batch.weight, rel=1e-5)
+    assert found["eval_accuracy"] == pytest.approx(float(sums.report["accuracy"][1]) / batch.weight)
     assert evaluate(model, SFT(), loader, precision="float32") == found
 
 
@@ -74,8 +74,8 @@ def test_what_only_looks_on_may_change_on_resume(tmp_path):
 
 def test_held_out_data_without_anything_learned_says_so(tmp_path):
     class Weightless(SFT):
-        def weight(self, batch):
-            return 0.0
+        def weights(self, batch):
+            return {"tokens": 0.0}
 
     with pytest.raises(ConfigError, match=r"eval.files: nothing there carries weight"):
         evaluate(tiny.checkpoint().model, Weightless(), held_out(tmp_path), precision="float32")

@@ -84,7 +84,7 @@ class Poisoned(SFT):
         sums = super().loss(model, batch)
         factor = self.factor if self.seen in self.rows else 1.0
         self.seen += 1
-        return LossSum(sums.loss * factor, sums.report)
+        return LossSum({unit: factor * term for unit, term in sums.terms.items()}, sums.report)
 
 
 def test_a_step_that_is_left_out_changes_no_weight(tmp_path):

@@ -139,7 +139,7 @@ LIVES = """
 import os, signal, sys, time
 from pathlib import Path
 from llavakit import cli
-from llavakit.train import loop, saving
+from llavakit.train import loop, run_directory, saving
 from llavakit.train.metrics import read_metrics
 
 def die_after(owner, name, calls):
@@ -168,7 +168,7 @@ deaths = [
     (saving, "write", 2),  # the weights are there, the training state is not
     (saving, "save_state", 2),  # all files are there, the directory has no name yet
     (saving, "write_text", 2),  # `latest` points to it, nothing old is removed
-    (saving.shutil, "rmtree", 5),  # somewhere in the clearing
+    (run_directory.shutil, "rmtree", 5),  # somewhere in the clearing
     (loop.Metrics, "add", 3),  # between two checkpoints
     (),
 ]

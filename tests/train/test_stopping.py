@@ -12,7 +12,8 @@ import pytest
 from llavakit.core import config as settings
 from llavakit.core.errors import Interrupted
 from llavakit.model.directory import resolve
-from llavakit.train.loop import train
+from llavakit.train import saving
+from llavakit.train.loop import Loop, train
 from llavakit.train.metrics import Metrics, read_metrics
 from llavakit.train.state import State
 from llavakit.train.stopping import StopRequest, listen
@@ -117,21 +118,36 @@ def test_ctrl_c_after_sigterm_stops_at_once(tmp_path):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_a_save_that_has_begun_is_not_cut_short(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_save_that_has_begun_is_not_cut_short(tmp_path, monkeypatch, when):
     ended = []
     monkeypatch.setattr(StopRequest, "_give_up", lambda self: ended.append(1))
     request = StopRequest(tiny_run(tmp_path, grace=0.05), State())
-    request.receive(signal.SIGTERM)
-    request.meet()
-    time.sleep(0.2)
-    assert not ended
+    if when == "before":
+        request.receive(signal.SIGTERM)
+    with request.saving():
+        request.receive(signal.SIGTERM)
+        time.sleep(0.2)
+    assert not ended and request.number == signal.SIGTERM
+
+
+def test_a_stop_during_a_save_waits_for_no_other_step(tmp_path, monkeypatch):
+    run = tiny_run(tmp_path, save_every=2)
+    save = saving.save_checkpoint
+
+    def press(run, checkpoint, optimizer, state, ranks):
+        save(run, checkpoint, optimizer, state, ranks)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(saving, "save_checkpoint", press)
+    with pytest.raises(Interrupted, match="stopped at step 2 of 6"):
+        train(run)
+    assert len(losses(run)) == 2 and resolve(run.out).name == "step000002"
 
 
 def test_nobody_is_kept_waiting_by_an_evaluation(tmp_path, monkeypatch):
     """A stop that is asked for before the held-out loss is computed does not wait for it."""
     run = tiny_run(tmp_path, **{"eval.files": tmp_path / "data.json", "eval.every": 1})
-    from llavakit.train.loop import Loop
-
     step = Loop._timed_step
 
     def press(self, batches, began):

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision import image, video
 from llavakit.vision.frames import VideoConfig, VideoInfo, choose_frames
+from llavakit.vision.kinds import kind_of
 from llavakit.vision.video import load_frames, probe_video, video_digest
 from tests.vision.clips import decode_all, number_of, numbered, real_clips, write_clip, write_sound
 
@@ -404,6 +405,16 @@ def test_a_clock_that_starts_again_hides_nothing(suffix, options, tmp_path):
         ]
 
 
+def test_packets_with_a_time_in_front_are_read(tmp_path):
+    """M2TS, as camcorders and discs have it."""
+    plain = write_clip(tmp_path / "clip.ts", kind="mpegts", options=B_FRAMES).read_bytes()
+    data = b"".join(bytes(4) + plain[at : at + 188] for at in range(0, len(plain), 188))
+    info = probe_video(data)
+    assert info.times == probe_video(plain).times
+    assert [number_of(picture) for picture in load_frames(data, info, [0, 30, 47])] == [0, 30, 47]
+    assert (kind_of(plain, "video"), kind_of(data, "video")) == ("video/mp2t", "video/vnd.dlna.mpeg-tts")
+
+
 def test_a_gif_may_end_with_a_comment(tmp_path):
     data = write_clip(tmp_path / "clip.gif", 10, codec="gif", pixels="rgb8").read_bytes()
     for block in (b"\x21\xfe\x05hello\x00", b"\x21\xff\x0bXMP DataXMP" + b"\x03abc\x00", b"\x21\xfe\x00" * 3):
@@ -427,7 +438,7 @@ def test_frames_are_used_one_by_one(tmp_path):
         pictures.append(weakref.ref(picture))
         return sum(ref() is not None for ref in pictures)
 
-    assert max(video.map_frames(path, probe_video(path), [0, 3, 5, 7, 11, 3], use)) <= 2
+    assert set(video.map_frames(path, probe_video(path), [0, 3, 5, 7, 11, 3], use)) == {1}
     assert len(pictures) == 5
 
 
@@ -523,6 +534,9 @@ def test_a_damaged_file_gives_the_right_frame_or_an_error(suffix, tmp_path):
     info, everything = probe_video(path), decode_all(path)
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
+    if suffix != "ts":  # from the start of a frame on: nothing tells of a changed byte at the end of one
+        with av.open(path) as container:
+            middle = data.index(bytes([*container.demux(video=0)][36]))
     data[middle : middle + 300] = random.Random(1).randbytes(300)
     errors = []
     for index in range(72):

@@ -110,7 +110,7 @@ def with_system(turns: list[Turn], top: Fields) -> list[Turn]:
         return turns
     if not isinstance(text, str):
         raise DataError(f"system must be a text, found {type(text).__name__}")
-    if turns[0].role == "system":
+    if turns and turns[0].role == "system":
         if turns[0].text != text:
             raise DataError("'system' and the first message are two different system texts")
         return turns

@@ -17,6 +17,7 @@ class TowerKind:
     std: Colour
     num_cls: int  # class rows in front of the patches
     frame: str  # how its own processor takes one picture: `square` (the centre is cut out) or `squash`
+    pre_norm: bool  # a norm stands between embeddings and layers (`pre_layrnorm`, CLIP's own spelling)
     cut: bool  # released code cuts the last layer and the head off, and takes what then comes last
 
     @property
@@ -26,8 +27,10 @@ class TowerKind:
 
 
 TOWER_KINDS = {  # by model_type
-    "clip_vision_model": TowerKind(ImageConfig().mean, ImageConfig().std, 1, "square", cut=False),
-    "siglip_vision_model": TowerKind(HALF, HALF, 0, "squash", cut=True),
+    "clip_vision_model": TowerKind(
+        ImageConfig().mean, ImageConfig().std, 1, "square", pre_norm=True, cut=False
+    ),
+    "siglip_vision_model": TowerKind(HALF, HALF, 0, "squash", pre_norm=False, cut=True),
 }
 
 

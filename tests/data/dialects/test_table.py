@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llavakit.core.errors import DataError
 from llavakit.data.dialects.table import DIALECTS
@@ -274,3 +276,55 @@ def test_what_is_no_path_is_a_flaw_of_its_record(cell, problem):
         with pytest.raises(DataError, match=problem) as caught:
             read(raw)
         assert len(str(caught.value)) < 400
+
+
+def names_in(value: object) -> set[str]:
+    """The names of all fields, at any depth."""
+    if isinstance(value, list):
+        return set().union(*map(names_in, value))
+    return set(value).union(*map(names_in, value.values())) if isinstance(value, dict) else set()
+
+
+EXAMPLES = [json.loads(text) for _, text in ROW.findall(PAGE)]
+NAMES = st.sampled_from(
+    sorted(names_in(EXAMPLES) | {"history", "videos", "video", "path", "bytes", "tool_calls"})
+)
+TEXTS = [
+    "", "human", "gpt", "user", "assistant", "system", "tool", "image", "image_url", "text", "x.png", "<image>",
+    "a<video>", "data:image/png;base64,AAAA", "data:x", "\ud800", "https://a/b.png", "a\0",
+]  # fmt: skip
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.sampled_from([0, 1, -1, 0.5, float("nan"), 10**400]),
+    st.sampled_from(TEXTS),
+    st.sampled_from([b"", b"pixels"]),
+)
+ANY = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@settings(derandomize=True, deadline=None, max_examples=400)
+@given(example=st.sampled_from(EXAMPLES), more=st.dictionaries(NAMES, ANY, max_size=3), data=st.data())
+def test_any_record_is_a_conversation_or_one_line(example, more, data):
+    raw = example | more
+    lists = [
+        name for name, value in example.items() if isinstance(value, list) and isinstance(value[0], dict)
+    ]
+    for name in lists:  # a turn or message is broken too
+        turn = data.draw(st.dictionaries(NAMES, ANY, max_size=2))
+        raw[name] = [example[name][0] | turn, *example[name][1:]]
+    try:
+        talk = read(raw)
+    except DataError as error:
+        assert str(error).startswith("/pictures/data.json:1: ") and len(str(error).splitlines()) == 1
+    else:
+        assert isinstance(talk, Conversation)
+
+
+def test_a_system_text_beside_a_talk_of_greetings_only_is_no_traceback():
+    talk = read({"conversations": [{"from": "gpt", "value": "Hello!"}], "system": "s"})
+    assert talk == Conversation((system("s"),))

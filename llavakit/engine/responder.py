@@ -1,0 +1,44 @@
+"""Who answers conversations: the one face of a local model (`Chat`) and of one behind a URL (`Remote`)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from llavakit.engine.sampler import Sampling
+from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
+
+GREEDY = Sampling()
+
+
+class Responder(ABC):
+    """Conversations in, text out."""
+
+    def ask(
+        self,
+        question: str,
+        images: Sequence[str | ImageSource] = (),
+        *,
+        videos: Sequence[str | VideoSource] = (),
+        sampling: Sampling = GREEDY,
+    ) -> str:
+        """The answer to one question about images (paths, bytes, opened) and videos (paths, bytes).
+
+        A local model takes a video's frames as well.
+        """
+        asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
+        return self.batch([Conversation((asked,))], sampling=sampling)[0]
+
+    @abstractmethod
+    def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
+        """The next assistant text of each conversation. Number i draws with seed + i."""
+
+    @abstractmethod
+    def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
+        """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
+
+    @abstractmethod
+    def num_tokens(self, answer: str) -> int | None:
+        """Tokens of an answer that was streamed; None if that is not known."""
+
+    @abstractmethod
+    def describe(self, video: Video) -> str:
+        """One line about a video before it is asked about."""

@@ -1,0 +1,32 @@
+"""Learning from pairs of answers on any checkpoint: `model.start=DIR data.files=PAIRS`."""
+
+from pathlib import Path
+
+from llavakit.model.build import ModelConfig
+from llavakit.train.optim import LearningRates, OptimConfig
+from llavakit.train.preference import PreferenceConfig
+from llavakit.train.run import Run
+
+RATE = 5e-7  # LLaVA-NeXT's and LLaVA-Hound's, for whole models; adapters take ten to a hundred times as much
+
+
+def dpo() -> Run:
+    """Pairs of answers on any checkpoint: model.start=DIR data.files=FILE. Language model, DPO with beta 0.1."""
+    return _preferences("dpo", PreferenceConfig())
+
+
+def mpo() -> Run:
+    """As dpo, with MPO's three terms: preference, quality and likelihood."""
+    return _preferences("mpo", PreferenceConfig.model_validate({"loss": "mpo"}))
+
+
+def _preferences(name: str, preference: PreferenceConfig) -> Run:
+    return Run(
+        name=name,
+        out=Path("runs") / name,
+        train=("language", "newline"),  # the released runs keep the connector as it is
+        model=ModelConfig(start=Path("runs/demo")),
+        preference=preference,
+        optim=OptimConfig(lr=LearningRates(language=RATE, newline=RATE), warmup=0.1),
+        save_every=100,
+    )

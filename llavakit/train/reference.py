@@ -1,0 +1,56 @@
+"""The reference of preference learning: the model that a run starts from, always.
+
+It is what the trained weights were before the first step; all that is frozen is shared with the policy. So one
+mechanism serves full training, fresh adapters, adapters that go on from others, and quantized models.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from llavakit.model.llava import Llava
+from llavakit.train.sharding import local_shard, reshard
+
+
+def switch_off_dropout(model: Llava) -> None:
+    """For as long as the model lives: policy and reference then differ by their weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
+class Reference:
+    """Copies of the weights that learn, as they were."""
+
+    def __init__(self, model: Llava) -> None:
+        """Take the copies: before the first step, or of a model that was built from what the run starts from."""
+        self._copies: dict[str, Tensor] = {
+            name: local_shard(param.detach()).clone()
+            for name, param in model.named_parameters()
+            if param.requires_grad
+        }
+
+    @contextmanager
+    def in_place(self, model: Llava) -> Iterator[None]:
+        """The model as it was at the start, without dropout, while the block runs."""
+        training = model.training
+        model.eval()
+        self._exchange(model)
+        try:
+            yield
+        finally:
+            self._exchange(model)
+            model.train(training)
+
+    @torch.no_grad()
+    def _exchange(self, model: Llava) -> None:
+        """Swap weights and copies, one at a time, so that no third set of them exists."""
+        reshard(model)  # gathered weights would be used in the place of those that are swapped
+        for name, param in model.named_parameters():
+            if name in self._copies:
+                here, there = local_shard(param.data), self._copies[name]
+                kept = here.clone()
+                here.copy_(there)
+                there.copy_(kept)

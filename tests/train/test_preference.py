@@ -1,0 +1,172 @@
+"""Learning from pairs: rows with shared prompts equal separate sequences; the reference is where a run began."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from llavakit.core import config as settings
+from llavakit.core.errors import ConfigError
+from llavakit.core.types import Segment
+from llavakit.data.encode import Encoder, Sample
+from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.pack import collate
+from llavakit.text.templates import template
+from llavakit.train.loop import train, train_step
+from llavakit.train.metrics import read_metrics
+from llavakit.train.preference import Preference, PreferenceConfig, answer_logprobs
+from llavakit.train.reference import Reference
+from tests import tiny
+from tests.train.test_loop import interrupt_after, tiny_run, weights
+
+COLORS = ["red", "green", "blue"]
+
+
+def write_pairs(folder, count: int = 12):
+    tiny.picture(folder / "x.png")
+    rows = [
+        {
+            "image": "x.png", "prompt": f"<image>\nWhat color is shape {number}?",
+            "chosen": COLORS[number % 3], "rejected": f"a {COLORS[(number + 1) % 3]} one, I think",
+        }
+        for number in range(count)
+    ]  # fmt: skip
+    (folder / "pairs.json").write_text(json.dumps(rows))
+    return folder / "pairs.json"
+
+
+def preference_run(tmp_path, name="dpo", **changes):
+    run = tiny_run(tmp_path, name, **{"data.tokens": 200, "optim.lr": 1e-3})
+    run = settings.override(run, [f"data.files={write_pairs(tmp_path)}", "preference={beta: 0.5}"])
+    return settings.override(run, [f"{key}={value}" for key, value in changes.items()])
+
+
+def loader(tmp_path, tokens: int = 4000) -> Loader:
+    encoder = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE)
+    config = DataConfig(files=(write_pairs(tmp_path),), tokens=tokens)
+    return Loader(config, encoder, seed=0, pairs=True)
+
+
+def one_batch(tmp_path, tokens: int = 4000):
+    return next(loader(tmp_path, tokens).batches(Position()))[0]
+
+
+def alone(sample: Sample, leaf: Segment) -> Sample:
+    """The prompt and one of the answers as a sequence of their own."""
+    [prompt, *_] = sample.segments
+    keep = [*range(prompt.start, prompt.end), *range(leaf.start, leaf.end)]
+    ids, weights = (tuple(values[at] for at in keep) for values in (sample.ids, sample.weights))
+    return Sample(ids, weights, (Segment(0, len(ids)),), sample.media)
+
+
+def test_answers_of_a_row_are_those_of_separate_sequences(tmp_path):
+    model = tiny.checkpoint().model
+    source = loader(tmp_path)
+    samples = [source.samples(record) for record in source.records]
+    packed = collate(samples, [media.tiles() for sample in samples for media in sample.media])
+    together, tokens = answer_logprobs(model, packed)
+    separate = []
+    for sample in samples:
+        for leaf in sample.leaves:
+            row = collate([alone(sample, leaf)], [media.tiles() for media in sample.media])
+            separate.append(answer_logprobs(model, row))
+    torch.testing.assert_close(together, torch.cat([value for value, _ in separate]), rtol=1e-5, atol=1e-5)
+    assert tokens.tolist() == torch.cat([count for _, count in separate]).tolist()
+    # Image and prompt stand in the row once, not once an answer.
+    assert packed.num_tokens < sum(sample.num_tokens for sample in samples)
+
+
+def test_the_first_step_costs_the_log_of_two_and_moves_apart(tmp_path):
+    run = preference_run(tmp_path)
+    train(run)
+    rows = read_metrics(run.out / "metrics.jsonl")
+    assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["loss"] < 0.95 * math.log(2)
+    assert rows[-1]["rewards/margins"] > 0.05
+
+
+@pytest.mark.parametrize("lora", ["{r: 4}", "{r: 4, dropout: 0.5}"])
+def test_the_reference_of_adapters_is_what_they_start_from(tmp_path, lora):
+    """Fresh ones, and ones that go on from a run with adapters: the first step is log 2 both times."""
+    first = preference_run(tmp_path, "fresh", **{"model.lora": lora, "train": "[language]"})
+    train(first)
+    changes = {"train": "[language]", "model.lora": lora, "model.start": first.out}
+    second = preference_run(tmp_path, "more", **changes)
+    train(second)
+    for run in (first, second):
+        assert read_metrics(run.out / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_a_resumed_run_keeps_its_reference(tmp_path):
+    plain = preference_run(tmp_path, "plain")
+    train(plain)
+    run = preference_run(tmp_path, "stopped")
+    interrupt_after(run, 3)
+    train(run, resume=True)
+    assert all(torch.equal(weights(run)[key], tensor) for key, tensor in weights(plain).items())
+
+
+@pytest.mark.parametrize("loss", ["mpo", "{sigmoid: 1.0, sft: 0.5}", "orpo"])
+def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, loss):
+    config = settings.override(PreferenceConfig(), [f"loss={loss}"])
+
+    def gradients(tokens: int):
+        model = tiny.checkpoint().model
+        batches = [one_batch(tmp_path)] if tokens > 1000 else rows_of(tmp_path, tokens)
+        reference = Reference(model)
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for param in model.connector.parameters():
+                param.add_(0.05 * torch.randn_like(param))  # away from the reference
+        found = train_step(model, Preference(config, reference), batches, precision="float32")
+        return found, [param.grad for param in model.parameters() if param.grad is not None]
+
+    (whole, figures), mine = gradients(4000)
+    (split, others), theirs = gradients(150)
+    assert whole == pytest.approx(split, rel=1e-5)
+    assert figures == pytest.approx(others, rel=1e-4, abs=1e-6)
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def rows_of(tmp_path, tokens: int):
+    """The batches of one epoch."""
+    rows = []
+    for batch, after in loader(tmp_path, tokens).batches(Position()):
+        if after.epoch:
+            break
+        rows.append(batch)
+        if sum(int(row.answers_L.max()) + 1 for row in rows) == 24:
+            break
+    assert len(rows) > 2
+    return rows
+
+
+def test_a_preference_needs_a_model_to_start_from(tmp_path):
+    run = preference_run(tmp_path)
+    fresh = run.model_copy(update={"model": run.model.model_copy(update={"start": None})})
+    with pytest.raises(ConfigError, match=r"preference needs model.start"):
+        train(fresh)
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"), [("sigmod", "sigmoid"), ("{sigmoid: -1}", "a weight is above 0"), ("{}", "is empty")]
+)
+def test_a_loss_that_is_none_is_named(loss, what):
+    with pytest.raises(ConfigError, match=what):
+        settings.override(PreferenceConfig(), [f"loss={loss}"])
+
+
+def test_a_longer_answer_counts_less_beyond_the_shorter_one(tmp_path):
+    """LD-DPO against the definition: the tokens behind the length of the other answer, times the weight."""
+    model, batch = tiny.checkpoint().model, one_batch(tmp_path)
+    whole, tokens = answer_logprobs(model, batch)
+    none, _ = answer_logprobs(model, batch, 0.0)
+    half, _ = answer_logprobs(model, batch, 0.5)
+    shorter = tokens.view(-1, 2).amin(dim=1)
+    assert (tokens[0::2] == shorter).all() and (tokens[1::2] > shorter).any()
+    torch.testing.assert_close(none[0::2], whole[0::2])
+    torch.testing.assert_close(half, (whole + none) / 2)
+    assert (none[1::2] > whole[1::2]).any()
