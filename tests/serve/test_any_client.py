@@ -60,14 +60,16 @@ def test_tools_and_a_format_are_a_call_or_the_format():
 def test_bias_and_penalties_change_the_answer(real):
     (letter,) = tiny.encoder().tokenizer.hf("a", add_special_tokens=False)["input_ids"]
     assert text_of(post(real, max_tokens=4, logit_bias={str(letter): 100})) == "aaaa"
-    assert "a" not in text_of(
-        post(real, max_tokens=40, temperature=2, seed=1, logit_bias={str(letter): -100})
-    )
-    pushed = {"logit_bias": {str(letter): 3}, "max_tokens": 30}
-    free = text_of(post(real, **pushed))
-    assert free.count("a") > 20
+    fields = {"max_tokens": 60, "temperature": 2, "top_k": 8, "seed": 1, "logprobs": True}
+
+    def count(**more) -> int:
+        told = post(real, **fields, **more)["choices"][0]["logprobs"]["content"]
+        return [token["token"] for token in told].count("a")
+
+    free = count(logit_bias={str(letter): 2})
+    assert free > 2 and count(logit_bias={str(letter): -100}) == 0
     for penalty in ("presence_penalty", "frequency_penalty"):
-        assert text_of(post(real, **pushed, **{penalty: 2})).count("a") < 20
+        assert count(logit_bias={str(letter): 2}, **{penalty: 2}) < free
 
 
 def test_messages_in_any_order_and_empty_answers_are_answered(real):
