@@ -76,14 +76,14 @@ def _snapshot(name: str, at: str, patterns: Sequence[str]) -> Path:
         )
     except RepositoryNotFoundError:
         what = (
-            "is neither a directory here nor a model that the hub shows; a private one needs `hf auth login` "
+            "does not exist here, nor does the hub show such a model; a private one needs `hf auth login` "
             "(or HF_TOKEN)"
         )
     except RevisionNotFoundError:
         what = f"has no revision {revision!r} on the hub"
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, IncompleteSnapshotError):
         what = (
-            "is not a directory here, not complete in the hub's cache, and the hub cannot be reached: "
+            "does not exist here, is not complete in the hub's cache, and the hub cannot be reached: "
             f"download it where there is a network, with `hf download {repo}`"
         )
     except HFValidationError as error:
