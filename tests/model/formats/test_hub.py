@@ -10,12 +10,12 @@ import llavakit
 from llavakit.core.errors import UserError
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import LoraSettings
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.build import build
 from llavakit.model.directory import load_card, resolve
 from llavakit.model.families import FAMILIES, family_of
 from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.outline import outline
+from llavakit.model.settings import LoraSettings, ModelConfig
 from tests import hf_tiny, tiny
 from tests.hub import COMMIT, serving
 from tests.originals import Original
