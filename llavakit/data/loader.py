@@ -186,7 +186,9 @@ class Loader:
                     self._reject(error)
                 if row.only_errors:
                     continue
-                if batch is not None or not row.is_ours:
+                if (
+                    batch is not None or ranks > 1
+                ):  # no rank may end alone; what all cannot read, all must tell
                     tally.usable_rows += 1
                 yield batch, row.after
 

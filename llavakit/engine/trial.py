@@ -14,8 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
 from llavakit.engine.cache import SlotCache
-from llavakit.engine.kv_slots import KvShape
-from llavakit.engine.layout import StepLayout
+from llavakit.engine.kv_slots import KvShape, KvSlot
 from llavakit.model.attention import NAME, KeyValueCache, Layout, packed_layout
 from llavakit.model.decoding import decode_packed
 from llavakit.model.packing import LIMIT, distance
@@ -98,22 +97,21 @@ def _step(twin: PreTrainedModel, x_TD: Tensor) -> Tensor:
     run: Run = partial(decode_packed, twin)
     cache = SlotCache(kv_shape(twin, run), 1024)
     slots = [slot for slot in (cache.open(length) for length in LENGTHS) if slot is not None]
-    hidden_TD = torch.empty_like(x_TD)
+    starts, hidden_TD = dict(zip(slots, (0, LENGTHS[0]), strict=True)), torch.empty_like(x_TD)
 
-    def compute(layout: StepLayout, rows: list[int], positions: list[int]) -> None:
-        hidden_TD[rows] = run(x_TD[rows], torch.tensor(positions), layout, layout)
+    def compute(*chunks: tuple[KvSlot, int]) -> None:
+        """A token for each slot that answers, in the cache's order, then so many for each of `chunks`."""
+        going = [*((slot, 1) for slot in cache.decoding()), *chunks]
+        layout = cache.step(chunks)
+        places = [(slot, place) for slot, count in going for place in range(slot.length, slot.length + count)]
+        rows = [starts[slot] + place for slot, place in places]
+        hidden_TD[rows] = run(x_TD[rows], torch.tensor([place for _, place in places]), layout, layout)
         layout.finish()
 
-    first, second = LENGTHS
-    begun, rest = 8, second - 2
-    compute(
-        cache.step([(slots[0], begun), (slots[1], rest)]),
-        [*range(begun), *range(first, first + rest)],
-        [*range(begun), *range(rest)],
-    )
-    slots[1].arena.promote(slots[1])
-    places = list(range(begun, first - 1))
-    compute(cache.step([(slots[0], len(places))]), [first + rest, *places], [rest, *places])
-    slots[0].arena.promote(slots[0])
-    compute(cache.step([]), [first + second - 1, first - 1], [second - 1, first - 1])
+    (first, longer), (second, shorter) = zip(slots, LENGTHS, strict=True)
+    compute((first, 8), (second, shorter - 2))
+    second.arena.promote(second)
+    compute((first, longer - 9))
+    first.arena.promote(first)
+    compute()
     return hidden_TD

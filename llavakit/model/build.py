@@ -14,9 +14,10 @@ from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
-from llavakit.model.directory import load_card, resolve
+from llavakit.model.directory import load_card, resolve, settings_of
 from llavakit.model.families.row import Family
 from llavakit.model.formats.gguf import read_gguf
+from llavakit.model.formats.quantized import method_of, stored_quantization
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
@@ -103,6 +104,12 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
     lora = config.lora
     small = lora is not None and lora.four_bit
     # Else in float32, whatever the files hold: in half of it, small steps would be lost.
+    quantization = stored_quantization(settings_of(resolve(start, weights=False)))
+    if quantization is not None:
+        raise ConfigError(
+            f"{start}: its weights are quantized ({method_of(quantization)}), and such a model is not "
+            "trained further; start from the one that it was made from (model.lora.four_bit shrinks it meanwhile)"
+        )
     started = load(
         start,
         template_name=card.template,

@@ -10,11 +10,13 @@ directory (adapters.py), which loads by its path like any other.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from transformers.quantizers import AutoHfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from llavakit.core.errors import CheckpointError
+from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.files import atomic_directory
 from llavakit.model.adapters import (
     Adapter,
@@ -29,12 +31,13 @@ from llavakit.model.card import Card
 from llavakit.model.directory import load_card, resolve, settings_of
 from llavakit.model.empty import empty_model
 from llavakit.model.formats.original import is_original
+from llavakit.model.formats.quantized import for_decoder, method_of, stored_quantization
 from llavakit.model.formats.shards import write_shards
 from llavakit.model.formats.weights import in_memory, read_all
 from llavakit.model.hf_config import hf_config, processor_files
 from llavakit.model.huggingface import hf_tensors
 from llavakit.model.llava import Llava
-from llavakit.model.opening import check_fit, open_model
+from llavakit.model.opening import check_fit, check_quantized_fit, open_hf, open_model
 from llavakit.model.placement import DeviceMap, place_language
 from llavakit.model.rope import cast, linear_factor
 from llavakit.text.templates import template
@@ -121,6 +124,9 @@ def load(
         )
         load_adapter(base.model, adapter, folder, separators=card.separators, dtype=dtype)
         return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
+    stored = stored_quantization(config)
+    if stored is not None:
+        return _load_quantized(folder, config, stored, template_name, rope_factor, device_map, quantization)
     opened = open_model(folder, template_name)
     if is_original(config):
         opened = with_media_tokens(opened)
@@ -140,3 +146,36 @@ def load(
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
     return Checkpoint(model, opened.tokenizer, card)
+
+
+def _load_quantized(
+    folder: Path,
+    config: dict[str, Any],
+    stored: dict[str, Any],
+    template_name: str | None,
+    rope_factor: float | None,
+    device_map: DeviceMap | None,
+    quantization: QuantizationConfigMixin | None,
+) -> Checkpoint:
+    """A model whose decoder was stored quantized, by the means of `transformers`, for answering only."""
+    if quantization is not None or is_original(config):
+        what = "is quantized already" if quantization is not None else "is quantized in the original layout"
+        raise ConfigError(f"{folder}: {what} ({method_of(stored)}); take the model that it was made from")
+    opened = open_hf(folder, config, template_name)
+    model = empty_model(opened.card, opened.text, opened.vision, rope_factor=rope_factor, device="meta")
+    check_quantized_fit(opened.weights, model, folder)
+    if not AutoHfQuantizer.supports_quant_method(stored):  # it would only warn, and read random numbers
+        raise ConfigError(f"{folder}: quantized by {method_of(stored)}, which transformers does not know")
+    settings: Any = model.language.config
+    settings.quantization_config = for_decoder(stored)
+    where = device_map or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model = place_language(
+            model, read_all(opened.weights), dtype=None, device_map=where, quantization=None
+        )
+    except (ConfigError, ImportError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"{folder}: quantized by {method_of(stored)}, which cannot be used here: {reason}"
+        ) from None
+    return Checkpoint(model, opened.tokenizer, opened.card)

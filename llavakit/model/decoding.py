@@ -56,8 +56,10 @@ def decode_packed(
 def decode_alone(language: PreTrainedModel, x_TD: Tensor, segments: tuple[Segment, ...]) -> Tensor:
     """h_TD of a packed row."""
     paths = _leaf_paths(segments)
+    groups = list(_groups([len(path) for path in paths]))
+    more = _passes_of_others(language, len(groups))  # before the first pass, in which ranks meet
     hidden_RD, starts, first = [], {}, 0
-    for group in _groups([len(path) for path in paths]):
+    for group in groups:
         longest = len(paths[group[0]])
         index_BL = torch.zeros(len(group), longest, dtype=torch.long)
         for row, number in enumerate(group):
@@ -69,7 +71,7 @@ def decode_alone(language: PreTrainedModel, x_TD: Tensor, segments: tuple[Segmen
     rows = {token: starts[number] + at for number, path in enumerate(paths) for at, token in enumerate(path)}
     index_T = torch.tensor([rows[token] for token in range(len(x_TD))], device=x_TD.device)
     hidden_TD = torch.cat(hidden_RD)[index_T]
-    for _ in range(_passes_of_others(language, len(hidden_RD))):
+    for _ in range(more):
         hidden_TD = hidden_TD + 0 * _run(language, x_TD[None, :1]).sum()
     return hidden_TD
 

@@ -22,6 +22,7 @@ from llavakit.model.formats.hub import locate
 from llavakit.model.formats.keys import BUFFERS, from_hf
 from llavakit.model.formats.lora import merge_lora, named_base
 from llavakit.model.formats.original import is_original
+from llavakit.model.formats.quantized import method_of, stored_quantization
 from llavakit.model.formats.vocabulary import HEAD
 from llavakit.model.formats.weights import Weights, open_file, open_weights
 from llavakit.model.hf_card import part_settings
@@ -46,16 +47,43 @@ def open_model(folder: Path, template_name: str | None, sources: Sources = NOTHI
             f"{folder} is no original LLaVA directory; --base, --delta-base and --tower are for those "
             "(--tower also names the tower of one that is written)"
         )
+    quantization = stored_quantization(config)
+    if quantization is not None:
+        raise CheckpointError(
+            f"{folder}: its weights are quantized ({method_of(quantization)}): such a model answers, but is "
+            "neither trained, converted nor exported; take the one that it was made from"
+        )
     if SECTION in config:
         return _open_adapted(folder, config)
-    return _open_hf(folder, config, template_name)
+    return open_hf(folder, config, template_name)
 
 
 def check_fit(weights: Weights, model: Llava, folder: Path) -> None:
     """Whether these are the weights of this model; a missing, unknown or misshaped one is one clear line."""
+    _check_names(weights, _shapes(model), folder)
+
+
+def check_quantized_fit(weights: Weights, model: Llava, folder: Path) -> None:
+    """The same where the decoder's weights are packed, which is its scheme's business; the rest must be plain."""
+    rest = {key: stored for key, stored in weights.items() if _part(key) != "language"}
+    expected = {key: shape for key, shape in _shapes(model).items() if _part(key) != "language"}
+    packed = sorted(rest.keys() - expected.keys())
+    if packed:
+        raise CheckpointError(
+            f"{folder}: tower or projector are quantized too ({packed[0]}), which llavakit does not read; "
+            "take the model that it was made from, and quantize while loading"
+        )
+    _check_names(rest, expected, folder)
+
+
+def _shapes(model: Llava) -> dict[str, tuple[int, ...]]:
     expected = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     if model.language.config.tie_word_embeddings:
         expected.pop(HEAD, None)
+    return expected
+
+
+def _check_names(weights: Weights, expected: dict[str, tuple[int, ...]], folder: Path) -> None:
     missing, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if missing or unknown:
         raise CheckpointError(
@@ -74,7 +102,7 @@ def shape_of(opened: Opened) -> Llava:
         return empty_model(opened.card, opened.text, opened.vision, device="meta")
 
 
-def _open_hf(folder: Path, config: dict[str, Any], template_name: str | None) -> Opened:
+def open_hf(folder: Path, config: dict[str, Any], template_name: str | None) -> Opened:
     """A directory of `transformers` or llavakit, with its weights still in their files."""
     card = load_card(folder, template_name)
     text, vision = part_settings(config, folder)

@@ -54,18 +54,22 @@ def place_language(
     weights = {key.removeprefix("language."): tensors[key] for key in tensors.keys() - parts.keys()}
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(model.language.config)]
     try:
-        language: PreTrainedModel = kind.from_pretrained(
+        language: PreTrainedModel
+        language, told = kind.from_pretrained(
             None,
             config=model.language.config,
             state_dict=weights,
             dtype="auto" if dtype is None else dtype,
             device_map=device_map,
             quantization_config=quantization,
+            output_loading_info=True,
         )
     except ImportError as error:
         raise ConfigError(
             f"quantization={type(quantization).__name__}: {' '.join(str(error).split())}"
         ) from None
+    if told["missing_keys"]:  # would be random numbers
+        raise ConfigError(f"the decoder's weights lack {sorted(told['missing_keys'])[:2]}")
     placed = Llava(model.tower, model.connector, language, model.newline)
     placed.load_state_dict(parts, assign=True, strict=False)
     table: Any = language.get_input_embeddings()

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, field_validator
 
 from llavakit.core.config import Config
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model.llava import Llava
@@ -64,6 +64,9 @@ def evaluate(
     reshard(model)
     model.train(training)
     totals = add_totals(weights, ranks)
+    if not any(totals.values()) and ranks.any(bool(loader.bad)):
+        first = next(iter(loader.bad), "other ranks read it")
+        raise DataError(f"eval.files: nothing could be read; the first: {first}")
     if not any(totals.values()):
         raise ConfigError("eval.files: nothing there carries weight; look at `llavakit inspect`")
     return {f"eval_{name}": value for name, value in tally.figures(totals, ranks).items()}

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, Interrupted
 from llavakit.data.loader import DataConfig, Loader, Position
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.directory import resolve
-from llavakit.model.llava import Newline
+from llavakit.model.llava import Llava, Newline
 from llavakit.train import sharding
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import idle_batch
@@ -146,6 +147,27 @@ def test_two_ranks_compute_what_one_does(tmp_path, pair, alone, mode, rows):
     torch.testing.assert_close(weights(run), weights(one), atol=1e-4, rtol=1e-3)
     assert all(torch.isfinite(value).all() for value in weights(run).values())
     checkpoints.load(run.out)
+
+
+def test_a_decoder_that_runs_one_sequence_at_a_time_trains_on_shares(tmp_path, pair):
+    """Rows of many lengths need more passes through the decoder on one rank than on the other."""
+    start = tiny.checkpoint()
+    torch.manual_seed(0)
+    shape = start.model.language.config.to_dict()
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    config = Lfm2Config(
+        **{name: shape[name] for name in names}, layer_types=["conv", "full_attention"], num_hidden_layers=2,
+        max_position_embeddings=512, pad_token_id=None,
+    )  # fmt: skip
+    start.model = Llava(start.model.tower, start.model.connector, Lfm2ForCausalLM(config))
+    checkpoints.save(start, tmp_path / "start")
+    tiny.data_file(tmp_path)
+    rows = {"data.tokens": 80}  # of which some hold one sequence that is less than half as long as the other
+    one, two = tiny_run(tmp_path, "one", **rows), tiny_run(tmp_path, "two", **rows, **MODES["sharded"])
+    train(one)
+    pair(train_rank, two)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
 
 
 def log_of(run):

@@ -46,10 +46,11 @@ def terminated_rank(rank, run, steps, who):
     return stopped.value.done, stopped.value.exit_code
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_ranks_with_broken_pictures_only_end_with_a_line(tmp_path, pair, mode):  # noqa: F811
-    """No rank knows alone that the others cannot read anything either."""
-    run = tiny_run(tmp_path, **{"data.on_bad": "skip", "data.window": 2, "parallel.mode": mode})
+@pytest.mark.parametrize(("mode", "per_step"), [("ddp", 2), ("ddp", 1), ("fsdp", 2)])
+def test_ranks_with_broken_pictures_only_end_with_a_line(tmp_path, pair, mode, per_step):  # noqa: F811
+    """No rank knows alone that the others cannot read anything either; with one row a step the second has none."""
+    changes = {"data.on_bad": "skip", "data.window": 2, "parallel.mode": mode, "optim.rows": per_step}
+    run = tiny_run(tmp_path, **changes)
     rows = [tiny.record(n, f"{n % 3}.png", [("What color is the shape?", "red")]) for n in range(6)]
     (tmp_path / "data.json").write_text(json.dumps(rows, indent=1))
     for number in range(3):
@@ -57,7 +58,17 @@ def test_ranks_with_broken_pictures_only_end_with_a_line(tmp_path, pair, mode): 
         path.write_bytes(path.read_bytes()[:120])
     for message in pair(unreadable_rank, run):
         assert message.startswith("nothing of a whole epoch could be read; the first: ")
-        assert "data.json:" in message
+        assert "data.json:" in message or (per_step == 1 and message.endswith("other ranks list them"))
+
+
+def test_held_out_pictures_that_ranks_cannot_read_end_with_a_line(tmp_path, pair):  # noqa: F811
+    changes = {"eval.files": tmp_path / "eval.json", "eval.every": 1, "data.on_bad": "skip"}
+    run = tiny_run(tmp_path, **changes)
+    (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:120])
+    rows = [tiny.record(n, "broken.png", [("What color is the shape?", "red")]) for n in range(4)]
+    (tmp_path / "eval.json").write_text(json.dumps(rows, indent=1))
+    for message in pair(unreadable_rank, run):
+        assert message.startswith("eval.files: nothing could be read; the first: ")
 
 
 def unreadable_rank(rank, run):
