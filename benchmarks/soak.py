@@ -45,7 +45,7 @@ KINDS, WEIGHTS = ("body", "fault", "wire", "drip", "heavy"), (10, 5, 5, 5, 1)  #
 MEMORY = ("--kv-gb", "0.5", "memory_gb=3")  # little, so that it is used up
 BUSY = 429
 DRIP = 20  # bytes of an upload that drips, one every tenth of a second
-SETTLED = 0.5  # of the time is over before memory has to stay where it is
+SETTLED = 0.4  # of the time is over before memory has to stay where it is
 GROWTH = 1.05, 30 * 2**20  # what memory may grow by after that: a factor and bytes
 
 
