@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.page import rewrite
 from llavakit.core.types import Batch, Segment
-from llavakit.data.loader import DataConfig
-from llavakit.model.build import family_config
+from llavakit.data.settings import DataConfig
 from llavakit.model.families import FAMILIES
+from llavakit.model.families.row import family_config
 from llavakit.model.llava import Llava
 from llavakit.model.outline import outline
 from llavakit.train.estimate import Memory, estimate_memory

@@ -33,15 +33,17 @@ from llavakit.data.media import Media
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import ConnectorConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.train.freezing import train_only
 from llavakit.train.gradients import clip_gradients
 from llavakit.train.loop import train_step
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import OptimConfig, build_optimizer
+from llavakit.train.optim import build_optimizer
+from llavakit.train.settings import OptimConfig
 from llavakit.vision.plan import ImageConfig, plan_image
 
 VOCAB, IMAGE_TOKEN = 49152, 49151

@@ -35,13 +35,13 @@ from benchmarks.machine import median, report
 from benchmarks.sft import build_model
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import Batch
-from llavakit.data.loader import DataConfig
+from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint
-from llavakit.model.build import ModelConfig
+from llavakit.model.settings import ModelConfig
 from llavakit.train.loop import train
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.plan import ImageConfig
 
 PEER = Path(__file__).parent / "sft_trl_peer.py"

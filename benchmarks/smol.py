@@ -12,12 +12,13 @@ import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from llavakit.data.encode import Encoder, Sample
-from llavakit.model.build import LanguageConfig, load_language
+from llavakit.model.build import load_language
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava, Newline
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import ConnectorConfig, LanguageConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.recipes.demo import smollm2_file
 from llavakit.text.conversation import Conversation, user
 from llavakit.vision.plan import ImageConfig

@@ -12,9 +12,11 @@ from llavakit.core.progress import console, say
 from llavakit.model.counts import Counts, count_parameters
 from llavakit.model.families import FAMILIES, family
 from llavakit.model.families.row import Family
+from llavakit.text.templates import ALIASES, TEMPLATES
 from llavakit.vision.layout import Plan, Size
 
 EXAMPLE: Size = (640, 480)  # pixels; the picture whose tokens the list shows
+WIDE = 130  # characters of a window that shows every column
 PIPE_WIDTH = 160  # characters of a table that nobody's window limits
 
 
@@ -38,7 +40,10 @@ def show_models(name: str | None, *, as_json: bool) -> None:
         found: Any = [describe(row) for row in families()] if name is None else describe(family(name))
         print(json.dumps(found, indent=1))  # not through rich: it must stay JSON
     elif name is None:
-        _print(models_table())
+        wide = not console.is_terminal or console.width >= WIDE
+        _print(models_table(wide=wide))
+        if not wide:
+            say("tower, language model and template: in a wider window, or llavakit models NAME")
         say(
             f"{len(FAMILIES)} models; tokens of an image of {EXAMPLE[0]} x {EXAMPLE[1]} and of a video's frames"
         )
@@ -87,22 +92,47 @@ def image_rule(row: Family) -> str:
     return f"{image.kind}{cap} {image.size} px, {len(image.anyres.pinpoints)} layouts"
 
 
-def models_table() -> Table:
-    """All rows, under their systems."""
-    table = Table(box=None, header_style="bold")
+def models_table(*, wide: bool) -> Table:
+    """All rows, under their systems. Not `wide`: what fits 80 columns uncut."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("model", no_wrap=True)
-    for title in ("params", "tower", "language", "template", "image", "video", "context"):
-        left = title in ("tower", "language", "template")
-        table.add_column(title, justify="left" if left else "right", overflow="fold")
+    columns = {
+        "params": False,
+        "tower": True,
+        "language": True,
+        "template": True,
+        "image": False,
+        "video": False,
+    }
+    for title, is_text in {**columns, "context": False}.items():
+        if wide or not is_text:
+            table.add_column(title, justify="left" if is_text else "right", no_wrap=not wide, overflow="fold")
     for system, rows in groupby(families(), key=lambda row: row.system):
         table.add_row(Text(system, style="bold cyan"))
         for row in rows:
-            total = count_parameters(row).total
+            parts = (_tower(row), row.decoder.path.rpartition("/")[2], row.card.template)
             table.add_row(
-                f"  {row.name}", f"{total / 1e9:.2f} B", _tower(row), row.decoder.path.rpartition("/")[2],
-                row.card.template, f"{row.plan(EXAMPLE).num_tokens:,}", _video(row), f"{row.context:,}",
+                f"  {row.name}", f"{count_parameters(row).total / 1e9:.2f} B", *(parts if wide else ()),
+                f"{row.plan(EXAMPLE).num_tokens:,}", _video(row), f"{row.context:,}",
             )  # fmt: skip
     return table
+
+
+def show_templates(*, as_json: bool) -> None:
+    """Print every prompt template: other names, the publications that use it, and how a turn looks."""
+    users = {name: [row.system for row in families() if row.card.template == name] for name in TEMPLATES}
+    if as_json:
+        print(json.dumps({name: list(dict.fromkeys(systems)) for name, systems in users.items()}, indent=1))
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("template", no_wrap=True)
+    table.add_column("of", overflow="fold", ratio=2)
+    table.add_column("a turn", overflow="fold", ratio=3)
+    for name, row in TEMPLATES.items():
+        said = ALIASES[name] if name in ALIASES else ", ".join(dict.fromkeys(users[name]))
+        turn = f"{row.user[0]}QUESTION{row.user[1]}{row.header}{row.lead}ANSWER{row.end}"
+        table.add_row(name, Text(f"same as {said}" if name in ALIASES else said), Text(repr(turn)[1:-1]))
+    console.print(table)
 
 
 def _show_model(row: Family) -> None:

@@ -151,7 +151,7 @@ def load_encoder(model: Path | None, tokenizer: str | None, template_name: str |
             Tokenizer.load(resolve(model, weights=False), ours=True), card.prompt(), card.image, card.video
         )
     if template_name is None:
-        raise ConfigError("--tokenizer needs --template NAME")
+        raise ConfigError("--tokenizer needs --template NAME; all: llavakit models --templates")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())
 
 

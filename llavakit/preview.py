@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import CheckpointError, ConfigError, DataError, pick, shorten
-from llavakit.core.files import read_json
 from llavakit.core.progress import console, say
 from llavakit.model.card import Card
-from llavakit.model.directory import load_card, resolve
 from llavakit.model.families import FAMILIES, family
 from llavakit.model.families.row import plan_by
-from llavakit.model.formats.hub import is_hub_id
-from llavakit.model.formats.original import is_original
-from llavakit.model.hf_card import part_settings
 from llavakit.vision import video
 from llavakit.vision.anyres import Rule
 from llavakit.vision.drawing import draw_view, image_box
@@ -129,8 +124,11 @@ def preview(
 
 def find_model(name: str) -> Subject:
     """A released model by its name, a checkpoint by its directory or hub id: then its settings are read."""
-    if name not in FAMILIES and (Path(name).exists() or is_hub_id(name)):
-        return _checkpoint(Path(name))
+    if name not in FAMILIES:
+        from llavakit.model.formats.hub import is_hub_id
+
+        if Path(name).exists() or is_hub_id(name):
+            return _checkpoint(Path(name))
     _refuse_url(name)
     row = family(name)
     return Subject(
@@ -144,6 +142,12 @@ def find_model(name: str) -> Subject:
 
 
 def _checkpoint(path: Path) -> Subject:
+    # Imported here: reading checkpoints brings in transformers, which a released name need not wait for.
+    from llavakit.core.files import read_json
+    from llavakit.model.directory import load_card, resolve
+    from llavakit.model.formats.original import is_original
+    from llavakit.model.hf_card import part_settings
+
     card = load_card(
         path, Card().template
     )  # no plan depends on a template, which some directories do not name

@@ -138,6 +138,49 @@ def test_the_command_line_imports_nothing_heavy_before_it_knows_the_verb():
     assert len(verbs) > 10 and found <= {"cli", "core", "version"}
 
 
+# What answers at once: none of these may bring in what takes seconds to import.
+QUICK = {
+    "models": ["models"],
+    "one model": ["models", "llava15-7b"],
+    "templates": ["models", "--templates"],
+    "plan": ["plan", "llava16-7b", "640x480"],
+    "recipes": ["train", "list"],
+    "a recipe": ["train", "llava15-stage2", "--show"],
+    "a wrong recipe": ["train", "lava15-stage2"],
+    "a wrong setting": ["train", "llava15-stage2", "optim.stepz=3"],
+    "no data": ["data", "check", "gone.json"],
+    "no picture": ["chat", "--model", "gone", "--image", "gone.png", "hello"],
+    "a typo": ["modles"],
+}
+SLOW_TO_IMPORT = {
+    "torch",
+    "transformers",
+    "huggingface_hub",
+    "matplotlib",
+    "peft",
+    "scipy",
+    "pyarrow",
+    "datasets",
+}
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_small_commands_import_nothing_slow(command):
+    code = f"""
+import sys
+from llavakit import cli
+sys.argv = {["llavakit", *QUICK[command]]!r}
+try:
+    cli.main()
+except SystemExit:
+    pass
+print(sorted(set(sys.modules) & {SLOW_TO_IMPORT!r}), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout or "rror" in done.stderr
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
 def test_modules_do_not_import_each_other_in_circles():
     done: set[str] = set()
 

@@ -1,5 +1,6 @@
 """`llavakit models`, `llavakit plan` and their Python twins: what is printed, what is JSON, what is refused."""
 
+import io
 import json
 import os
 import subprocess
@@ -7,14 +8,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import llavakit
-from llavakit.catalog import describe, families, image_rule, show_models
+from llavakit.catalog import describe, families, image_rule, models_table, show_models
 from llavakit.core.errors import CheckpointError, ConfigError, DataError
 from llavakit.model import checkpoint
 from llavakit.model.directory import load_card
 from llavakit.model.families import FAMILIES, family
 from llavakit.preview import plan_lines, preview, show_plan
+from llavakit.text.templates import TEMPLATES
 from llavakit.vision import video
 from llavakit.vision.drawing import draw_view, image_box
 from llavakit.vision.frames import VideoInfo, plan_video
@@ -86,20 +89,28 @@ def test_image_rules_are_named_as_released_configs_do(name, rule):
     assert image_rule(family(name)) == rule
 
 
-def test_listing_every_model_with_counts_is_quick():
-    code = (
-        "import time\nfrom llavakit import cli\nimport sys\nsys.argv = ['llavakit', 'models', '--json']\n"
-        "try:\n    cli.main()\nexcept SystemExit:\n    pass\nprint(time.process_time(), file=sys.stderr)"
+def test_the_table_of_a_small_window_is_uncut_too():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(models_table(wide=False))
+    lines = console.export_text().splitlines()
+    for row in families():
+        (line,) = [line for line in lines if line.split()[:1] == [row.name]]
+        assert f"{row.context:,}" in line and len(line.rstrip()) <= 80
+    assert len(lines) == 1 + len(families()) + len({row.system for row in families()})
+
+
+def test_templates_are_listed_with_who_uses_them(run):
+    code, out, err = run("models", "--templates")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    firsts = [line.split()[0] for line in out.splitlines() if not line.startswith(" ")]
+    assert firsts == ["template", *TEMPLATES]
+    text = " ".join(out.split())
+    assert (
+        "vicuna_v1" in text and "USER: QUESTION ASSISTANT: ANSWER</s>" in text and "same as qwen_1_5" in text
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[1],
-    )
-    assert len(json.loads(done.stdout)) == len(FAMILIES)
-    assert float(done.stderr.split()[-1]) < 10
+    code, out, _ = run("models", "--templates", "--json")
+    assert set(json.loads(out)) == set(TEMPLATES) and "LLaVA-1.5" in json.loads(out)["vicuna_v1"]
 
 
 # plan

@@ -19,9 +19,10 @@ from transformers import (
 from llavakit.data.encode import Encoder
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import ConnectorConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.plan import ImageConfig

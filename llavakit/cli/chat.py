@@ -43,6 +43,14 @@ def chat(
     ] = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
+    from llavakit.vision.image import load_image
+    from llavakit.vision.video import probe_video
+
+    for path in image or []:  # before a model is read, which may take minutes
+        load_image(path)
+    for path in video or []:
+        probe_video(path)
+
     from llavakit.engine.responder import Responder
     from llavakit.engine.sampler import Sampling
     from llavakit.terminal import Terminal

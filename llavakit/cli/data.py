@@ -35,6 +35,11 @@ def check(
 
     Exit code 0 if nothing is wrong, 1 if a record is, 2 if the data could not be read at all.
     """
+    from llavakit.data.mixture import list_sources
+
+    list_sources(
+        files, images
+    )  # a file that is not there is told at once: what reads them takes seconds to import
     from llavakit.inspection import check_data
 
     good = check_data(

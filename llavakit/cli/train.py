@@ -27,19 +27,22 @@ def train(
     ] = False,
 ) -> None:
     """Train one stage: llavakit train llava15-stage2 data.files=my.json optim.lr.language=1e-5"""
-    from llavakit.recipes import RECIPES, describe
-    from llavakit.train.loop import train as train_run
+    from llavakit.recipes import RECIPES, show_recipes
     from llavakit.train.run import Run
 
     if recipe == "list":
-        for name in RECIPES:
-            say(f"{name:26} {describe(name)}")
+        show_recipes()
         return
+    given = overrides or []
     if recipe.endswith((".yaml", ".yml")):
-        run = settings.load(Run, Path(recipe))
+        run = settings.override(settings.load(Run, Path(recipe)), given)
     else:
-        run = pick(RECIPES, recipe, "recipe")()
-    run = settings.override(run, overrides or [])
+        published = pick(RECIPES, recipe, "recipe")()
+        run = settings.override(published, given)
+        if run.model.start != published.model.start:
+            from llavakit.recipes.own_parts import adopt_start
+
+            run = adopt_start(run, published, given)
     if show:
         say(settings.dump(run))
         return
@@ -51,6 +54,7 @@ def train(
             raise ConfigError(f"this run would stop: {'; '.join(problems)}")
         return
     from llavakit.chat import answer
+    from llavakit.train.loop import train as train_run
 
     train_run(run, resume=resume, overwrite=overwrite, answer=answer)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')

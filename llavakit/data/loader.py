@@ -9,14 +9,11 @@ import hashlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import Field, field_validator
 from torch import Tensor
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
 from llavakit.data.ahead import map_ahead, pool_of
@@ -26,39 +23,11 @@ from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
 from llavakit.data.records import ADVICE, FAULTS, Record
+from llavakit.data.settings import DataConfig
 from llavakit.text.conversation import move_media_front
-from llavakit.text.template import Weights
 
 Modality = Literal["text", "image", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "video")
-
-
-class DataConfig(Config):
-    """What is read and how it is packed."""
-
-    files: tuple[Path, ...] = ()  # data files of any kind, and mixture lists (.yaml); see docs/data.md
-    images: Path | None = None  # folder of relative image paths; default: each file's own folder
-    tokens: int = Field(4096, ge=1)  # budget of a packed row
-    turns: Literal["chained", "independent"] = "chained"  # independent: questions do not see each other
-    weights: Weights = "ours"  # compat: learn what the released training code learned
-    media_front: float = Field(0.0, ge=0, le=1)  # share of records whose media move to the front (Interleave)
-    on_bad: Literal["stop", "skip"] = "stop"
-    edited: Literal["stop", "accept"] = "stop"  # accept: resume though records were edited in their places
-    unread: tuple[str, ...] = ()  # what looks like media or weights and is passed over on purpose
-    shuffle: bool = True
-    modality: Literal["mixed", "homogeneous"] = (
-        "mixed"  # homogeneous: a row is all text, all images or all videos
-    )
-    workers: int = Field(
-        1, ge=0
-    )  # threads that read ahead; 0: read when needed. The order is always the same
-    window: int = Field(256, ge=1)  # records packed together; larger packs tighter and holds more text
-    features: Path | None = None  # folder of cached tower features; only for a frozen tower
-
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_file(cls, value: object) -> object:
-        return (value,) if isinstance(value, str | Path) else value
 
 
 @dataclass(frozen=True, order=True)

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llavakit.core.config import Config, make
+from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError, ConfigError, nearest
 from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.formats.weights import open_file, read_all
 from llavakit.model.llava import Llava, Newline
+from llavakit.model.settings import LoraSettings
 from llavakit.model.tower import ViTTower
 
 SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
@@ -31,22 +31,6 @@ WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
 TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
 SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
-
-
-class LoraSettings(Config):
-    """Defaults are those of the released LLaVA-1.5 LoRA script. Biases are never trained."""
-
-    r: int = Field(128, ge=1)
-    alpha: int = Field(256, ge=1)
-    dropout: float = Field(0.05, ge=0, lt=1)
-    targets: tuple[str, ...] = ()  # names of the decoder's linear layers, as q_proj; default: all of them
-    tower: bool = False  # adapters in the vision tower too
-    four_bit: bool = False  # QLoRA: the decoder's own weights in four bits (nf4), while training only
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The parts of the model that have adapters."""
-        return ("language", "tower") if self.tower else ("language",)
 
 
 @dataclass(frozen=True)

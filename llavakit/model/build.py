@@ -5,82 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
+from llavakit.model.adapters import Adapter, add_adapters
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
-from llavakit.model.connector import ConnectorConfig, build_connector, match_scale
-from llavakit.model.directory import load_card, resolve, settings_of
-from llavakit.model.families.row import Family
+from llavakit.model.connector import build_connector, match_scale
+from llavakit.model.directory import complete_card, resolve, settings_of
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.formats.quantized import method_of, stored_quantization
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
-from llavakit.model.tower import TowerConfig, load_tower
+from llavakit.model.settings import LanguageConfig, ModelConfig
+from llavakit.model.tower import load_tower
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
-from llavakit.vision.frames import VideoConfig
-from llavakit.vision.plan import ImageConfig
-
-
-class LanguageConfig(Config):
-    """The decoder: any causal language model of `transformers`, by directory or hub id, or a GGUF file."""
-
-    path: str = "lmsys/vicuna-7b-v1.5"
-    gguf: Path | None = None
-
-
-class ModelConfig(Config):
-    """Where a run's model comes from: `start` (a checkpoint), or fresh parts joined by a new connector.
-
-    What is left out is taken from `start`, else from Card's defaults. Template and image rule may differ from
-    the start's (stages do); tower and connector may not.
-    """
-
-    start: Path | None = None
-    language: LanguageConfig = Field(default_factory=LanguageConfig)
-    tower: TowerConfig | None = None
-    connector: ConnectorConfig | None = None
-    image: ImageConfig | None = None
-    image_depth: int | None = Field(
-        default=None, ge=8, le=32
-    )  # image.depth, also where the start has the image
-    video: VideoConfig | None = None
-    template: str | None = None
-    im_start_end: bool | None = None
-    rope_factor: float | None = Field(default=None, ge=1)  # positions divided by it: see rope.py
-    lora: LoraSettings | None = None  # train adapters on top of `start` instead of its own weights
-
-    def card(self) -> Card:
-        """The complete card; reads the start's config.json where something is left out."""
-        chosen = {
-            "tower": self.tower, "connector": self.connector, "image": self.image,
-            "video": self.video, "template": self.template, "im_start_end": self.im_start_end,
-        }  # fmt: skip
-        given = {name: value for name, value in chosen.items() if value is not None}
-        if len(given) == len(chosen) or self.start is None:
-            card = Card(**given)
-        else:
-            card = load_card(self.start, self.template).model_copy(update=given)
-        if self.image_depth is None:
-            return card
-        return card.model_copy(update={"image": card.image.model_copy(update={"depth": self.image_depth})})
-
-
-def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
-    """The settings of a run that makes a released model; `changes` replace parts of its card."""
-    card = row.card.model_copy(update=changes)
-    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **dict(card))
 
 
 def build(config: ModelConfig) -> Checkpoint:
     """The model a run starts from. The connector's initialisation uses PyTorch's global seed."""
-    card = config.card()
+    card = complete_card(config)
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
         return _build_on(config.start, config, card)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from llavakit.core.config import Config
-from llavakit.model.connector import ConnectorConfig
-from llavakit.model.tower import TowerConfig
+from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.text.template import Template
 from llavakit.text.templates import template
 from llavakit.vision.frames import VideoConfig

@@ -2,21 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from llavakit.core.config import Config
 from llavakit.core.errors import pick
-
-
-class ConnectorConfig(Config):
-    """`linear` is LLaVA's single matrix; `mlp` is LLaVA-1.5's two layers with an exact (erf) GELU between."""
-
-    kind: Literal["linear", "mlp"] = "mlp"
-    standardize: bool = False  # bring every channel of the tower to mean 0 and variance 1 first
-    match_embeddings: bool = False  # start with outputs as large as token embeddings
+from llavakit.model.settings import ConnectorConfig
 
 
 class Standardize(nn.Module):

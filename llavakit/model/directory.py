@@ -14,6 +14,7 @@ from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id, locate
 from llavakit.model.formats.lora import ADAPTER, named_base
 from llavakit.model.formats.original import card_settings, is_original, need_template, vision_settings
 from llavakit.model.hf_card import MODEL_TYPES, card_fields
+from llavakit.model.settings import ModelConfig
 
 LATEST = "latest"  # a text file in a run directory that names the newest checkpoint beside it
 
@@ -100,6 +101,22 @@ def load_card(path: Path, template_name: str | None = None, *, tower: str | None
     if template_name is None:
         raise CheckpointError(
             f"{folder}: a Hugging Face directory does not say which prompt template it was trained with; name one "
-            "(--template, in a run model.template)"
+            "(--template, in a run model.template; all: llavakit models --templates)"
         )
     return make(Card, card_fields(config, folder) | chosen, where=f"{folder}/config.json")
+
+
+def complete_card(config: ModelConfig) -> Card:
+    """The card of a run's model; reads the start's config.json where something is left out."""
+    chosen = {
+        "tower": config.tower, "connector": config.connector, "image": config.image,
+        "video": config.video, "template": config.template, "im_start_end": config.im_start_end,
+    }  # fmt: skip
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if len(given) == len(chosen) or config.start is None:
+        card = Card(**given)
+    else:
+        card = load_card(config.start, config.template).model_copy(update=given)
+    if config.image_depth is None:
+        return card
+    return card.model_copy(update={"image": card.image.model_copy(update={"depth": config.image_depth})})

@@ -11,16 +11,18 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.files import read_json
 from llavakit.model.adapters import add_adapters
 from llavakit.model.assemble import decoder_settings, read_tokenizer
-from llavakit.model.build import LanguageConfig, ModelConfig, add_tokens, check_parts
-from llavakit.model.directory import is_bare_adapter, load_card, resolve
+from llavakit.model.build import add_tokens, check_parts
+from llavakit.model.directory import complete_card, is_bare_adapter, load_card, resolve
 from llavakit.model.empty import empty_model
 from llavakit.model.families import DECODERS
+from llavakit.model.formats.hub import is_reachable
 from llavakit.model.formats.lora import named_base
 from llavakit.model.formats.original import is_original, vision_settings
 from llavakit.model.formats.towers import TOWERS
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.model.rope import with_context
+from llavakit.model.settings import LanguageConfig, ModelConfig
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 Settings = dict[str, Any]
@@ -35,7 +37,7 @@ def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
     ConfigError or CheckpointError for what else is not on this machine.
     """
     notes = [] if notes is None else notes
-    card = config.card()
+    card = complete_card(config)
     dtype, vision, tokenizer = (
         torch.float32,
         None,
@@ -76,8 +78,9 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
     """Settings of the decoder and its tokenizer; from our table there is none."""
     where = language.path if language.gguf is None else str(language.gguf.parent)
     extra = {} if language.gguf is None else {"gguf_file": language.gguf.name}
+    local_only = _is_local_only(where)
     try:
-        settings = AutoConfig.from_pretrained(where, **extra)
+        settings = AutoConfig.from_pretrained(where, local_files_only=local_only, **extra)
     except (OSError, ValueError) as error:
         if language.gguf is None and where in DECODERS and _unreachable(error):
             notes.append(f"model.language.path={where}: {FROM_TABLE}")
@@ -86,7 +89,7 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
         reason = str(error).splitlines()[0]
         raise ConfigError(f"model.language.{setting}={language.gguf or where}: {reason}") from None
     if language.gguf is None:
-        return with_context(settings.to_dict()), Tokenizer.load(where)
+        return with_context(settings.to_dict()), Tokenizer.load(where, local_only=local_only)
     return with_context(settings.to_dict()), Tokenizer.load(
         language.gguf.parent, gguf_file=language.gguf.name
     )
@@ -94,7 +97,7 @@ def _language(language: LanguageConfig, notes: list[str]) -> tuple[Settings, Tok
 
 def _vision(path: str, notes: list[str]) -> Settings:
     try:
-        settings = AutoConfig.from_pretrained(path)
+        settings = AutoConfig.from_pretrained(path, local_files_only=_is_local_only(path))
     except (OSError, ValueError) as error:
         if path in TOWERS and _unreachable(error):
             notes.append(f"model.tower.path={path}: {FROM_TABLE}")
@@ -103,6 +106,11 @@ def _vision(path: str, notes: list[str]) -> Settings:
     settings = settings.vision_config if "vision_config" in settings.sub_configs else settings
     found: Settings = settings.to_dict()
     return found
+
+
+def _is_local_only(path: str) -> bool:
+    """Whether of this hub id there is only what the cache has."""
+    return not Path(path).is_dir() and not is_reachable()
 
 
 def _unreachable(error: Exception) -> bool:

@@ -6,10 +6,9 @@ tower: a feature map is rows too. Normalisation happens here, on the device, so 
 
 from hashlib import blake2b
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -22,24 +21,14 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, pick
 from llavakit.model.formats.efficientnet import build_efficientnet, read_efficientnet
 from llavakit.model.formats.towers import TOWER_KINDS
+from llavakit.model.settings import TowerConfig
 from llavakit.vision.plan import ImageConfig
 
 # Settings of a vision model that say nothing about its features.
 ELSEWHERE = ("_name_or_path", "architectures", "dtype", "transformers_version")
-
-
-class TowerConfig(Config):
-    """Which tower, and which of its features become rows."""
-
-    kind: Literal["transformers", "efficientnet_lite0"] = "transformers"
-    path: str = "openai/clip-vit-large-patch14-336"  # directory or hub id; unused by efficientnet_lite0
-    layer: int = -2  # ViT: index into its hidden states; -2 is the output of the last layer but one
-    # EfficientNet: maps after these of its 16 blocks, pooled to one grid and stacked
-    blocks: Annotated[tuple[Annotated[int, Field(ge=0, le=15)], ...], Field(min_length=1)] = (4, 10, 15)
 
 
 class Tower(nn.Module):

@@ -5,6 +5,10 @@
 
 from collections.abc import Callable
 
+from rich.table import Table
+from rich.text import Text
+
+from llavakit.core.progress import console
 from llavakit.recipes import llava, next_models, onevision, preferences
 from llavakit.recipes.stage import Stage
 from llavakit.train.run import Run
@@ -15,6 +19,16 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "mpo": preferences.mpo,
     **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }
+
+
+def show_recipes() -> None:
+    """Print every recipe with its line."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name in RECIPES:
+        table.add_row(name, Text(describe(name)))
+    console.print(table)
 
 
 def describe(name: str) -> str:

@@ -15,18 +15,16 @@ from llavakit.chat import load
 from llavakit.core.errors import ConfigError, Interrupted
 from llavakit.core.files import write_text
 from llavakit.core.progress import console, say
-from llavakit.data.loader import DataConfig
+from llavakit.data.settings import DataConfig
 from llavakit.eval.sheet import draw_sheet
 from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, shuffle_images
-from llavakit.model.build import LanguageConfig, ModelConfig
-from llavakit.model.connector import ConnectorConfig
 from llavakit.model.directory import LATEST
-from llavakit.model.tower import TowerConfig
+from llavakit.model.settings import ConnectorConfig, LanguageConfig, ModelConfig, TowerConfig
 from llavakit.recipes.easy_vqa import EasyVqa, Phase, write_captions, write_questions
 from llavakit.train.loop import train
 from llavakit.train.metrics import draw_curves, read_metrics
-from llavakit.train.optim import LearningRates, OptimConfig
 from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.plan import ImageConfig
 
 DEFAULT = Path("runs/demo")

@@ -4,9 +4,8 @@ Numbers are the papers' and the released scripts' (arXiv 2304.08485, 2306.00890,
 2311.05437).
 """
 
-from llavakit.model.adapters import LoraSettings
-from llavakit.model.build import ModelConfig
 from llavakit.model.families import family
+from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.recipes.stage import INSTRUCTIONS, RELEASED, RUNS, Mean, Stage, alignment
 from llavakit.train.run import Run
 

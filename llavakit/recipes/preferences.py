@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from llavakit.model.build import ModelConfig
-from llavakit.train.optim import LearningRates, OptimConfig
-from llavakit.train.preference import PreferenceConfig
+from llavakit.model.settings import ModelConfig
+from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
 
 RATE = 5e-7  # LLaVA-NeXT's and LLaVA-Hound's, for whole models; adapters take ten to a hundred times as much
 

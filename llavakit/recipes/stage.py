@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llavakit.data.loader import DataConfig
-from llavakit.model.adapters import LoraSettings
-from llavakit.model.build import family_config
+from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
-from llavakit.model.families.row import Family, one_tile
-from llavakit.train.optim import LearningRates, OptimConfig
+from llavakit.model.families.row import Family, family_config, one_tile
+from llavakit.model.settings import LoraSettings
 from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.frames import plan_video
 from llavakit.vision.plan import PICTURE, plan_image
 

@@ -20,7 +20,9 @@ llavakit train next-stage2-7b --show
 - *batch* is the published number of samples in a step. A run's *step* is rows x tokens: packed rows that hold
   about so many. How long a mean sample is taken to be stands beside the stages in `llavakit/recipes`.
 - *data* lies in `data/` under the names it was published with. `data.images=FOLDER` says where the pictures are.
-- *starts from* is the run before, in `runs/`, or weights others released, in `released/`. `model.start=DIR`.
+- *starts from* is the run before, in `runs/`, or weights others released, in `released/`. `model.start=DIR`
+  names another start: tower, connector, tile size and grid then come from there, and the template too, unless the
+  start is a first stage, which has none worth keeping. What you set yourself (`model.template=...`) stays.
 - *unverified* names every number that no source we read states; it is then taken from the nearest one that does.
 
 Stages of this size were not run here. Each is tested with tiny parts, five of them until the loss falls.

@@ -41,15 +41,20 @@ class Tokenizer:
         self._single_ids: dict[str, int | None] = {}
 
     @classmethod
-    def load(cls, path: str | Path, *, gguf_file: str | None = None, ours: bool = False) -> "Tokenizer":
+    def load(
+        cls, path: str | Path, *, gguf_file: str | None = None, ours: bool = False, local_only: bool = False
+    ) -> "Tokenizer":
         """Read from a model directory or a hub id; with `gguf_file`, from inside that file.
 
         `ours` marks a directory that llavakit wrote: its config.json need not be asked for a tokenizer class.
+        `local_only`: of a hub id, what the cache has.
         """
         for name in FILES:
             if (Path(path) / name).is_file():
                 check_pointer(Path(path) / name)
-        extra: dict[str, object] = {} if gguf_file is None else {"gguf_file": gguf_file}
+        extra: dict[str, object] = {"local_files_only": local_only}
+        if gguf_file is not None:
+            extra["gguf_file"] = gguf_file
         if ours:
             extra["config"] = PreTrainedConfig()
         try:

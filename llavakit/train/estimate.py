@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from llavakit.core.errors import ConfigError
+from llavakit.model.directory import complete_card
 from llavakit.model.llava import Llava
 from llavakit.model.tower import ViTTower
 from llavakit.train.freezing import is_trained
@@ -104,7 +105,7 @@ def tower_rows(run: Run, model: Llava) -> float:
 
     Of a mean picture or video, whichever takes more: pooled videos have several rows a token.
     """
-    card = run.model.card()
+    card = complete_card(run.model)
     plans: list[Plan] = [plan_image(card.image, PICTURE)]
     if card.video is not None:
         plans.append(plan_video(card.video, card.image, PICTURE, card.video.max_frames))

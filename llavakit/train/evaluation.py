@@ -3,38 +3,17 @@
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice, takewhile
-from pathlib import Path
 
 import torch
-from pydantic import Field, field_validator
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
 from llavakit.model.llava import Llava
 from llavakit.train.balance import balance_batches
 from llavakit.train.objectives import Objective, Tally, Totals, add_totals
 from llavakit.train.ranks import ALONE, Ranks
 from llavakit.train.sharding import reshard
-
-
-class EvalConfig(Config):
-    """Held-out data, off without `files`. Packed, encoded and weighted as `data` is."""
-
-    files: tuple[Path, ...] = ()
-    images: Path | None = None  # folder of relative image paths; default: each file's own folder
-    every: int = Field(500, ge=1)  # steps; the last step is always evaluated
-    rows: int | None = Field(None, ge=1)  # at most so many packed rows, the first ones; default: all
-
-    @field_validator("files", mode="before")
-    @classmethod
-    def _one_file(cls, value: object) -> object:
-        return (value,) if isinstance(value, str | Path) else value
-
-    def data(self, data: DataConfig) -> DataConfig:
-        """How the held-out files are read: as the training data, but in their own order."""
-        return data.model_copy(update={"files": self.files, "images": self.images, "shuffle": False})
 
 
 @torch.no_grad()

@@ -4,17 +4,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llavakit.core.config import Config
 from llavakit.core.progress import say
 
 FOLDER = "tensorboard"
 NOT_A_CURVE = ("step", "spike", "skipped")
-
-
-class WatchConfig(Config):
-    """What a run writes for onlookers beside metrics.jsonl and curves.png, which it always writes."""
-
-    tensorboard: bool = False
 
 
 class Events:

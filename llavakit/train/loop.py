@@ -18,10 +18,12 @@ from llavakit.core.progress import bar, say
 from llavakit.core.types import Batch
 from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
+from llavakit.data.settings import DataConfig
 from llavakit.model.build import build
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
+from llavakit.model.directory import complete_card
 from llavakit.model.llava import PARTS, Llava
 from llavakit.train import run_directory, saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
@@ -270,14 +272,15 @@ def train_step(
 
 def _settle(run: Run, ranks: Ranks, started: Run | None) -> Run:
     """The run with nothing left to choose: as it was started, whatever machine it wakes up on."""
+    card = complete_card(run.model)
     if started is not None:
-        return run.settled(started.precision)
+        return run.settled(card, started.precision)
     if run.precision != "auto":
-        return run.settled(run.precision)
+        return run.settled(card, run.precision)
     [bf16] = ranks.sums(
         [ranks.is_first and fastest_precision(ranks.device) == "bf16"]
     )  # one measures for all
-    return run.settled("bf16" if bf16 else "float32")
+    return run.settled(card, "bf16" if bf16 else "float32")
 
 
 def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, StepFlops]:

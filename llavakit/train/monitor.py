@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch
-from llavakit.data.loader import DataConfig, Loader
+from llavakit.data.loader import Loader
+from llavakit.data.settings import DataConfig
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.train.evaluation import evaluate
 from llavakit.train.flops import StepFlops, measure_peak

@@ -1,48 +1,12 @@
 """AdamW with a learning rate per part of the model, warm-up and cosine decay."""
 
 import math
-from typing import Annotated
 
-from pydantic import Field, model_validator
 from torch.optim import AdamW
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import PARTS, Llava
-from llavakit.train.guard import OnSpike
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-Rate = Annotated[float, Field(ge=0, le=1)]
-
-
-class LearningRates(Config):
-    """Peak learning rate of each part that is trained; one number is that of all parts."""
-
-    tower: Rate = 2e-6
-    connector: Rate = 2e-5
-    language: Rate = 2e-5
-    newline: Rate = 2e-5  # released code trains it with the language model
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_for_all(cls, value: object) -> object:
-        return dict.fromkeys(cls.model_fields, value) if isinstance(value, int | float | str) else value
-
-
-class OptimConfig(Config):
-    """Defaults are the released LLaVA-1.5 stage-2 settings."""
-
-    lr: LearningRates = Field(default_factory=LearningRates)
-    rows: int = Field(1, ge=1)  # packed rows per step: gradient accumulation, exact for any split
-    steps: int | None = Field(None, ge=1)  # default: as many as `epochs` gives
-    epochs: float = Field(1.0, gt=0)
-    warmup: float = Field(0.03, ge=0, le=1)  # fraction of the steps
-    final: float = Field(0.0, ge=0, le=1)  # the cosine ends at this fraction of the peak
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
-    clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
-    on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of a running average of the weights, as 0.999
+from llavakit.train.settings import OptimConfig
 
 
 def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:

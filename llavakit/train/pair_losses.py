@@ -5,16 +5,13 @@ Shape letter: P pairs. Every function gives one value a pair; who takes which me
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from llavakit.core.config import Config
+from llavakit.train.pair_settings import PairSettings
 
-Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 EXP_LIMIT = 80.0  # exponents beyond it are infinite in float32
 
 
@@ -45,21 +42,6 @@ class Pairs:
     @property
     def rejected_mean_P(self) -> Tensor:
         return self.rejected_P / self.rejected_tokens_P
-
-
-class PairSettings(Config):
-    """What the losses of pairs can be told. A loss reads the settings that its formula has."""
-
-    beta: float = Field(0.1, gt=0, le=1000, allow_inf_nan=False)  # how strongly the reference holds
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5
-    )  # share of pairs whose labels are believed to be swapped
-    divergence: Divergence = "reverse_kl"  # f-DPO (arXiv 2309.16240): how a log-ratio becomes a score
-    alpha: float = Field(0.5, gt=0, le=10)  # alpha_divergence; 1 is reverse_kl
-    margin: float = Field(1.0, ge=0, le=1000)  # simpo: by how much chosen shall be better
-    tau: float = Field(0.05, gt=0, le=100)  # discopop: temperature between its two losses
-    shift: float = Field(0.0, ge=-1e6, le=1e6)  # bco_pair: running mean of the rewards, 0 without one
-    length_weight: float = Field(1.0, ge=0, le=1)  # LD-DPO: what tokens beyond the shorter answer count
 
 
 def score(ratio_P: Tensor, settings: PairSettings) -> Tensor:
@@ -234,14 +216,7 @@ PAIR_LOSSES: dict[str, PairLoss] = {
     "cpo": cpo,
     "odds_ratio": odds_ratio,
 }
-REFERENCE_FREE = ("simpo", "cpo", "odds_ratio", "sft")
 SORTS = ("aot", "aot_unpaired")  # a value depends on the other pairs of the batch
-
-# Weighted terms with a name of their own. `sft` is the likelihood of the chosen answers, per token of the step.
-PRESETS: dict[str, dict[str, float]] = {
-    "mpo": {"sigmoid": 0.8, "bco_pair": 0.2, "sft": 1.0},  # arXiv 2411.10442
-    "orpo": {"odds_ratio": 1.0, "sft": 1.0},
-}
 
 
 def pair_metrics(pairs: Pairs, beta: float) -> dict[str, Tensor]:

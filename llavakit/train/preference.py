@@ -3,49 +3,16 @@
 A pair is one prompt with two leaves, chosen and rejected in this order; image and prompt are computed once.
 """
 
-from typing import Any
-
 import torch
-from pydantic import Field, field_validator
 from torch import Tensor
 
-from llavakit.core.errors import ConfigError, pick
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.losses import token_logprobs
 from llavakit.train.objectives import LossSum, Totals
-from llavakit.train.pair_losses import PAIR_LOSSES, PRESETS, REFERENCE_FREE, Pairs, PairSettings, pair_metrics
+from llavakit.train.pair_losses import PAIR_LOSSES, Pairs, pair_metrics
+from llavakit.train.pair_settings import SFT_TERM, PreferenceConfig
 from llavakit.train.reference import Reference
-
-SFT_TERM = "sft"  # the likelihood of the chosen answers, per token of the step
-
-
-class PreferenceConfig(PairSettings):
-    """What a run learns from pairs. `loss=mpo` names a preset, `loss={sigmoid: 1.0, sft: 0.1}` weighs terms."""
-
-    loss: dict[str, float] = Field(default_factory=lambda: {"sigmoid": 1.0})
-
-    @field_validator("loss", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return PRESETS.get(value, {value: 1.0})
-        return value
-
-    @field_validator("loss")
-    @classmethod
-    def _known(cls, terms: dict[str, float]) -> dict[str, float]:
-        for name, weight in terms.items():
-            pick({**PAIR_LOSSES, SFT_TERM: None}, name, "preference.loss")
-            if not 0 < weight < 1e6:
-                raise ConfigError(f"preference.loss={{{name}: {weight}}}: a weight is above 0 and below 1e6")
-        if not terms:
-            raise ConfigError("preference.loss is empty; name at least one loss, as sigmoid")
-        return terms
-
-    @property
-    def needs_reference(self) -> bool:
-        return not set(self.loss) <= set(REFERENCE_FREE)
 
 
 class Preference:

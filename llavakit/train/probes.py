@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 import PIL.Image
-from pydantic import Field
 
-from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import write_text
 from llavakit.data.encode import Encoder
 from llavakit.data.records import read_records
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.text.conversation import Conversation
+from llavakit.train.settings import ProbeConfig
 
 SIDE = 256  # longest side of a picture on the page, in pixels
 FRAMES = 4  # of a video
@@ -41,18 +40,6 @@ HEAD = (
     "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
     '<meta name="viewport" content="width=device-width">'
 )
-
-
-class ProbeConfig(Config):
-    """Questions to be asked again and again; off without a file."""
-
-    file: Path | None = (
-        None  # LLaVA records; the first question of each is asked, its answer is the reference
-    )
-    images: Path | None = None  # folder of relative image paths; default: the file's own folder
-    every: int = Field(500, ge=1)  # steps; the last step always counts
-    count: int = Field(8, ge=1)  # records, the first ones
-    max_tokens: int = Field(128, ge=1)
 
 
 class Answer(Protocol):

@@ -9,24 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field
 
-from llavakit.core.config import Config
 from llavakit.core.progress import console
-
-
-class ParallelConfig(Config):
-    """How ranks share the work. Used when `torchrun` starts several; one process ignores it."""
-
-    mode: Literal["auto", "ddp", "fsdp"] = "auto"  # ddp: a whole model on every rank; fsdp: a share of it
-    reshard: bool = True  # fsdp: give a block's weights back after its forward pass, gather them again later
-    replicas: int = Field(1, ge=1)  # fsdp: copies of the sharded model, e.g. one per machine
-    timeout: int = Field(60, ge=1)  # minutes a rank waits for another (a save, a feature cache being filled)
+from llavakit.train.settings import ParallelConfig
 
 
 @dataclass(frozen=True)

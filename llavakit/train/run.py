@@ -6,14 +6,11 @@ from typing import Literal
 from pydantic import Field
 
 from llavakit.core.config import Config
-from llavakit.data.loader import DataConfig
-from llavakit.model.build import ModelConfig
-from llavakit.train.evaluation import EvalConfig
-from llavakit.train.events import WatchConfig
-from llavakit.train.optim import OptimConfig
-from llavakit.train.preference import PreferenceConfig
-from llavakit.train.probes import ProbeConfig
-from llavakit.train.ranks import ParallelConfig
+from llavakit.data.settings import DataConfig
+from llavakit.model.card import Card
+from llavakit.model.settings import ModelConfig
+from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.settings import EvalConfig, OptimConfig, ParallelConfig, ProbeConfig, WatchConfig
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
 HARMLESS = {
@@ -56,9 +53,9 @@ class Run(Config):
     probes: ProbeConfig = Field(default_factory=ProbeConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
-    def settled(self, precision: str) -> "Run":
+    def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
-        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(self.model.card()))}
+        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(card))}
         if self.precision == "auto":
             changes["precision"] = precision
         return self.model_copy(update=changes)

@@ -12,7 +12,8 @@ from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Llava
 from llavakit.train.blocks import decoder_blocks, trained_tower_blocks
 from llavakit.train.freezing import is_trained
-from llavakit.train.ranks import ParallelConfig, Ranks
+from llavakit.train.ranks import Ranks
+from llavakit.train.settings import ParallelConfig
 
 FITS = 0.6  # share of a GPU that weights, gradients and moments may take, so that activations fit beside them
 

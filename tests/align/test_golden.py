@@ -16,9 +16,7 @@ from torch import Tensor
 from llavakit.train import policy
 from llavakit.train.pair_losses import (
     PAIR_LOSSES,
-    PRESETS,
     Pairs,
-    PairSettings,
     answer_weights,
     center_absolute,
     center_squared,
@@ -27,6 +25,7 @@ from llavakit.train.pair_losses import (
     pair_metrics,
     reward_loss,
 )
+from llavakit.train.pair_settings import PRESETS, PairSettings
 from llavakit.train.policy import PolicySettings
 
 FILE = os.environ.get("LLAVAKIT_GOLDEN_RL") or Path(__file__).parents[1] / "golden" / "preference-and-rl.json"

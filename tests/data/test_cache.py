@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llavakit.core.errors import DataError
 from llavakit.data.cache import CHUNK, FeatureCache
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
 from llavakit.data.media import Media
+from llavakit.data.settings import DataConfig
 from llavakit.vision.image import cut_tiles, image_size, load_image
 from llavakit.vision.plan import ImageConfig, plan_image
 from tests import tiny

@@ -12,8 +12,9 @@ from rich.console import Console
 from llavakit.core.errors import DataError
 from llavakit.data.check import BAD, FLAWS, SHOWN, Report, check_mixture, draw_lengths, report_table
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
 from llavakit.data.mixture import Mixture, list_sources
+from llavakit.data.settings import DataConfig
 from tests import tiny
 
 ENCODER = tiny.encoder()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from llavakit.data import groups, tables
 from llavakit.data.groups import Groups
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
 from llavakit.data.mixture import Mixture, list_sources
+from llavakit.data.settings import DataConfig
 from tests import tiny
 
 TALK = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "red"}]

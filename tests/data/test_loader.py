@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import IMAGE_ID, Batch
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import DataConfig, Loader, Position, modality
+from llavakit.data.loader import Loader, Position, modality
+from llavakit.data.settings import DataConfig
 from llavakit.vision.frames import VideoConfig
 from tests import tiny
 

@@ -6,8 +6,9 @@ import numpy as np
 import PIL.Image
 
 from llavakit.data.media import plan_media
-from llavakit.model.build import ModelConfig
 from llavakit.model.checkpoint import load, save
+from llavakit.model.directory import complete_card
+from llavakit.model.settings import ModelConfig
 from llavakit.text.conversation import Image, Video
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
@@ -36,9 +37,9 @@ def test_the_depth_of_a_model_is_that_of_its_pictures_and_frames():
 def test_a_run_sets_the_depth_alone_and_the_checkpoint_keeps_it(tmp_path):
     save(tiny.checkpoint(), tmp_path / "start")
     image = load(tmp_path / "start").card.image
-    card = ModelConfig(start=tmp_path / "start", image_depth=12).card()
+    card = complete_card(ModelConfig(start=tmp_path / "start", image_depth=12))
     assert card.image == image.model_copy(update={"depth": 12})
-    assert ModelConfig(image_depth=12).card().image.depth == 12
+    assert complete_card(ModelConfig(image_depth=12)).image.depth == 12
     changed = load(tmp_path / "start")
     changed.card = card
     save(changed, tmp_path / "trained")

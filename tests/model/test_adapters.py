@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import Adapter, LoraSettings, adapter_parameters, add_adapters
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.adapters import Adapter, adapter_parameters, add_adapters
+from llavakit.model.build import build
 from llavakit.model.convert.convert import merge
+from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.text.conversation import Conversation, user
 from llavakit.train.freezing import train_only
-from llavakit.train.optim import OptimConfig, build_optimizer
+from llavakit.train.optim import build_optimizer
+from llavakit.train.settings import OptimConfig
 from tests import tiny
 
 LORA = LoraSettings(r=4, alpha=8, dropout=0.0)

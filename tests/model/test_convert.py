@@ -14,8 +14,9 @@ from llavakit.data.pack import collate
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.assemble import Sources
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.build import build
 from llavakit.model.convert.convert import Options, convert
+from llavakit.model.settings import ModelConfig
 from llavakit.text.conversation import Conversation, user
 from tests import tiny
 from tests.originals import Original, read_weights

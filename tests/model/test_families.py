@@ -5,10 +5,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llavakit.core.errors import ConfigError
-from llavakit.model.build import family_config
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES, family
+from llavakit.model.families.row import family_config
 from llavakit.model.formats.towers import SIGLIP
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.tower import empty_tower

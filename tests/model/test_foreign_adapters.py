@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from llavakit.core.errors import UserError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.assemble import Sources
-from llavakit.model.build import ModelConfig
 from llavakit.model.convert.convert import Options, convert, merge
 from llavakit.model.outline import outline
+from llavakit.model.settings import ModelConfig
 from tests import hf_tiny
 from tests.originals import Original
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llavakit.model.build import LanguageConfig, load_language
+from llavakit.model.build import load_language
+from llavakit.model.settings import LanguageConfig
 from llavakit.recipes.demo import smollm2_file
 
 

@@ -8,11 +8,12 @@ from transformers import AutoConfig
 
 from llavakit.core.errors import CheckpointError
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.build import LanguageConfig, ModelConfig, build
+from llavakit.model.build import build
 from llavakit.model.card import VIDEO_TOKEN, Card
 from llavakit.model.directory import load_card
 from llavakit.model.hf_config import hf_fit, why_not_hf
 from llavakit.model.llava import Llava, Newline
+from llavakit.model.settings import LanguageConfig, ModelConfig
 from llavakit.vision.anyres import AnyresConfig
 from llavakit.vision.frames import SlowFast, VideoConfig
 from llavakit.vision.plan import ImageConfig

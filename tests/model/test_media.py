@@ -10,9 +10,10 @@ from transformers import CLIPVisionModel, LlamaForCausalLM
 from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava, Newline
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import ConnectorConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.text.templates import template
 from llavakit.train.objectives import SFT

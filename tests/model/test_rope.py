@@ -22,12 +22,13 @@ from llavakit.engine.decoder import fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.build import LanguageConfig, ModelConfig, build, load_language
+from llavakit.model.build import build, load_language
 from llavakit.model.convert.convert import Options, convert
 from llavakit.model.families import family
 from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.model.rope import stretch_config
+from llavakit.model.settings import LanguageConfig, ModelConfig
 from tests import tiny
 from tests.model.test_decoders import SHAPE, random_model
 from tests.originals import Original

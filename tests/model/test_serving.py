@@ -10,11 +10,10 @@ import llavakit
 from llavakit.core.errors import UserError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig
 from llavakit.model.convert.convert import Options, export
 from llavakit.model.families import family
 from llavakit.model.serving import sglang_fit, vllm_fit
-from llavakit.model.tower import TowerConfig
+from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.vision.anyres import AnyresConfig, tile_grids
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig

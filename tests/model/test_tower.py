@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
 from llavakit.core.errors import ConfigError
-from llavakit.model.tower import TowerConfig, ViTTower, load_tower
+from llavakit.model.settings import TowerConfig
+from llavakit.model.tower import ViTTower, load_tower
 from llavakit.vision.plan import ImageConfig
 from tests import tiny
 

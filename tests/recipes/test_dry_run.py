@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+import httpx2
 import pytest
+from huggingface_hub import constants, get_session
 from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 from llavakit.core.errors import ConfigError
 from llavakit.model import checkpoint
-from llavakit.model.build import LanguageConfig, ModelConfig, family_config
 from llavakit.model.connector import build_connector
 from llavakit.model.counts import count_parameters
 from llavakit.model.families import FAMILIES
+from llavakit.model.families.row import family_config
 from llavakit.model.llava import Llava, Newline
 from llavakit.model.outline import outline
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import LanguageConfig, ModelConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.recipes import RECIPES
 from llavakit.recipes.stage import DATA, RUNS, Stage
 from tests import tiny
@@ -139,3 +142,21 @@ def test_only_published_parts_have_dimensions_in_the_table(tmp_path):
             part = LanguageConfig(path=path) if setting == "language" else TowerConfig(path=path)
             with pytest.raises(ConfigError, match=f"model.{setting}.path="):
                 outline(ModelConfig(**{setting: part}))
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(place, monkeypatch, run):
+    """A refused connection is final: the libraries would go on knocking for most of a minute."""
+    asked = []
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    session = get_session()
+    monkeypatch.setattr(type(session), "send", lambda self, *_, **__: asked.append(1) or refuse())
+    code, out, err = dry_run(run, "llava15-stage1")
+    assert (code, err) == (0, "")
+    assert out.count("as the hub cannot be reached") == 2
+    assert len(asked) == 1
+
+
+def refuse():
+    raise httpx2.ConnectError("refused")

@@ -11,16 +11,18 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 
 from llavakit.core import config as settings
 from llavakit.core.types import Batch, Gather, Segment
-from llavakit.data.loader import DataConfig
+from llavakit.data.settings import DataConfig
 from llavakit.model import attention
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
-from llavakit.model.build import ModelConfig, build, family_config
-from llavakit.model.connector import ConnectorConfig, build_connector
+from llavakit.model.adapters import Adapter, add_adapters
+from llavakit.model.build import build
+from llavakit.model.connector import build_connector
 from llavakit.model.families import FAMILIES
+from llavakit.model.families.row import family_config
 from llavakit.model.llava import Llava
 from llavakit.model.outline import outline
-from llavakit.model.tower import TowerConfig, ViTTower
+from llavakit.model.settings import ConnectorConfig, LoraSettings, ModelConfig, TowerConfig
+from llavakit.model.tower import ViTTower
 from llavakit.recipes import RECIPES
 from llavakit.train import sharding
 from llavakit.train.activation_checkpointing import checkpoint_activations
@@ -29,9 +31,10 @@ from llavakit.train.estimate import estimate_memory, tower_rows
 from llavakit.train.freezing import train_only
 from llavakit.train.loop import train_step
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import OptimConfig, build_optimizer
-from llavakit.train.ranks import ParallelConfig, Ranks
+from llavakit.train.optim import build_optimizer
+from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
+from llavakit.train.settings import OptimConfig, ParallelConfig
 from llavakit.vision.plan import ImageConfig
 from tests import tiny
 from tests.train.peak import Peak

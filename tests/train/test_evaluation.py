@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from llavakit.core.errors import ConfigError
-from llavakit.data.loader import DataConfig, Loader
+from llavakit.data.loader import Loader
 from llavakit.data.pack import collate
-from llavakit.train.evaluation import EvalConfig, evaluate
+from llavakit.data.settings import DataConfig
+from llavakit.train.evaluation import evaluate
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
+from llavakit.train.settings import EvalConfig
 from tests import tiny
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
 

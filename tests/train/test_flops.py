@@ -5,9 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from llavakit.data.loader import DataConfig, Loader
+from llavakit.data.loader import Loader
 from llavakit.data.pack import collate
-from llavakit.model.adapters import Adapter, LoraSettings, add_adapters
+from llavakit.data.settings import DataConfig
+from llavakit.model.adapters import Adapter, add_adapters
+from llavakit.model.settings import LoraSettings
 from llavakit.train.flops import StepFlops, measure_peak, tree_lengths
 from llavakit.train.freezing import train_only
 from llavakit.train.objectives import SFT

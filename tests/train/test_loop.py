@@ -16,17 +16,19 @@ from safetensors.torch import load_file
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, DataError
 from llavakit.data.encode import Encoder
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
+from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.build import ModelConfig
 from llavakit.model.directory import load_card, resolve
+from llavakit.model.settings import ModelConfig
 from llavakit.text.templates import template
 from llavakit.train.freezing import train_only
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
-from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer, schedule
+from llavakit.train.optim import build_optimizer, schedule
 from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
 from tests import tiny
 
 

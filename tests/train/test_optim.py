@@ -5,7 +5,10 @@ import pytest
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Newline
 from llavakit.train.freezing import train_only
-from llavakit.train.optim import LearningRates, OptimConfig, build_optimizer
+from llavakit.train.optim import build_optimizer
+from llavakit.train.pair_losses import PAIR_LOSSES
+from llavakit.train.pair_settings import LOSS_NAMES
+from llavakit.train.settings import LearningRates, OptimConfig
 from tests import tiny
 
 
@@ -28,3 +31,7 @@ def test_rates_of_zero_for_all_that_learns_are_refused():
         build_optimizer(model, OptimConfig(lr=LearningRates(connector=0)))
     train_only(model, ("connector", "language"))
     build_optimizer(model, OptimConfig(lr=LearningRates(connector=0)))  # one of two may stand still
+
+
+def test_names_of_losses_are_those_of_the_losses():
+    assert tuple(PAIR_LOSSES) == LOSS_NAMES

@@ -19,7 +19,8 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, Interrupted
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
+from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.directory import resolve
 from llavakit.model.llava import Llava, Newline

@@ -10,8 +10,9 @@ from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
 from llavakit.data.encode import Encoder, Sample
-from llavakit.data.loader import DataConfig, Loader, Position
+from llavakit.data.loader import Loader, Position
 from llavakit.data.pack import collate
+from llavakit.data.settings import DataConfig
 from llavakit.text.templates import template
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics

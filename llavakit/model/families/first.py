@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig
 from llavakit.model.families import parts
 from llavakit.model.families.parts import Decoder
 from llavakit.model.families.row import Family, clip_tower, one_tile, tiled
 from llavakit.model.formats.towers import CLIP_224, CLIP_336, Vision
+from llavakit.model.settings import ConnectorConfig
 from llavakit.vision.anyres import AnyresConfig, hd_grids
 
 FRAMED = "images stand between <im_start> and <im_end>"

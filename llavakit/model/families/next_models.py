@@ -1,11 +1,11 @@
 """The LLaVA-NeXT generation: 1.6, Stronger LLMs, Ablations, Video, Interleave."""
 
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig
 from llavakit.model.families import parts
 from llavakit.model.families.parts import Decoder
 from llavakit.model.families.row import Family, clip_tower, one_tile, tiled
 from llavakit.model.formats.towers import CLIP_336, SIGLIP, Vision
+from llavakit.model.settings import ConnectorConfig
 from llavakit.vision.anyres import AnyresConfig, tile_grids
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.layout import Size

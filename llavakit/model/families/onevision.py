@@ -1,11 +1,11 @@
 """SigLIP and Qwen2: LLaVA-OneVision, LLaVA-Video, LLaVA-Critic. Trained at 32,768 tokens."""
 
 from llavakit.model.card import Card
-from llavakit.model.connector import ConnectorConfig
 from llavakit.model.families import parts
 from llavakit.model.families.parts import Decoder
 from llavakit.model.families.row import Family, clip_tower, tiled
 from llavakit.model.formats.towers import SIGLIP
+from llavakit.model.settings import ConnectorConfig
 from llavakit.vision.anyres import AnyresConfig, tile_grids
 from llavakit.vision.frames import SlowFast, VideoConfig
 

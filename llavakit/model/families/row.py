@@ -1,12 +1,13 @@
 """What a released model is, as data."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.card import Card
 from llavakit.model.families.parts import Decoder
 from llavakit.model.formats.towers import Vision
-from llavakit.model.tower import TowerConfig
+from llavakit.model.settings import LanguageConfig, ModelConfig, TowerConfig
 from llavakit.vision.anyres import AnyresConfig, Rule, transpose
 from llavakit.vision.frames import plan_video
 from llavakit.vision.layout import Plan, Size
@@ -83,3 +84,9 @@ def _image(vision: Vision, **rule: object) -> ImageConfig:
     pixels = {"mean": vision.kind.mean, "std": vision.kind.std}
     size = {"size": vision.image_size, "grid": vision.image_size // vision.patch_size}
     return ImageConfig.model_validate({**size, **pixels, **rule})
+
+
+def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
+    """The settings of a run that makes a released model; `changes` replace parts of its card."""
+    card = row.card.model_copy(update=changes)
+    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **dict(card))

@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
-from huggingface_hub import constants, snapshot_download
+import httpx2
+from huggingface_hub import constants, get_session, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -23,6 +25,7 @@ SAFE = ("model*.safetensors", "adapter_model.safetensors", "connector.safetensor
 # Trained beside an adapter or in a first stage, and published as pickles only.
 BESIDE = ("mm_projector.bin", "non_lora_trainables.bin")
 PICKLES = ("pytorch_model*.bin", "adapter_model.bin")
+PATIENCE = 5.0  # seconds for a connection
 FOLDERS = ("*/*",)  # other programs' forms of the model
 
 
@@ -37,6 +40,22 @@ def hub_id_of(folder: Path) -> str | None:
     if place.name != "snapshots" or not home.startswith("models--"):
         return None
     return "/".join(home.removeprefix("models--").split("--", 1)) + f"@{folder.name}"
+
+
+def is_reachable() -> bool:
+    """Whether the hub can be reached, asked once: the libraries knock again and again, for most of a minute."""
+    return not constants.is_offline_mode() and _accepts_connections(constants.ENDPOINT)
+
+
+@cache
+def _accepts_connections(endpoint: str) -> bool:
+    try:
+        get_session().head(endpoint, timeout=PATIENCE)
+    except (httpx2.ConnectError, httpx2.ConnectTimeout):
+        return False
+    except httpx2.HTTPError:  # it is there; what it says or how slowly is for those who ask for something
+        return True
+    return True
 
 
 def locate(path: str | Path, *, weights: bool = True) -> Path:
@@ -67,7 +86,11 @@ def _snapshot(name: str, at: str, patterns: Sequence[str]) -> Path:
     repo, _, revision = at.partition("@")
     try:
         found = snapshot_download(
-            repo, revision=revision or None, allow_patterns=list(patterns), ignore_patterns=list(FOLDERS)
+            repo,
+            revision=revision or None,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(FOLDERS),
+            local_files_only=not is_reachable(),
         )
     except GatedRepoError:
         what = (
@@ -83,7 +106,7 @@ def _snapshot(name: str, at: str, patterns: Sequence[str]) -> Path:
         what = f"has no revision {revision!r} on the hub"
     except (OfflineModeIsEnabled, LocalEntryNotFoundError, IncompleteSnapshotError):
         what = (
-            "is not a directory here, not complete in the hub's cache, and the hub cannot be reached: "
+            "does not exist here, is not complete in the hub's cache, and the hub cannot be reached: "
             f"download it where there is a network, with `hf download {repo}`"
         )
     except HFValidationError as error:

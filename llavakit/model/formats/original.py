@@ -54,7 +54,7 @@ def need_template(config: dict[str, Any], where: str) -> CheckpointError:
     kind = decoder_kind(config, where)
     return CheckpointError(
         f"{where}: an original LLaVA directory does not say which prompt template it was trained with; "
-        f"name one (--template, in a run model.template): {SENSIBLE[kind]}"
+        f"name one (--template, in a run model.template; all: llavakit models --templates): {SENSIBLE[kind]}"
     )
 
 

@@ -10,12 +10,12 @@ import llavakit
 from llavakit.core.errors import UserError
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import LoraSettings
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.build import build
 from llavakit.model.directory import load_card, resolve
 from llavakit.model.families import FAMILIES, family_of
 from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.outline import outline
+from llavakit.model.settings import LoraSettings, ModelConfig
 from tests import hf_tiny, tiny
 from tests.hub import COMMIT, serving
 from tests.originals import Original
@@ -116,7 +116,7 @@ def test_what_cannot_be_had_is_one_line(hub, run, monkeypatch):
     refused("llava16-7", "does not exist; did you mean the released model 'llava16-7b'?")
     refused("llava-plus-13b", "no weights of this model were released")
     offline(monkeypatch)
-    refused("runs/demo", "is not a directory here", "the hub cannot be reached")
+    refused("runs/demo", "does not exist here", "the hub cannot be reached")
 
 
 def test_a_delta_is_not_talked_to_as_if_it_were_a_model(hub):

@@ -10,9 +10,10 @@ from transformers import BitsAndBytesConfig
 
 from llavakit.core.errors import UserError
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.build import build
 from llavakit.model.convert.convert import Options, convert
 from llavakit.model.formats.quantized import for_decoder
+from llavakit.model.settings import ModelConfig
 from tests import hf_tiny
 
 PLAIN_PARTS = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]

@@ -3,8 +3,8 @@
 import pytest
 
 from llavakit.model import checkpoint as checkpoints
-from llavakit.model.adapters import LoraSettings
-from llavakit.model.build import ModelConfig, build
+from llavakit.model.build import build
+from llavakit.model.settings import LoraSettings, ModelConfig
 from tests import tiny
 
 

@@ -133,8 +133,8 @@ def test_without_an_index_a_single_file_stands_alone_and_copies_are_refused(tmp_
 
 @pytest.mark.parametrize("file", ["adapter_model.safetensors", "connector.safetensors"])
 def test_damaged_adapters_are_one_line(model, tmp_path, file):
-    from llavakit.model.adapters import LoraSettings
-    from llavakit.model.build import ModelConfig, build
+    from llavakit.model.build import build
+    from llavakit.model.settings import LoraSettings, ModelConfig
 
     checkpoints.save(build(ModelConfig(start=model, lora=LoraSettings(r=2, alpha=4))), tmp_path / "lora")
     cut(tmp_path / "lora" / file)
