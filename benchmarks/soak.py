@@ -41,9 +41,11 @@ HANG_UP = 0.05  # of the requests
 QUIET = 0.25  # of the time belongs to those who mean well
 HOSTILE = 0.3  # of the clients
 SLOWER = 2.0  # times as long as in the quiet a token may take beside the others
+KINDS, WEIGHTS = ("body", "fault", "wire", "drip", "heavy"), (10, 5, 5, 5, 1)  # of what they do
+MEMORY = ("--kv-gb", "0.5", "memory_gb=3")  # little, so that it is used up
 BUSY = 429
 DRIP = 20  # bytes of an upload that drips, one every tenth of a second
-SETTLED = 0.5  # of the time is over before memory has to stay where it is
+SETTLED = 0.4  # of the time is over before memory has to stay where it is
 GROWTH = 1.05, 30 * 2**20  # what memory may grow by after that: a factor and bytes
 
 
@@ -162,11 +164,13 @@ async def soak(url: str, model: str, *, clients: int, seconds: float, pid: int |
             _bystander(client, asked, expected, tally, random.Random(number), loud, end)
             for number in range(clients - bad)
         ]
-        attacks = (
-            [*hostile.bodies(model).values()],
-            [*hostile.faults(model).values()],
-            [*hostile.wires().values()],
-        )
+        attacks = {
+            "body": [*hostile.bodies(model).values()],
+            "heavy": [hostile.heavy(model)],
+            "fault": [*hostile.faults(model).values()],
+            "wire": [*hostile.wires().values()],
+            "drip": [hostile.wires()["half a body"]],
+        }
         running += [
             _attacker(client, url, attacks, tally, random.Random(number), loud, end) for number in range(bad)
         ]
@@ -217,27 +221,26 @@ async def _bystander(
 async def _attacker(
     client: httpx2.AsyncClient,
     url: str,
-    attacks: tuple[list[bytes], list[bytes], list[bytes]],
+    attacks: dict[str, list[bytes]],
     tally: Tally,
     draw: random.Random,
     loud: float,
     end: float,
 ) -> None:
     """One hostile thing after the other, once the quiet is over. Whatever is answered must not be a 5xx."""
-    bodies, faults, wires = attacks
     headers = {"Content-Type": "application/json"}
     await asyncio.sleep(loud - time.monotonic())
     while time.monotonic() < end:
-        kind = draw.choice(("body", "body", "fault", "wire", "drip"))
+        (kind,) = draw.choices(KINDS, WEIGHTS)
+        data = draw.choice(attacks[kind])
         try:
-            if kind in ("body", "fault"):
-                body = draw.choice(bodies if kind == "body" else faults)
-                response = await client.post(CHAT, content=body, headers=headers)
+            if kind in ("wire", "drip"):
+                await _send(url, data, drip=kind == "drip")
+            else:
+                response = await client.post(CHAT, content=data, headers=headers)
                 kind = f"{kind} {response.status_code}"
                 if response.status_code >= 500:
                     tally.wrong[f"{response.status_code}: {response.text[:150]}"] += 1
-            else:
-                await _send(url, draw.choice(wires) if kind == "wire" else wires[4], drip=kind == "drip")
         except (httpx2.HTTPError, OSError) as error:
             kind = f"{kind} {type(error).__name__}"
         tally.hostile[kind] += 1
@@ -332,6 +335,7 @@ def _server(model: Path) -> Iterator[tuple[str, int, float]]:
         "soak",
         "--port",
         "0",
+        *MEMORY,
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None

@@ -338,11 +338,16 @@ class Engine:
     def _hear(self, spoken: Spoken) -> None:
         """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
         rows = zip(spoken.speaking, spoken.logits_SV, likeliest(spoken.logits_SV), strict=True)
-        for sequence, logits_V, best in rows:
-            with Boundary() as own:
-                self._say(sequence, choose(logits_V, sequence.draw, best))
-            if own.error is not None:
-                self._fail(sequence, own.error)
+        saying: Sequence | None = None
+        while True:
+            with (
+                Boundary() as own
+            ):  # one for all that goes well: entering it costs as much as to choose a token
+                for saying, logits_V, best in rows:
+                    self._say(saying, choose(logits_V, saying.draw, best))
+                return
+            assert saying is not None and own.error is not None
+            self._fail(saying, own.error)
 
     def _say(self, sequence: Sequence, choice: Choice) -> None:
         sampling, token = sequence.request.sampling, choice.token

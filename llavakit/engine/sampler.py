@@ -66,21 +66,16 @@ class Draw:
         """`prompt` is what the repetition penalty counts before the answer; slots of pictures are no tokens."""
         self.sampling, self.grammar = sampling, grammar
         self.greedy = sampling.temperature < COLDEST
+        self._weighs = bool(
+            sampling.repetition_penalty != 1
+            or sampling.presence_penalty
+            or sampling.frequency_penalty
+            or sampling.logit_bias
+        )
+        self.plain = self.greedy and grammar is None and not self._weighs  # the token is simply the likeliest
         self._seen = {token for token in prompt if token >= 0} if sampling.repetition_penalty != 1 else set()
         self._answer: Counter[int] = Counter()
         self._generator = torch.Generator().manual_seed((sampling.seed + stream) % 2**63)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the token is simply the likeliest one."""
-        return self.greedy and self.grammar is None and not self._weighs
-
-    @property
-    def _weighs(self) -> bool:
-        how = self.sampling
-        return bool(
-            how.repetition_penalty != 1 or how.presence_penalty or how.frequency_penalty or how.logit_bias
-        )
 
     def weigh(self, scores_V: Tensor) -> Tensor:
         """Scores with bias and penalties; the given ones stay as they are."""

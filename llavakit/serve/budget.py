@@ -14,13 +14,14 @@ from threading import Lock, Thread
 from llavakit.core.errors import ConfigError
 from llavakit.core.memory import resident_bytes, return_freed_memory
 from llavakit.engine.engine import FEATURE_BYTES, Engine
+from llavakit.engine.grammar import GRAMMAR_BYTES
 from llavakit.serve.errors import ApiError, ClientGone
 
 MIB = 2**20
 OF_THE_MACHINE = 0.8  # of its memory, if nobody says how much
 FOR_REQUESTS = 4096 * MIB  # at most, if nobody says how much
 AT_LEAST = 64 * MIB  # for requests: a server with less could answer nobody
-GRAMMARS = 512 * MIB
+GRAMMARS = 2 * GRAMMAR_BYTES  # those that are kept, and those that answers are at
 STEP = 512 * MIB  # a step's activations and whatever is small, beside a fiftieth of the model
 TRIM = 64 * MIB  # so much given up is worth a look at what can go back to the system
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # of the container, if there is one

@@ -17,6 +17,7 @@ from llavakit.serve.logs import log_to_stderr
 from llavakit.serve.service import Service
 
 LOOPBACK = ("127.0.0.1", "::1")
+KEEP_ALIVE = 30  # seconds an idle connection stays: longer than clients keep it, or both would end it at once
 BACKLOG = 1024  # connections that wait to be accepted
 STOPPED_AT_ONCE = 130  # the exit code of a program that Ctrl-C ended
 
@@ -59,7 +60,7 @@ def serve(service: Service, listener: socket.socket) -> None:
 def http_config(service: Service) -> uvicorn.Config:
     """How uvicorn runs: one process, one event loop, our connections, no log of its own."""
     return uvicorn.Config(
-        create_app(service), http=Connection, loop="asyncio", backlog=BACKLOG,
+        create_app(service), http=Connection, loop="asyncio", backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE,
         log_config=None, access_log=False, server_header=False, ws="none",
     )  # fmt: skip
 

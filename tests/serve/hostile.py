@@ -33,6 +33,12 @@ def bodies(model: str) -> dict[str, bytes]:
     }
 
 
+def heavy(model: str) -> bytes:
+    """A body of megabytes that is wrong at its end: a few at once are more than a server has for all."""
+    picture = data_url(b"\x89PNG\r\n\x1a\n" + bytes(4 * MIB))
+    return json.dumps(_asked(model, _pictures(picture))).encode()
+
+
 def faults(model: str) -> dict[str, bytes]:
     """Requests that are allowed, and at the edge of what a step of the engine can do: anything but a 5xx."""
     wide = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(500)}}

@@ -99,7 +99,7 @@ def _snapshot(name: str, at: str, patterns: Sequence[str]) -> Path:
         )
     except RepositoryNotFoundError:
         what = (
-            "is neither a directory here nor a model that the hub shows; a private one needs `hf auth login` "
+            "does not exist here, nor does the hub show such a model; a private one needs `hf auth login` "
             "(or HF_TOKEN)"
         )
     except RevisionNotFoundError:

@@ -87,7 +87,7 @@ def test_every_verb_takes_an_id(hub, run, tmp_path):
         code, out, err = run(*words)
         assert code == 0, (words, out, err)
     code, _, err = run("convert", "gone/model", tmp_path / "no", "--to", "hf")
-    assert code == 2 and "gone/model is neither a directory here nor a model that the hub shows" in err
+    assert code == 2 and "gone/model does not exist here, nor does the hub show such a model" in err
 
 
 def test_adapters_keep_the_id_of_their_base(hub, tmp_path, monkeypatch):
@@ -110,7 +110,7 @@ def test_what_cannot_be_had_is_one_line(hub, run, monkeypatch):
     hub.models["meta/gated"] = hub.models[HF]
     hub.gated.add("meta/gated")
     refused("meta/gated", "is gated", "hf auth login", constants.ENDPOINT)
-    refused("nobody/nothing", "neither a directory here nor a model that the hub shows")
+    refused("nobody/nothing", "does not exist here, nor does the hub show such a model")
     refused(f"{HF}@v9", "has no revision 'v9'")
     refused("runs/demo/step1", "does not exist")
     refused("llava16-7", "does not exist; did you mean the released model 'llava16-7b'?")
