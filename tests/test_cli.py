@@ -161,7 +161,7 @@ def test_adapters_are_trained_with_probes_and_merged(run, model, data, tmp_path)
     assert code == 0
     assert "step 2" in (tmp_path / "lora" / "probes.html").read_text()
     code, out, _ = run("merge", tmp_path / "lora", tmp_path / "merged")
-    assert (code, out) == (0, f"merged into {tmp_path / 'merged'}\n")
+    assert code == 0 and out.endswith(f"merged into {tmp_path / 'merged'}\n")
     assert checkpoint.load(tmp_path / "merged").adapter is None
     code, _, err = run("merge", model, tmp_path / "again")
     assert code == 2

@@ -244,7 +244,7 @@ def test_some_weights_can_be_refreshed_and_the_others_stay():
 
 def test_weights_that_do_not_fit_are_refused():
     decoder = fuse(random_model(FAMILIES["llama"]()))
-    with pytest.raises(ConfigError, match=r"no tensor model\.nothing"):
+    with pytest.raises(ConfigError, match=r"no weights called model\.nothing"):
         decoder.refresh({"model.nothing": torch.zeros(1)})
     with pytest.raises(ConfigError, match=r"model\.norm\.weight is \(3,\), the model's is \(32,\)"):
         decoder.refresh({"model.norm.weight": torch.zeros(3)})

@@ -153,7 +153,12 @@ def test_a_preference_needs_a_model_to_start_from(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("loss", "what"), [("sigmod", "sigmoid"), ("{sigmoid: -1}", "a weight is above 0"), ("{}", "is empty")]
+    ("loss", "what"),
+    [
+        ("sigmod", "sigmoid"),
+        ("{sigmoid: -1}", r"loss.sigmoid=-1: input should be greater than 0"),
+        ("{}", "is empty"),
+    ],
 )
 def test_a_loss_that_is_none_is_named(loss, what):
     with pytest.raises(ConfigError, match=what):
