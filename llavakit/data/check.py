@@ -187,7 +187,7 @@ def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, in
     flaws = [flaw for part in media if (flaw := _decode(part, video or VideoConfig()))]
     if encoder is None and not flaws:
         try:  # what no template can say; an encoder tells it itself
-            check_roles(conversation, open_turn=False)
+            check_roles(conversation)
         except DataError as error:
             flaws = [Flaw("record", error.what)]
     if flaws or encoder is None:

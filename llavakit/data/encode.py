@@ -90,7 +90,7 @@ class Encoder:
 
     def encode_turns(self, conversation: Conversation) -> Sample:
         """Every question with its answer on its own, all sharing one prefix with the images."""
-        check_roles(conversation, open_turn=False)
+        check_roles(conversation)
         media = self._plan(conversation)
         turns = [self._tell_times(turn, media) for turn in conversation.turns()]
         return self._fitting(join([self._encode(turn, media, open_turn=False) for turn in turns]))

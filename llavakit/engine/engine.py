@@ -24,7 +24,18 @@ from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
 from llavakit.engine.grammar import Grammar, Grammars
-from llavakit.engine.request import Ends, Event, Finish, Listen, Request, Stops, media_key, name_tokens, never
+from llavakit.engine.request import (
+    ContextError,
+    Ends,
+    Event,
+    Finish,
+    Listen,
+    Request,
+    Stops,
+    media_key,
+    name_tokens,
+    never,
+)
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
 from llavakit.engine.scheduler import Scheduler, Sequence
 from llavakit.engine.trial import kv_shape
@@ -302,7 +313,7 @@ class Engine:
             what = "the model's context (max_position_embeddings) is"
             if self.context < self.model.context:
                 what = "the memory given to keys and values (kv_bytes) holds"
-            raise DataError(f"the prompt has {sample.num_tokens} tokens; {what} {self.context}")
+            raise ContextError(sample.num_tokens, self.context, what)
 
     def _check(self, sampling: Sampling) -> Grammar | None:
         """Raise for what this model cannot do. The grammar that the answer has to keep to."""

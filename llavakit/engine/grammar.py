@@ -18,6 +18,10 @@ GRAMMAR_BYTES = 64 * 2**20  # of compiled schemas that are kept
 FIXED_BYTES, BYTES_PER_LETTER = 256 * 2**10, 200
 
 
+class SchemaError(DataError):
+    """A schema that no answer can be held to."""
+
+
 class Grammar:
     """Where one answer stands in its grammar."""
 
@@ -31,7 +35,7 @@ class Grammar:
     def mask(self, scores_V: Tensor) -> Tensor:
         """The scores, with minus infinity wherever the grammar does not go.
 
-        Raises DataError where the schema is too large to be followed: that is found while it is.
+        Raises SchemaError where the schema is too large to be followed: that is found while it is.
         """
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         self._check()
@@ -53,7 +57,7 @@ class Grammar:
     def _check(self) -> None:
         """Raise if the grammar cannot be followed further: a matcher with an error says that it is complete."""
         if self._matcher.is_error():
-            raise DataError(f"json_schema: {self._matcher.get_error().splitlines()[0]}")
+            raise SchemaError(f"json_schema: {self._matcher.get_error().splitlines()[0]}")
 
 
 class Grammars:
@@ -65,7 +69,7 @@ class Grammars:
         self._vocabulary: Any = None
 
     def of(self, schema: str) -> Grammar:
-        """The grammar of a JSON schema (as JSON text). Raises DataError for one that cannot be followed."""
+        """The grammar of a JSON schema (as JSON text). Raises SchemaError for one that cannot be followed."""
         grammar = self._kept.find(schema)
         if grammar is None:
             grammar = Grammar(self._compile(schema))
@@ -81,17 +85,17 @@ class Grammars:
         try:
             json.loads(schema)
         except ValueError as error:
-            raise DataError(f"json_schema: not JSON: {error}") from None
+            raise SchemaError(f"json_schema: not JSON: {error}") from None
         if self._vocabulary is None:
             hf: Any = self._tokenizer.hf
             self._vocabulary = from_tokenizer(hf, eos_token=sorted(self._stop_ids))
         try:
             grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=LAYOUT)
         except ValueError as error:
-            raise DataError(f"json_schema: {error}") from None
+            raise SchemaError(f"json_schema: {error}") from None
         matcher = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0)
         if matcher.is_error():
-            raise DataError(f"json_schema: {matcher.get_error().splitlines()[0]}")
+            raise SchemaError(f"json_schema: {matcher.get_error().splitlines()[0]}")
         return matcher
 
 

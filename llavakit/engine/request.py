@@ -8,12 +8,22 @@ from typing import Literal
 
 from torch import Tensor
 
+from llavakit.core.errors import DataError
 from llavakit.data.encode import Sample
 from llavakit.data.media import Media
 from llavakit.engine.grammar import Grammar
 from llavakit.engine.sampler import Sampling
 from llavakit.text.reply import Reply
 from llavakit.text.tokenizer import Tokenizer
+
+
+class ContextError(DataError):
+    """A prompt that leaves no place for an answer: it has `tokens` or more, `context` holds both."""
+
+    def __init__(self, tokens: int, context: int, what: str) -> None:
+        super().__init__(f"the prompt has {tokens} tokens; {what} {context}")
+        self.tokens, self.context = tokens, context
+
 
 Finish = Literal["stop", "length", "cancelled", "failed"]
 

@@ -12,12 +12,13 @@ from typing import Any
 
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.errors import ApiError
-from llavakit.serve.hermes import Call, calls_text, forced_schema, response_text, tools_text
+from llavakit.serve.hermes import RESPONSE, Call, calls_text, forced_schema, tools_text
 from llavakit.serve.schema import (
     AssistantMessage,
     ChatRequest,
     ImagePart,
     JsonFormat,
+    MediaLink,
     NamedTool,
     SchemaFormat,
     SystemMessage,
@@ -28,6 +29,7 @@ from llavakit.serve.schema import (
 )
 from llavakit.serve.settings import ServeConfig
 from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text, Video, system
+from llavakit.vision.frames import VideoConfig
 from llavakit.vision.kinds import Sort
 
 
@@ -42,10 +44,14 @@ class MediaUrl:
 
 @dataclass(frozen=True)
 class Calling:
-    """How the answer may call tools: those it may call freely, or one of those in `forced`, and nothing else."""
+    """How the answer may call tools: those it may call freely, or one of those in `forced`, and nothing else.
+
+    Unless the answer is `shaped`: then JSON of the requested format may stand in the place of the call.
+    """
 
     free: frozenset[str] = frozenset()
     forced: frozenset[str] = frozenset()
+    shaped: bool = False
     only_first: bool = False
 
 
@@ -79,15 +85,19 @@ def media_urls(request: ChatRequest) -> list[MediaUrl]:
     """The pictures and videos of all messages, in order."""
     found = []
     for number, message in enumerate(request.messages):
-        if not isinstance(message, UserMessage) or isinstance(message.content, str):
+        if not isinstance(message, UserMessage | ToolMessage) or isinstance(message.content, str):
             continue
-        for place, part in enumerate(message.content):
+        for place, part in enumerate(message.content or ()):
             where = f"messages[{number}].content[{place}]"
             if isinstance(part, ImagePart):
-                found.append(MediaUrl(part.image_url.url, "image", f"{where}.image_url.url"))
+                found.append(_medium(part.image_url, "image", f"{where}.image_url"))
             elif isinstance(part, VideoPart):
-                found.append(MediaUrl(part.video_url.url, "video", f"{where}.video_url.url"))
+                found.append(_medium(part.video_url, "video", f"{where}.video_url"))
     return found
+
+
+def _medium(url: str | MediaLink, sort: Sort, param: str) -> MediaUrl:
+    return MediaUrl(url, sort, param) if isinstance(url, str) else MediaUrl(url.url, sort, f"{param}.url")
 
 
 def texts(request: ChatRequest) -> Iterator[str]:
@@ -102,7 +112,10 @@ def texts(request: ChatRequest) -> Iterator[str]:
 
 
 def conversation(request: ChatRequest, media: Sequence[bytes], default_system: str) -> Conversation:
-    """The request's messages, with `media` in the places of `media_urls`. Refuses what no template can say."""
+    """The request's messages, with `media` in the places of `media_urls`.
+
+    Whether they can be said in their order is the template's business.
+    """
     heads = 0
     while heads < len(request.messages) and isinstance(request.messages[heads], SystemMessage):
         heads += 1
@@ -112,21 +125,21 @@ def conversation(request: ChatRequest, media: Sequence[bytes], default_system: s
     turns: list[Message] = []
     ahead, calls = iter(media), set[str]()
     for number, message in enumerate(request.messages[heads:], heads):
-        role: Role = "assistant" if isinstance(message, AssistantMessage) else "user"
+        role: Role = "user"
         parts: tuple[Part, ...]
         if isinstance(message, SystemMessage):
-            raise ApiError("system messages stand in front of all others", param=f"messages[{number}].role")
-        if isinstance(message, AssistantMessage):
+            role, parts = "system", (Text(_text(message.content)),)
+        elif isinstance(message, AssistantMessage):
             calls |= {call.id for call in message.tool_calls or ()}
-            parts = (Text(_answer(message, number)),)
+            role, parts = "assistant", (Text(_answer(message, number)),)
         elif isinstance(message, ToolMessage):
-            if message.tool_call_id not in calls:
+            if message.tool_call_id is not None and message.tool_call_id not in calls:
                 raise ApiError(
                     "no assistant message before it made this call", param=f"messages[{number}].tool_call_id"
                 )
-            parts = (Text(response_text(_text(message.content))),)
+            parts = (Text(RESPONSE[0]), *_parts(message, ahead), Text(RESPONSE[1]))
         else:
-            parts = tuple(_user_parts(message, ahead))
+            parts = tuple(_parts(message, ahead))
         if turns and turns[-1].role == role:
             parts = (*turns.pop().parts, Text("\n"), *parts)
         turns.append(Message(role, parts))
@@ -153,12 +166,30 @@ def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
         top_k=max(top_k, 0),
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        logit_bias=request.logit_bias or {},
+        stop_ids=request.stop_token_ids or (),
+        ignore_end=bool(request.ignore_eos),
         max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
         seed=random.getrandbits(62) if request.seed is None else request.seed,
         n=request.n or 1,
         logprobs=logprobs,
         json_schema=_schema(request),
     )
+
+
+def video_rule(request: ChatRequest, video: VideoConfig | None) -> VideoConfig | None:
+    """The model's rule for videos with the frames that the request wants, if it says so."""
+    asked = request.media_io_kwargs.video if request.media_io_kwargs is not None else None
+    if video is None or asked is None:
+        return video
+    wanted: dict[str, Any] = {}
+    if asked.num_frames is not None and asked.num_frames > 0:
+        wanted["max_frames"] = min(asked.num_frames, video.max_frames)
+    if asked.fps is not None:
+        wanted |= {"fps": asked.fps, "uniform": False}
+    return video.model_copy(update=wanted)
 
 
 def calling(request: ChatRequest) -> Calling:
@@ -171,23 +202,30 @@ def calling(request: ChatRequest) -> Calling:
             return Calling(forced=names)
         case NamedTool() as named:
             return Calling(forced=frozenset((named.function.name,)))
+        case _ if names and _format(request) is not None:
+            return Calling(forced=names, shaped=True)
         case _:
             return Calling(free=names, only_first=request.parallel_tool_calls is False)
 
 
 def _schema(request: ChatRequest) -> str | None:
-    forced = calling(request).forced
-    if forced:
+    how, shape = calling(request), _format(request)
+    if how.forced:
         tools = {
             tool.function.name: tool.function.parameters
             for tool in request.tools or ()
-            if tool.function.name in forced
+            if tool.function.name in how.forced
         }
-        return _json(forced_schema(tools), "tools")
+        return _json(forced_schema(tools, shape if how.shaped else None), "tools")
+    return None if shape is None else _json(shape, "response_format")
+
+
+def _format(request: ChatRequest) -> dict[str, Any] | None:
+    """The schema that a text has to keep to."""
     if isinstance(request.response_format, JsonFormat):
-        return _json({"type": "object"}, "response_format")
+        return {"type": "object"}
     if isinstance(request.response_format, SchemaFormat):
-        return _json(request.response_format.json_schema.schema_, "response_format.json_schema.schema")
+        return request.response_format.json_schema.schema_
     return None
 
 
@@ -201,8 +239,9 @@ def _json(value: Any, param: str) -> str:
 def _answer(message: AssistantMessage, number: int) -> str:
     calls = []
     for place, call in enumerate(message.tool_calls or ()):
+        said = call.function.arguments.strip() or "{}"
         try:
-            arguments = json.loads(call.function.arguments)
+            arguments = json.loads(said)
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
@@ -210,17 +249,17 @@ def _answer(message: AssistantMessage, number: int) -> str:
                 "arguments are the text of a JSON object",
                 param=f"messages[{number}].tool_calls[{place}].function.arguments",
             )
-        calls.append(Call(call.function.name, call.function.arguments))
-    return calls_text(_text(message.content or ""), calls)
+        calls.append(Call(call.function.name, said))
+    return calls_text(_text(message.content), calls)
 
 
-def _user_parts(message: UserMessage, media: Iterator[bytes]) -> Iterator[Part]:
+def _parts(message: UserMessage | ToolMessage, media: Iterator[bytes]) -> Iterator[Part]:
     """Texts that follow each other are a line apart; everything else stands as it was sent."""
     if isinstance(message.content, str):
         yield Text(message.content)
         return
     after_text = False
-    for part in message.content:
+    for part in message.content or ():
         if isinstance(part, TextPart):
             if after_text:
                 yield Text("\n")
@@ -230,5 +269,5 @@ def _user_parts(message: UserMessage, media: Iterator[bytes]) -> Iterator[Part]:
         after_text = isinstance(part, TextPart)
 
 
-def _text(content: str | tuple[TextPart, ...]) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+def _text(content: str | tuple[TextPart, ...] | None) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())

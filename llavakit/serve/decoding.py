@@ -24,6 +24,7 @@ from torch import Tensor
 from llavakit.core.errors import DataError
 from llavakit.data.media import Clip, Measured, Media
 from llavakit.serve.decoder import DONE, MEASURED, TASK, Task, write_message
+from llavakit.serve.errors import invalid_media
 from llavakit.vision.kinds import Sort
 
 ROOT = Path(__file__).parents[2]
@@ -118,11 +119,15 @@ class Elsewhere(Media):
     """Media that a job cuts."""
 
     job: Job | None = None
+    param: str = ""  # where it stands in the request
 
     def tiles(self) -> Tensor:
-        """As `Media`, from another process."""
+        """As `Media`, from another process. What cannot be cut is an ApiError that says which it is."""
         assert self.job is not None
-        return self.job.cut(self)
+        try:
+            return self.job.cut(self)
+        except DataError as error:
+            raise invalid_media(self.param, error) from None
 
 
 class _Process:

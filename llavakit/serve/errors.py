@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from llavakit.core.errors import UserError
+from llavakit.core.errors import DataError, UserError
 
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -40,3 +40,8 @@ class ApiError(UserError):
         """The JSON that is sent."""
         kind = TYPES.get(HTTPStatus(self.status), "invalid_request_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+def invalid_media(param: str, error: DataError) -> ApiError:
+    """A picture or video that cannot be had or read; `param` says which of the request's."""
+    return ApiError(f"{param}: {error}", param=param, code="invalid_media")

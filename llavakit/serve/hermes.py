@@ -21,6 +21,7 @@ AFTER = (
     "<tool_call></tool_call> XML tags:\n<tool_call>\n"
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
+RESPONSE = "<tool_response>\n", "\n</tool_response>"  # around what a tool answered, in the next user turn
 
 
 @dataclass(frozen=True)
@@ -46,23 +47,33 @@ def calls_text(text: str, calls: Sequence[Call]) -> str:
     return "\n".join([text, *said] if text else said)
 
 
-def response_text(text: str) -> str:
-    """What a tool answered, as a part of the next user turn."""
-    return f"<tool_response>\n{text}\n</tool_response>"
+def forced_schema(
+    tools: Mapping[str, Mapping[str, Any] | None], instead: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The JSON schema of exactly one call of one of these functions, given with their parameters.
 
-
-def forced_schema(tools: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The JSON schema of exactly one call of one of these functions, given with their parameters."""
-    calls = [
+    Or, where there is one, of what `instead` admits.
+    """
+    branches: list[dict[str, Any]] = [
         {
             "type": "object",
-            "properties": {"name": {"const": name}, "arguments": parameters or {"type": "object"}},
+            "properties": {
+                "name": {"const": name},
+                "arguments": _on_its_own(name, parameters or {"type": "object"}),
+            },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
         for name, parameters in tools.items()
     ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    if instead is not None:
+        branches.append(_on_its_own("", instead))  # no function has this name
+    return branches[0] if len(branches) == 1 else {"anyOf": branches}
+
+
+def _on_its_own(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema inside another that its references (`#`, `#/$defs/...`) do not leave: it has a name of its own."""
+    return {"$id": f"llavakit:{name}"} | dict(schema)
 
 
 def read_call(text: str, names: frozenset[str]) -> Call | None:

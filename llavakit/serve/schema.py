@@ -1,7 +1,7 @@
 """What may be asked: OpenAI's chat-completions request, field by field.
 
-A field is honoured, or it is refused with its name; nothing that would change the answer is dropped. Fields of
-OpenAI's own service that this one has no use for (who asks, what to store) are taken where they change nothing.
+A field is honoured, or it is refused with its name; nothing that would change the answer is dropped. Fields that
+would not (who asks, what to store) are taken; so is null in all of them, and whatever clients add inside messages.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -39,35 +40,47 @@ def _only(*allowed: object) -> AfterValidator:
     return AfterValidator(check)
 
 
-Unused = Annotated[Any, _only([])]  # an answer's field that is empty here, sent back to us in the history
+class Said(Wire):
+    """Base of what stands inside messages and tools: what clients add to them says nothing to a model."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def _or_empty(value: object) -> object:
+    return "" if value is None else value
+
+
+Unset = Annotated[Any, _only([])]  # OpenAI has it, this server does not
+Str = Annotated[str, BeforeValidator(_or_empty)]  # null is no text
 Short = Annotated[str, Field(max_length=256)]  # names and ids: they are looked up, compared and said again
 
 
-class TextPart(Wire):
+class TextPart(Said):
     type: Literal["text"]
-    text: str
+    text: Str
 
 
-class ImageUrl(Wire):
+class MediaLink(Said):
+    """`detail` is not read: a model has one rule for resolutions, the best it knows."""
+
     url: str
-    # A model has one rule for resolutions, the best it knows; "low" would be another answer.
-    detail: Annotated[
-        Literal["auto", "low", "high", "original"] | None, _only("auto", "high", "original")
-    ] = None
 
 
-class ImagePart(Wire):
+def _link_kind(value: object) -> str:
+    return "bare" if isinstance(value, str) else "link"
+
+
+Link = Annotated[Annotated[str, Tag("bare")] | Annotated[MediaLink, Tag("link")], Discriminator(_link_kind)]
+
+
+class ImagePart(Said):
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Link
 
 
-class VideoUrl(Wire):
-    url: str
-
-
-class VideoPart(Wire):
+class VideoPart(Said):
     type: Literal["video_url"]
-    video_url: VideoUrl
+    video_url: Link
 
 
 Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
@@ -87,63 +100,56 @@ Content = Annotated[
 ]
 
 
-class SystemMessage(Wire):
+class SystemMessage(Said):
     role: Literal["system", "developer"]
-    content: Texts
+    content: Texts | None
 
 
-class UserMessage(Wire):
+class UserMessage(Said):
     role: Literal["user"]
-    content: Content
+    content: Content | None
 
 
-class CalledFunction(Wire):
+class CalledFunction(Said):
     name: Short
-    arguments: str  # JSON text
+    arguments: Str = ""  # JSON text; nothing is no arguments
 
 
-class CallMade(Wire):
+class CallMade(Said):
     id: Short
     type: Literal["function"] = "function"
     function: CalledFunction
-    index: Annotated[int | None, Field(ge=0)] = None  # clients that gather a stream leave it in
 
 
-class AssistantMessage(Wire):
+class AssistantMessage(Said):
+    """Said before, or so the client says. An empty one is an answer that was empty."""
+
     role: Literal["assistant"]
     content: Texts | None = None
     tool_calls: Annotated[tuple[CallMade, ...], Field(fail_fast=True)] | None = None
-    refusal: Unused = None
-    annotations: Unused = None
-    audio: Unused = None
-    function_call: Unused = None
-    reasoning_content: Unused = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> "AssistantMessage":
-        if not self.content and not self.tool_calls:
-            raise ValueError("an assistant message needs content or tool_calls")
-        return self
+    # Said by a model as well, and in no form that ours could read.
+    refusal: Unset = None
+    audio: Unset = None
+    function_call: Unset = None
 
 
-class ToolMessage(Wire):
+class ToolMessage(Said):
     role: Literal["tool"]
-    content: Texts
-    tool_call_id: Short
-    name: Short | None = None  # of the function; its call says it too
+    content: Content | None
+    tool_call_id: Short | None = None  # the order of messages says it too
 
 
 Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
 
 
-class Function(Wire):
+class Function(Said):
     name: Annotated[str, Field(pattern=NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
     strict: bool | None = None  # forced calls always follow the schema; free ones cannot be held to it
 
 
-class Tool(Wire):
+class Tool(Said):
     type: Literal["function"]
     function: Function
 
@@ -190,8 +196,20 @@ def _stop_kind(value: object) -> str:
     return "one" if isinstance(value, str) else "several"
 
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Annotated[tuple[Stop, ...], Field(max_length=16, fail_fast=True)]
+
+
+class VideoLoading(Said):
+    fps: Annotated[float | None, Field(gt=0)] = None
+    num_frames: Annotated[int | None, Field(ge=-1)] = None  # at most; 0 or -1: as many as the model takes
+
+
+class MediaLoading(Said):
+    """vLLM's: how videos are cut into frames. Never more of them than the model takes."""
+
+    video: VideoLoading | None = None
 
 
 class ChatRequest(Wire):
@@ -205,6 +223,11 @@ class ChatRequest(Wire):
     top_k: Annotated[int | None, Field(ge=-1, le=2**31 - 1)] = None  # 0 or -1: all
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
     repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
+    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
+    logit_bias: (
+        Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
+    ) = None
     max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     n: Annotated[int | None, Field(ge=1)] = None
@@ -213,6 +236,8 @@ class ChatRequest(Wire):
         Annotated[Annotated[Stop, Tag("one")] | Annotated[Stops, Tag("several")], Discriminator(_stop_kind)]
         | None
     ) = None
+    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=16)] | None = None
+    ignore_eos: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = (
@@ -235,13 +260,27 @@ class ChatRequest(Wire):
     metadata: dict[str, str] | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    prediction: dict[str, Any] | None = None  # a guess that would only make it faster
+    service_tier: str | None = None
+    store: bool | None = None  # nothing is stored
+    media_io_kwargs: MediaLoading | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # our templates have no switches
     # Taken where they say what happens here anyway.
-    store: Annotated[bool | None, _only(False)] = None
-    service_tier: Annotated[str | None, _only("auto", "default")] = None
-    frequency_penalty: Annotated[float | None, _only(0)] = None
-    presence_penalty: Annotated[float | None, _only(0)] = None
-    logit_bias: Annotated[dict[str, float] | None, _only({})] = None
     modalities: Annotated[list[str] | None, _only(["text"])] = None
+    reasoning_effort: Annotated[str | None, _only("none")] = None
+    verbosity: Annotated[str | None, _only("medium")] = None
+    function_call: Annotated[Any, _only("none", "auto")] = None
+    mm_processor_kwargs: Annotated[dict[str, Any] | None, _only({})] = None
+    add_generation_prompt: Annotated[bool | None, _only(True)] = None
+    continue_final_message: Annotated[bool | None, _only(False)] = None
+    skip_special_tokens: Annotated[bool | None, _only(True)] = None
+    min_tokens: Annotated[int | None, _only(0)] = None
+    audio: Unset = None
+    functions: Unset = None
+    moderation: Unset = None
+    web_search_options: Unset = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatRequest":
@@ -254,16 +293,11 @@ class ChatRequest(Wire):
             raise ValueError(
                 f"tool_choice names {self.tool_choice.function.name!r}, which is not among the tools"
             )
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs: true")
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options needs stream: true")
         limits = {self.max_tokens, self.max_completion_tokens} - {None}
         if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
-        formatted = self.response_format is not None and self.response_format.type != "text"
-        if formatted and names and self.tool_choice != "none":
-            raise ValueError("response_format and tools cannot both shape one answer; leave one out")
         return self
 
     @property

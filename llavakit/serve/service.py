@@ -16,7 +16,8 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.data.encode import Encoder
 from llavakit.data.media import Media, plan_measured
 from llavakit.engine.engine import Engine
-from llavakit.engine.request import Event, Request
+from llavakit.engine.grammar import SchemaError
+from llavakit.engine.request import ContextError, Event, Request
 from llavakit.engine.worker import Ticket, Worker
 from llavakit.serve.answers import PromptDetails, Usage
 from llavakit.serve.bridge import Bridge
@@ -30,9 +31,10 @@ from llavakit.serve.conversation import (
     media_urls,
     sampling,
     texts,
+    video_rule,
 )
 from llavakit.serve.decoding import Decoders, Elsewhere, Job
-from llavakit.serve.errors import ApiError
+from llavakit.serve.errors import ApiError, invalid_media
 from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
 from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
 from llavakit.serve.parse import parse
@@ -160,7 +162,7 @@ class Service:
         try:
             return self.media.read(medium.url, medium.sort, budget, job.measure)
         except DataError as error:
-            raise ApiError(f"{medium.param}: {error}", param=medium.param, code="invalid_media") from None
+            raise invalid_media(medium.param, error) from None
 
     def _prepare(
         self,
@@ -172,14 +174,24 @@ class Service:
     ) -> Request:
         talk = conversation(request, [each.data for each in media], self.encoder.template.system)
         how = sampling(request, self.settings)
-        pixels, ahead = Budget(self.settings.max_media_pixels, "pixels"), iter(media)
+        pixels, ahead = (
+            Budget(self.settings.max_media_pixels, "pixels"),
+            iter([(where, each.measured) for where, each in zip(media_urls(request), media, strict=True)]),
+        )
 
         def plan(part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
-            measured = next(ahead).measured
-            found = plan_measured(part, measured, image, video, alone=alone)
-            pixels.take(num_pixels(found, measured))
-            return Elsewhere(found.source, found.plan, found.depth, job)
+            where, measured = next(ahead)
+            try:
+                found = plan_measured(part, measured, image, video_rule(request, video), alone=alone)
+                pixels.take(num_pixels(found, measured))
+            except DataError as error:
+                raise invalid_media(where.param, error) from None
+            return Elsewhere(found.source, found.plan, found.depth, job, where.param)
 
+        vocabulary = self.engine.model.language.config.vocab_size
+        beyond = [token for token in how.logit_bias if token >= vocabulary]
+        if beyond:
+            raise ApiError(f"there is no token {beyond[0]}; the model has {vocabulary}", param="logit_bias")
         try:
             check_length(texts(request), self.encoder.tokenizer, self.engine.context)
             sample = self.encoder.encode(talk, open_turn=True, plan=plan)
@@ -190,6 +202,10 @@ class Service:
             share.hold("decoding", 0)
             share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
             return prepared
+        except ContextError as error:
+            raise _too_long(error, "messages") from None
+        except SchemaError as error:
+            raise ApiError(str(error), param=_shaping(request), code="invalid_schema") from None
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
@@ -252,6 +268,20 @@ class Answer:
         deltas = _failure(event) if broken else self._choices[event.choice].take(event)
         if deltas != []:
             self._bridge.call(self._queue.put_nowait, deltas)
+
+
+def _too_long(error: ContextError, param: str) -> ApiError:
+    """In OpenAI's words, which clients look for."""
+    return ApiError(
+        f"This model's maximum context length is {error.context} tokens. However, your {param} resulted in "
+        f"{error.tokens} tokens. Please reduce the length of the {param}.",
+        param=param, code="context_length_exceeded",
+    )  # fmt: skip
+
+
+def _shaping(request: ChatRequest) -> str:
+    """The field that an answer's schema is made of."""
+    return "tools" if calling(request).forced else "response_format"
 
 
 def _failure(event: Event) -> ApiError:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable
 
-from llavakit.core.errors import DataError
 from llavakit.data.encode import Sample
 from llavakit.data.media import Measured
+from llavakit.engine.request import ContextError
 from llavakit.engine.sampler import Sampling
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.frames import VideoInfo
@@ -32,7 +32,7 @@ def check_length(texts: Iterable[str], tokenizer: Tokenizer, context: int) -> No
     for piece in pieces:
         count += max(len(tokenizer.hf(piece, add_special_tokens=False)["input_ids"]) - SEAM, 0)
         if count > context:
-            raise DataError(f"the prompt has more than {context} tokens, which is the model's context")
+            raise ContextError(count, context, "the model's context is")
 
 
 def answer_bytes(sample: Sample, how: Sampling) -> int:

@@ -9,12 +9,12 @@ release learned. Not repeated are the accidents of counting tokens on pieces enc
 a whole sample when the counts disagreed, mpt often did, and v0's edges moved by about a token with every turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from llavakit.core.errors import DataError
-from llavakit.text.conversation import Conversation, Medium, Message, Part, Text
+from llavakit.text.conversation import Conversation, Medium, Message, Part, Role, Text
 
 Weights = Literal["ours", "compat"]
 Placement = Literal["front", "single_front", "as_is"]
@@ -75,7 +75,10 @@ class Template:
         With `open_turn` the assistant's header is added for the model to go on from. `weights` says which of the
         two rules becomes each piece's `weight`. Raises DataError for an order of roles no template can express.
         """
-        check_roles(conversation, open_turn=open_turn)
+        if open_turn:
+            self._check_prompt(conversation)
+        else:
+            check_roles(conversation)
         if self.trim:
             conversation = Conversation(tuple(map(_trimmed, conversation.messages)))
         out = self._render(conversation)
@@ -95,8 +98,7 @@ class Template:
         system = Piece(self.system)
         if messages[0].role == "system":
             system, messages = Piece(messages[0].text, said=True), messages[1:]
-        framed = [Piece(self.system_frame[0]), system, Piece(self.system_frame[1])]
-        block = framed if system.text and self.user_text else []
+        block = self._framed(system) if system.text and self.user_text else []
 
         out: list[Piece | Medium] = [] if self.system_in_user else list(block)
         out.append(self._own("opening"))
@@ -107,6 +109,9 @@ class Template:
                 lead, end = Piece(self.lead, weight, compat=weight), Piece(self.end, weight, compat=weight)
                 out += [self._own("header"), lead, said, end, self._own("tail")]
                 continue
+            if message.role == "system":
+                out += self._framed(Piece(message.text, said=True))
+                continue
             if number > 0:
                 out.append(Piece(self.between))
             out.append(Piece(self.user[0]))
@@ -115,6 +120,26 @@ class Template:
             out += self._question(message)
             out.append(Piece(self.user[1]))
         return out
+
+    def _framed(self, system: Piece) -> list[Piece | Medium]:
+        return [Piece(self.system_frame[0]), system, Piece(self.system_frame[1])]
+
+    @property
+    def any_order(self) -> bool:
+        """Whether each turn says by itself whose it is, so that a prompt can have them in any order."""
+        headed = bool(self.user_text and self.user[0] and self.header)
+        return headed and not (self.system_in_user or self.opening or self.between)
+
+    def _check_prompt(self, conversation: Conversation) -> None:
+        """Refuse what this template cannot ask. More can be asked than is learned, and answers may be empty."""
+        roles = [message.role for message in conversation.messages]
+        if not self.any_order:
+            _check_order(roles, "user")
+        elif not roles or (not self.system_frame[0] and "system" in (roles[1:] or roles)):
+            raise DataError(
+                f"the template {self.name!r} says a system message in front of others only; found {roles}"
+            )
+        _check_media(conversation)
 
     def _own(self, field: Field) -> Piece:
         """A text of the template that only the released rule may learn."""
@@ -174,19 +199,26 @@ PLACEMENTS: dict[Placement, Callable[[tuple[Part, ...]], tuple[Part, ...]]] = {
 }
 
 
-def check_roles(conversation: Conversation, *, open_turn: bool) -> None:
-    """Refuse what no template can express: wrong order of roles, an answer that is missing or empty."""
-    roles = [message.role for message in conversation.messages]
+def check_roles(conversation: Conversation) -> None:
+    """Refuse what no template can teach: wrong order of roles, an answer that is missing or empty."""
+    _check_order([message.role for message in conversation.messages], "assistant")
+    for message in conversation.messages:
+        if message.role == "assistant" and not message.text.strip():
+            raise DataError("an answer is empty; write one or remove the turn")
+    _check_media(conversation)
+
+
+def _check_order(roles: Sequence[Role], last: Role) -> None:
     talk = roles[1:] if roles[:1] == ["system"] else roles
     expected = ["user", "assistant"] * len(talk)
     if talk != expected[: len(talk)] or not talk:
         raise DataError(f"roles must be user, assistant, user, ... (after an optional system); found {roles}")
-    last = "user" if open_turn else "assistant"
     if talk[-1] != last:
         raise DataError(f"the last message must be the {last}'s; found {talk[-1]!r}")
+
+
+def _check_media(conversation: Conversation) -> None:
     for message in conversation.messages:
-        if message.role == "assistant" and not message.text.strip():
-            raise DataError("an answer is empty; write one or remove the turn")
         if message.role != "user" and message.media:
             kind = "an image" if message.images else "a video"
             raise DataError(f"{kind} stands in a message of the {message.role}; move it to the user's")

@@ -144,6 +144,17 @@ def asked(content="hi", **fields) -> dict:
     return {"model": "tiny", "messages": [{"role": "user", "content": content}], "temperature": 0} | fields
 
 
+def post(found: TestClient, **fields) -> dict:
+    """A chat completion, which has to be one."""
+    answer = found.post(CHAT, json=asked(**fields))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def text_of(answer: dict, choice: int = 0) -> str:
+    return answer["choices"][choice]["message"]["content"]
+
+
 def image_part(path: Path) -> dict:
     data = base64.b64encode(path.read_bytes()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}

@@ -94,7 +94,10 @@ def test_the_first_call_can_be_the_last():
 
 def test_a_forced_call_is_one_of_the_functions():
     one = forced_schema({"look": None})
-    assert one["properties"] == {"name": {"const": "look"}, "arguments": {"type": "object"}}
+    assert one["properties"] == {
+        "name": {"const": "look"},
+        "arguments": {"$id": "llavakit:look", "type": "object"},
+    }
     assert [each["properties"]["name"]["const"] for each in forced_schema({"a": {}, "b": {}})["anyOf"]] == [
         "a",
         "b",

@@ -44,7 +44,7 @@ LONG = {
     "a tool that is called": body(
         MESSAGES + ',"tool_choice":{"type":"function","function":{"name":"' + "a" * MIB + '"}}'
     ),
-    "an inner name": body('"messages":[{"role":"user","content":"x","' + "a" * MIB + '":0}]'),
+    "an inner name": body(MESSAGES + ',"stream_options":{"' + "a" * MIB + '":0}'),
 }
 
 

@@ -483,9 +483,39 @@ def test_a_wrong_order_of_roles_is_refused(name, talk):
         rendered(name, *talk)
 
 
-def test_an_open_turn_must_end_with_a_question():
+def test_a_prompt_has_its_turns_in_any_order_where_each_is_headed():
+    assert rendered("chatml", assistant("A1"), user("Q1"), system("S"), open_turn=True) == (
+        "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n"
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert rendered("vicuna_v1", system("S"), user("Q1"), assistant("A1"), open_turn=True) == (
+        "S USER: Q1 ASSISTANT: A1</s>ASSISTANT:"
+    )
+    assert rendered("chatml", system("S"), open_turn=True) == (
+        "<|im_start|>system\nS<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["v0", "llama_2", "mistral_instruct", "plain", "brief"])
+def test_a_prompt_whose_turns_are_told_by_their_order_ends_with_a_question(name):
     with pytest.raises(DataError, match="the last message must be the user's"):
-        rendered("vicuna_v1", user("Q1"), assistant("A1"), open_turn=True)
+        rendered(name, user("Q1"), assistant("A1"), open_turn=True)
+    with pytest.raises(DataError, match="roles must be"):
+        rendered(name, assistant("A1"), user("Q1"), open_turn=True)
+
+
+@pytest.mark.parametrize("name", ["vicuna_v1", "gemma_instruct", "llama_2"])
+def test_a_later_system_message_needs_a_header_of_its_own(name):
+    with pytest.raises(DataError, match="system"):
+        rendered(name, user("Q1"), system("S"), user("Q2"), open_turn=True)
+    with pytest.raises(DataError, match="system"):
+        rendered(name, system("S"), open_turn=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_was_empty_can_be_asked_about(name):
+    if TEMPLATES[name].user_text:
+        assert "Q2" in rendered(name, user("Q1"), assistant(""), user("Q2"), open_turn=True)
 
 
 @pytest.mark.parametrize("answer", ["", " ", "\n\t"])
