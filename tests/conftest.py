@@ -16,6 +16,7 @@ from llavakit import cli
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 NEEDS = {
+    "clients": "LLAVAKIT_CLIENTS_PYTHON",
     "vllm": "LLAVAKIT_VLLM_PYTHON",
     "transformers": "LLAVAKIT_TRANSFORMERS_PYTHON",
 }  # marker: the variable without which its tests are not part of the suite

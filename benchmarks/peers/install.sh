@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Makes an environment with one peer of the benchmarks: install.sh vllm|llamacpp FOLDER [PYTHON]
+# or with clients of OpenAI's API, in Python and (with npm) JavaScript: install.sh clients FOLDER [PYTHON]
 # vLLM's packages cannot share one with llavakit's. About 3 GB, and minutes of compiling for llama.cpp.
 set -euo pipefail
 peer=$1 folder=$2 python=${3:-python3}
@@ -25,5 +26,11 @@ PYTHON
         rm -r "$wheels"
         ;;
     llamacpp) $pip llama-cpp-python==0.3.36 ;;
-    *) echo "unknown peer: $peer (vllm or llamacpp)" >&2 && exit 2 ;;
+    clients)
+        $pip openai==2.54.0 langchain-openai==1.7.4 litellm==1.106.12 instructor==1.17.0 \
+            'pydantic-ai-slim[openai]==2.31.1' llama-index-llms-openai-like==0.7.0
+        npm install --silent --no-audit --no-fund --prefix "$folder/npm" \
+            openai@6.49.0 ai@6.0.326 @ai-sdk/openai@3.0.141 @ai-sdk/openai-compatible@2.0.92 zod@4.6.7
+        ;;
+    *) echo "unknown peer: $peer (vllm, llamacpp or clients)" >&2 && exit 2 ;;
 esac
