@@ -30,7 +30,6 @@ from llavakit.eval.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user
 
 ROUND = 1_000_000  # MMBench: a rotation has the index of its question and as many of these as it is rotated
-OPEN = "open"
 PLACE = re.compile(r"<image (\d)>")
 
 
@@ -113,13 +112,14 @@ def read_mmbench(folder: Path) -> list[Question]:
 
 
 def circular_figures(questions: Sequence[Question], points: Points) -> Figures:
-    """CircularEval: a question is right if it is under every rotation; and the plain accuracy of the first one."""
+    """CircularEval: a question is right if it is under every rotation; and the accuracy of the first round."""
     units: dict[str, list[float]] = defaultdict(list)
     first: dict[str, float] = {}
     groups: dict[str, str] = {}
     for question, point in zip(questions, points, strict=True):
         units[question.unit].append(point or 0.0)
-        first.setdefault(question.unit, point or 0.0)
+        if question.id == question.unit:
+            first[question.unit] = point or 0.0
         groups.setdefault(question.unit, question.group)
     right = {unit: prod(scores) for unit, scores in units.items()}
     figures = {"circular": 100 * mean(list(right.values())), "one round": 100 * mean(list(first.values()))}
@@ -166,7 +166,7 @@ def read_mmmu_row(row: Fields, folder: Path) -> Question:
         reference = row["answer"]
         if isinstance(reference, str) and reference.startswith("["):
             reference = [str(one) for one in ast.literal_eval(reference)]
-        return Question(row["id"], parts, reference, group=subject, unit=OPEN)
+        return Question(row["id"], parts, reference, group=subject)
     options = lettered(texts)
     parts = in_place(row, folder, f"{row['question']}\n{listed(options)}\n{LETTER}")
     return ask(row["id"], parts, check_letter(row, row["answer"], options), options, subject)
@@ -193,7 +193,7 @@ def mmmu_rules(
     def judge(questions: Sequence[Question], answers: Sequence[str]) -> Points:
         letters = choice.judge(questions, answers)
         return [
-            (same(answer, q.reference) if answer.strip() else None) if q.unit == OPEN else letter
+            letter if q.options else same(answer, q.reference) if answer.strip() else None
             for q, answer, letter in zip(questions, answers, letters, strict=True)
         ]
 

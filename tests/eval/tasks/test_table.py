@@ -1,5 +1,6 @@
 """Every row of the table: the reference gets the maximum, silence nothing, and the order of answers is nothing."""
 
+import contextlib
 import json
 import random
 
@@ -115,6 +116,59 @@ def test_a_field_that_is_missing_is_named_with_its_place(tmp_path):
     (folder / "val.json").write_text('[\n{"image": "0.jpg", "text": "?"}]')
     with pytest.raises(DataError, match=r"val\.json:2: no field 'question'; it has image, text"):
         BENCHMARKS["vizwiz"].questions(folder)
+
+
+BROKEN = [None, 7, "x", [], {}, [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("task", [task for task in BENCHMARKS if task not in ("mme", "mmbench")])
+def test_files_of_another_shape_are_one_error(tmp_path, task):
+    """Every value of the JSON files in turn is something else: a DataError, or questions all the same."""
+    folder = written(task, tmp_path)
+    for path in sorted(folder.rglob("*.json")):
+        whole = path.read_text()
+        try:
+            content = json.loads(whole)
+        except ValueError:
+            content = json.loads(whole.splitlines()[0])  # JSON lines
+        for place in places(content):
+            for value in BROKEN:
+                path.write_text(json.dumps(changed(content, place, value)))
+                with contextlib.suppress(DataError):
+                    BENCHMARKS[task].questions(folder)
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize("cell", range(10))
+@pytest.mark.parametrize("value", ["", "x", "-1", "E"])
+def test_tables_of_another_shape_are_one_error(tmp_path, cell, value):
+    folder = written("mmbench", tmp_path)
+    path = folder / "mmbench_dev.tsv"
+    head, first, *rest = path.read_text().splitlines()
+    cells = first.split("\t")
+    cells[cell] = value
+    path.write_text("\n".join((head, "\t".join(cells), *rest)))
+    with contextlib.suppress(DataError):
+        BENCHMARKS["mmbench"].questions(folder)
+
+
+def places(content, place=()):
+    """The way to every value, of lists and objects their first entries."""
+    yield place
+    if isinstance(content, dict):
+        for key in list(content)[:8]:
+            yield from places(content[key], (*place, key))
+    if isinstance(content, list) and content:
+        yield from places(content[0], (*place, 0))
+
+
+def changed(content, place, value):
+    """A copy with another value at a place."""
+    if not place:
+        return value
+    copy = content.copy()
+    copy[place[0]] = changed(content[place[0]], place[1:], value)
+    return copy
 
 
 def test_prompts_are_those_of_llava15(folders):
