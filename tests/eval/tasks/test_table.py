@@ -8,7 +8,9 @@ import pytest
 
 from llavakit.core.errors import DataError
 from llavakit.eval.answers import Answers, Given, prompt_digest
+from llavakit.eval.layouts import Fields
 from llavakit.eval.score import headline, score_answers
+from llavakit.eval.tasks import choices
 from llavakit.eval.tasks.table import BENCHMARKS
 from llavakit.text.conversation import Image
 from llavakit.vision.image import load_image
@@ -123,7 +125,7 @@ BROKEN = [None, 7, "x", [], {}, [1], {"a": 1}]
 
 @pytest.mark.parametrize("task", [task for task in BENCHMARKS if task not in ("mme", "mmbench")])
 def test_files_of_another_shape_are_one_error(tmp_path, task):
-    """Every value of the JSON files in turn is something else: a DataError, or questions all the same."""
+    """Every value of the JSON files in turn is something else: a DataError, or questions that can be scored."""
     folder = written(task, tmp_path)
     for path in sorted(folder.rglob("*.json")):
         whole = path.read_text()
@@ -135,7 +137,7 @@ def test_files_of_another_shape_are_one_error(tmp_path, task):
             for value in BROKEN:
                 path.write_text(json.dumps(changed(content, place, value)))
                 with contextlib.suppress(DataError):
-                    BENCHMARKS[task].questions(folder)
+                    read_and_score(task, folder)
         path.write_text(whole)
 
 
@@ -149,7 +151,14 @@ def test_tables_of_another_shape_are_one_error(tmp_path, cell, value):
     cells[cell] = value
     path.write_text("\n".join((head, "\t".join(cells), *rest)))
     with contextlib.suppress(DataError):
-        BENCHMARKS["mmbench"].questions(folder)
+        read_and_score("mmbench", folder)
+
+
+def read_and_score(task, folder) -> None:
+    """What is taken for questions can be scored."""
+    questions = BENCHMARKS[task].questions(folder)
+    for rules in BENCHMARKS[task].rules:
+        score_answers(task, BENCHMARKS[task], questions, given(questions, lambda _: "red"), rules)
 
 
 def places(content, place=()):
@@ -169,6 +178,25 @@ def changed(content, place, value):
     copy = content.copy()
     copy[place[0]] = changed(content[place[0]], place[1:], value)
     return copy
+
+
+def test_mmmu_takes_lists_that_are_spelled_and_says_what_is_none(tmp_path):
+    row = {
+        "id": "validation_Art_0",
+        "question": "<image 1>?",
+        "question_type": "open",
+        "answer": "['4', 'four']",
+    }
+    row |= {"options": "[]", "image_1": {"bytes": b"", "path": "a.png"}}
+    question = choices.read_mmmu_row(Fields(row, tmp_path / "a.json", 1), tmp_path)
+    assert question.reference == ["4", "four"] and question.parts[0] == Image(tmp_path / "a.png")
+    for broken in (
+        {"answer": "['4'"},
+        {"question_type": "multiple-choice", "options": "cat"},
+        {"image_1": None},
+    ):
+        with pytest.raises(DataError, match=r"a\.json:1: '(answer|options|image_1)' "):
+            choices.read_mmmu_row(Fields(row | broken, tmp_path / "a.json", 1), tmp_path)
 
 
 def test_prompts_are_those_of_llava15(folders):
