@@ -195,7 +195,15 @@ class Engine:
     def stream(
         self, samples: Many[Sample], sampling: Sampling, ends: Ends = never
     ) -> Iterator[tuple[int, int]]:
-        """(sample index, token id), as they are made. Ends when every sample has met a stop token or its limit.
+        """(sample index, token id), as they are made: the tokens of `events`."""
+        for index, event in self.events(samples, sampling, ends):
+            if event.token is not None:
+                yield index, event.token
+
+    def events(
+        self, samples: Many[Sample], sampling: Sampling, ends: Ends = never
+    ) -> Iterator[tuple[int, Event]]:
+        """(sample index, event), in order. Ends when every sample has met a stop token or its limit.
 
         Sample i draws from the random stream seed + i. A stream that is dropped cancels what is left of it.
         """
@@ -218,8 +226,7 @@ class Engine:
                     left -= event.finish is not None
                     if event.error is not None:
                         raise event.error
-                    if event.token is not None:
-                        yield index, event.token
+                    yield index, event
         finally:
             if left:
                 for number in numbers:
