@@ -65,7 +65,7 @@ def test_good_pairs_tell_which_answers_are_longer(folder, run, monkeypatch, meas
     code, said, _ = run("data", "pairs", "pairs.jsonl", *words)
     assert code == 0 and "0 bad" in said and "0 of 2 pairs are bad" in said
     assert "chosen longer in 50 %, shorter in 50 %; mean" in said
-    assert ("mean +0.0 characters" in said) is not measured
+    assert ("mean +0.0 characters" in " ".join(said.split())) is not measured
     assert ("tokens were not counted; give --model DIR" in said) is not measured
     rows = said[said.index("source") :].splitlines()[:3]
     assert all(len(line) <= 80 for line in rows) and rows[1].split()[:2] == ["pairs.jsonl", "2"]
