@@ -97,7 +97,9 @@ def load(
     step_tokens: int = 2048,
     kv_bytes: int | None = None,
 ) -> Chat:
-    """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
+    """A checkpoint, a run directory, a hub id or a released model's name, ready to talk.
+
+    A directory that does not say which template it was trained with needs `template_name`.
 
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.

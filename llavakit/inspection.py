@@ -14,6 +14,7 @@ from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths
 from llavakit.data.convert import WRITTEN, convert_mixture
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
+from llavakit.data.pair_report import BAD_PAIRS, PAIR_FLAWS, check_pairs, pair_table
 from llavakit.data.records import Record, Records, read_records
 from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
@@ -67,11 +68,11 @@ def check_data(
     """
     for kind in ignore:
         pick(FLAWS, kind, "--ignore")
-    measured = model is not None or tokenizer is not None or template_name is not None
-    encoder = load_encoder(model, tokenizer, template_name) if measured else None
+    encoder = _some_encoder(model, tokenizer, template_name)
     mixture = _mixture(files, images, unread, seed)
-    threads = (os.cpu_count() or 1) if workers is None else workers
-    report = check_mixture(mixture, out, encoder=encoder, tokens=tokens, workers=threads, ignore=ignore)
+    report = check_mixture(
+        mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
+    )
     console.print(report_table(report))
     for name, flaw in report.first:
         say(f"{name}: {flaw.kind}: {flaw.reason}")
@@ -81,6 +82,37 @@ def check_data(
     if encoder is None:
         say("lengths were not measured; give --model DIR, or --tokenizer DIR with --template NAME")
     say(f"{report.num_bad} of {len(mixture)} records are bad; all flaws: {out / BAD}")
+    return report.num_bad == 0
+
+
+def check_pair_data(
+    files: list[Path],
+    *,
+    model: Path | None,
+    tokenizer: str | None,
+    template_name: str | None,
+    images: Path | None,
+    out: Path,
+    tokens: int,
+    workers: int | None,
+    ignore: list[str],
+    unread: list[str],
+    seed: int,
+) -> bool:
+    """As `check_data`, of pairs of answers."""
+    for kind in ignore:
+        pick(PAIR_FLAWS, kind, "--ignore")
+    encoder = _some_encoder(model, tokenizer, template_name)
+    mixture = _mixture(files, images, unread, seed)
+    report = check_pairs(
+        mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
+    )
+    console.print(pair_table(report))
+    for name, flaw in report.first:
+        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    if encoder is None:
+        say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
+    say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
     return report.num_bad == 0
 
 
@@ -153,6 +185,17 @@ def load_encoder(model: Path | None, tokenizer: str | None, template_name: str |
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME; all: llavakit models --templates")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())
+
+
+def _some_encoder(model: Path | None, tokenizer: str | None, template_name: str | None) -> Encoder | None:
+    """As `load_encoder`; None where nothing is named."""
+    if model is None and tokenizer is None and template_name is None:
+        return None
+    return load_encoder(model, tokenizer, template_name)
+
+
+def _threads(workers: int | None) -> int:
+    return (os.cpu_count() or 1) if workers is None else workers
 
 
 def _find(where: str, images: Path | None) -> Record:

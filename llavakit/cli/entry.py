@@ -9,7 +9,7 @@ import typer
 
 from llavakit.cli.chat import chat
 from llavakit.cli.convert import convert
-from llavakit.cli.data import check
+from llavakit.cli.data import check, pairs
 from llavakit.cli.data import convert as convert_data
 from llavakit.cli.demo import demo
 from llavakit.cli.eval import eval_
@@ -29,7 +29,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, eval_, inspect, models, plan, convert, export)
-DATA_VERBS: tuple[Verb, ...] = (check, convert_data)
+DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
 
 
 def _version(wanted: bool) -> None:

@@ -81,7 +81,7 @@ class Service:
         self.engine, self.encoder, self.settings = engine, encoder, settings
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
-        self.plan = plan_memory(engine, settings.memory_gb)
+        self.plan = plan_memory(engine, settings.memory_gb, decoders=settings.decode_processes)
         self.memory = MemoryBudget(self.plan.requests)
         self.began = int(time.time())
         self._closed = False
@@ -305,7 +305,7 @@ def _too_long(error: ContextError, param: str) -> ApiError:
     """In OpenAI's words, which clients look for."""
     return ApiError(
         f"This model's maximum context length is {error.context} tokens. However, your {param} resulted in "
-        f"{error.tokens} tokens. Please reduce the length of the {param}.",
+        f"{error.length} tokens. Please reduce the length of the {param}.",
         param=param, code="context_length_exceeded",
     )  # fmt: skip
 

@@ -76,3 +76,8 @@ class PreferenceConfig(PairSettings):
     @property
     def needs_reference(self) -> bool:
         return not set(self.loss) <= set(REFERENCE_FREE)
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether the reference is copies of the weights that learn."""
+        return self.needs_reference and self.reference is None

@@ -38,7 +38,7 @@ class CopiedReference:
 
     def __init__(self, model: Llava) -> None:
         """Take the copies: before the first step, or of a model that was built from what the run starts from."""
-        self._copies: dict[str, Tensor] = {
+        self.copies: dict[str, Tensor] = {
             name: local_shard(param.detach()).clone()
             for name, param in model.named_parameters()
             if param.requires_grad
@@ -66,8 +66,8 @@ class CopiedReference:
         """Swap weights and copies, one at a time, so that no third set of them exists."""
         reshard(model)  # gathered weights would be used in the place of those that are swapped
         for name, param in model.named_parameters():
-            if name in self._copies:
-                here, there = local_shard(param.data), self._copies[name]
+            if name in self.copies:
+                here, there = local_shard(param.data), self.copies[name]
                 kept = here.clone()
                 here.copy_(there)
                 there.copy_(kept)
