@@ -64,9 +64,7 @@ def eval_(
         return
     if data is None:
         raise ConfigError("give --data with the folder of the benchmarks' files")
-    plans = plan_tasks(tasks, data, limit, rules)
-    for plan in plans:  # before a model is read, which may take minutes
-        plan.questions()
+    plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
     responder, who = _open(model, template, remote, model_name, api_key)
     where = out or Path("runs") / "eval" / Path(str(who["model"])).name
     scores = evaluate(responder, who, plans, where, rules=rules, max_tokens=max_tokens, on_bad=on_bad)

@@ -60,13 +60,18 @@ def neighbours(questions: Sequence[Question]) -> list[Question]:
 def _ask(
     responder: Responder, questions: Sequence[Question], sampling: Sampling, on_bad: OnBad
 ) -> list[Given]:
-    """All at once; where one of them cannot be asked, one by one to find it."""
+    """All at once; where one of them cannot be asked, by halves to find it."""
     try:
         digests = [picture_digests(question) for question in questions]
         said = responder.answers([question.conversation for question in questions], sampling=sampling)
     except DataError as error:
         if len(questions) > 1:
-            return [given for each in questions for given in _ask(responder, [each], sampling, on_bad)]
+            half = len(questions) // 2
+            return [
+                given
+                for part in (questions[:half], questions[half:])
+                for given in _ask(responder, part, sampling, on_bad)
+            ]
         [question] = questions
         if on_bad == "stop":
             raise DataError(

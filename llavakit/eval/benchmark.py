@@ -14,6 +14,7 @@ from llavakit.core.errors import DataError, pick
 from llavakit.eval.rules.means import mean
 from llavakit.text.conversation import Conversation, Message, Part
 
+FAULTS = (ValueError, TypeError, AttributeError, LookupError)  # what other people's files make a reader raise
 Points = Sequence[float | None]
 
 
@@ -75,7 +76,11 @@ class Benchmark:
 
     def questions(self, folder: Path) -> list[Question]:
         """All questions, in the order of the files. DataError for missing files and ids that are there twice."""
-        found = self.read(folder)
+        try:
+            found = self.read(folder)
+        except FAULTS as error:  # a text where a number should be, a list where an object should be
+            what = f"{self.title}: its files are not as published: {type(error).__name__}: {error}"
+            raise DataError(what, path=folder) from error
         if not found:
             raise DataError(f"{self.title}: no question in its files", path=folder)
         twice = [name for name, count in Counter(question.id for question in found).items() if count > 1]

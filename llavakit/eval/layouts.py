@@ -107,6 +107,26 @@ def picture_of_base64(row: Fields, text: str) -> bytes:
         raise row.error("the picture is not base64") from None
 
 
+def text_in(row: Fields, key: str) -> str:
+    """A field that is a text or a number, as text."""
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise row.error(f"{key!r} is not a text")
+    return str(value)
+
+
+def texts_in(row: Fields, key: str) -> list[str]:
+    """A field that is a list of texts, at least one."""
+    values = row[key]
+    if (
+        not isinstance(values, list)
+        or not values
+        or not all(isinstance(v, str | int | float) for v in values)
+    ):
+        raise row.error(f"{key!r} is not a list of texts")
+    return list(map(str, values))
+
+
 def lettered(texts: Sequence[str]) -> dict[str, str]:
     """A, B, C ... to each text."""
     return dict(zip(ascii_uppercase, map(str, texts), strict=False))

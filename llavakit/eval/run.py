@@ -22,30 +22,41 @@ ANSWERS, SETTINGS, RESULTS, PAGE = "answers.jsonl", "settings.json", "results.js
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask: a benchmark's questions from a folder."""
+    """What to ask: the questions of a benchmark, out of a folder."""
 
     task: str
     folder: Path
     limit: int | None
+    everything: tuple[Question, ...]
 
     @property
     def benchmark(self) -> Benchmark:
-        return pick(BENCHMARKS, self.task, "benchmark")
+        return BENCHMARKS[self.task]
 
+    @property
     def questions(self) -> list[Question]:
-        return self.benchmark.questions(self.folder)[: self.limit]
+        """The first `limit` of them; what counts together (all rotations of one) is one."""
+        units = dict.fromkeys(question.unit or question.id for question in self.everything)
+        kept = set(list(units)[: self.limit])
+        return [question for question in self.everything if (question.unit or question.id) in kept]
 
 
 def plan_tasks(tasks: Sequence[str], data: Path, limit: int | None, rules: str | None) -> list[Plan]:
-    """Every task with its folder: DATA/TASK, or DATA itself where there is no such folder."""
+    """Every task with its questions from DATA/TASK, or from DATA itself where there is no such folder.
+
+    Everything that can be known before a model is asked, which may take hours, is refused here.
+    """
     if not data.is_dir():
         raise DataError("not a folder", path=data)
-    plans = []
-    for task in dict.fromkeys(tasks):
-        plan = Plan(task, data / task if (data / task).is_dir() else data, limit)
-        plan.benchmark.choose(rules)  # before anything is asked, which may take hours
-        plans.append(plan)
-    return plans
+    for task in tasks:
+        pick(BENCHMARKS, task, "benchmark").choose(rules)
+    return [
+        _plan(task, data / task if (data / task).is_dir() else data, limit) for task in dict.fromkeys(tasks)
+    ]
+
+
+def _plan(task: str, folder: Path, limit: int | None) -> Plan:
+    return Plan(task, folder, limit, tuple(pick(BENCHMARKS, task, "benchmark").questions(folder)))
 
 
 def evaluate(
@@ -59,9 +70,9 @@ def evaluate(
     on_bad: OnBad = "stop",
 ) -> list[Score]:
     """Ask every task's questions and score the answers; results are written after each. `who` names the model."""
-    read = [(plan, plan.questions()) for plan in plans]  # all files are looked at before the first question
     scores = []
-    for plan, questions in read:
+    for plan in plans:
+        questions = plan.questions
         sampling = Sampling(max_tokens=max_tokens or plan.benchmark.max_tokens)
         header = {
             "task": plan.task,
@@ -74,7 +85,7 @@ def evaluate(
                 folder / SETTINGS,
                 json.dumps({"folder": str(plan.folder.absolute()), "limit": plan.limit, "rules": rules}),
             )
-            answers.check_prompts(plan.benchmark.questions(plan.folder) if plan.limit else questions)
+            answers.check_prompts(plan.everything)
             ask_all(responder, questions, answers, writer, sampling=sampling, on_bad=on_bad, title=plan.task)
             score, verdicts = score_answers(plan.task, plan.benchmark, questions, answers, rules)
         scores.append(score)
@@ -92,14 +103,13 @@ def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) ->
         settings = read_json(path.with_name(SETTINGS))
         task = path.parent.name
         if data is None:
-            plan = Plan(task, Path(settings["folder"]), settings["limit"])
+            plan = _plan(task, Path(settings["folder"]), settings["limit"])
         else:
             [plan] = plan_tasks([task], data, settings["limit"], rules)
         answers = read_answers(path)
-        everything = plan.benchmark.questions(plan.folder)
-        answers.check_prompts(everything)
+        answers.check_prompts(plan.everything)
         score, verdicts = score_answers(
-            task, plan.benchmark, everything[: plan.limit], answers, rules or settings["rules"]
+            task, plan.benchmark, plan.questions, answers, rules or settings["rules"]
         )
         scores.append(score)
         write_results(out, score, verdicts)
@@ -107,9 +117,9 @@ def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) ->
 
 
 def write_results(out: Path, score: Score, verdicts: Sequence[Verdict]) -> None:
-    """The score into results.json, beside those of other tasks, and the page of the task's answers."""
+    """The score into results.json, beside those of other tasks and rule sets, and the page of answers."""
     path = out / RESULTS
     results = read_json(path) if path.exists() else {}
-    results[score.task] = asdict(score)
+    results.setdefault(score.task, {})[score.rules] = asdict(score)
     write_text(path, json.dumps(results, indent=1) + "\n")
     write_text(out / score.task / PAGE, draw_page(score, verdicts))

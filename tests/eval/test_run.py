@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from llavakit.chat import load
 from llavakit.core.errors import ConfigError, DataError, Interrupted, UserError
 from llavakit.engine.responder import Answer, Responder
 from llavakit.eval.answers import open_answers
@@ -82,13 +83,12 @@ def test_the_tiny_model_is_measured_from_the_command_line(run, model, tmp_path):
     assert (code, err) == (0, "")
     assert all(len(line) <= 80 for line in out.splitlines() if line.startswith(("task", "vqav2 ", "pope ")))
     results = json.loads((tmp_path / "run" / RESULTS).read_text())
-    assert {name: score["rules"] for name, score in results.items()} == {
-        "vqav2": "official",
-        "pope": "official",
+    assert {name: list(each) for name, each in results.items()} == {
+        "vqav2": ["official"],
+        "pope": ["official"],
     }
-    assert (
-        results["vqav2"]["answered"] == 3 and results["vqav2"]["truncated"] == 3
-    )  # it does not know to stop
+    score = results["vqav2"]["official"]
+    assert score["answered"] == 3 and score["truncated"] == 3  # it does not know to stop
     header = json.loads((tmp_path / "run" / "vqav2" / ANSWERS).read_text().splitlines()[0])
     assert len(header["weights"]) == 64 and header["sampling"] == {"max_tokens": 16}
     first = [(tmp_path / "run" / task / ANSWERS).read_bytes() for task in ("vqav2", "pope")]
@@ -96,7 +96,7 @@ def test_the_tiny_model_is_measured_from_the_command_line(run, model, tmp_path):
     assert [(tmp_path / "run" / task / ANSWERS).read_bytes() for task in ("vqav2", "pope")] == first
     code, out, err = run("eval", "rescore", tmp_path / "run", "--rules", "lmms")
     assert (code, err) == (0, "") and "lmms" in out
-    assert json.loads((tmp_path / "run" / RESULTS).read_text())["pope"]["rules"] == "lmms"
+    assert list(json.loads((tmp_path / "run" / RESULTS).read_text())["pope"]) == ["official", "lmms"]
     page = (tmp_path / "run" / "pope" / PAGE).read_text()
     assert page.count("<article") == 18 and page.count("data:image/jpeg") == 18
 
@@ -107,7 +107,7 @@ def test_a_server_is_measured_and_its_reason_to_end_is_kept(run, tmp_path):
         assert [a.finish for a in Remote(url).answers([])] == []
         code, _, err = run("eval", "gqa", "--data", tmp_path, "--remote", url, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
-    score = json.loads((tmp_path / "run" / RESULTS).read_text())["gqa"]
+    score = json.loads((tmp_path / "run" / RESULTS).read_text())["gqa"]["official"]
     assert score["figures"] == {"accuracy": 100.0} and score["truncated"] == 3
 
 
@@ -215,6 +215,27 @@ def test_a_broken_picture_stops_or_is_skipped_and_counted_and_tried_again(tmp_pa
     responder = Scripted(red)
     [score] = start(tmp_path, responder, tmp_path / "run", "vizwiz")
     assert (score.answered, score.skipped, len(responder.asked)) == (3, 0, 1)
+
+
+def test_lines_in_another_order_and_asking_one_by_one_give_the_same(tmp_path, model, monkeypatch):
+    written("pope", tmp_path)
+    chat = load(model)
+    [score] = start(tmp_path, chat, tmp_path / "run", "pope")
+    monkeypatch.setattr("llavakit.eval.ask.CHUNK", 1)
+    assert start(tmp_path, chat, tmp_path / "single", "pope") == [score]
+    path = tmp_path / "run" / "pope" / ANSWERS
+    header, *lines = path.read_text().splitlines(keepends=True)
+    single = (tmp_path / "single" / "pope" / ANSWERS).read_text().splitlines(keepends=True)
+    assert [header, *lines] == single
+    path.write_text(header + "".join(reversed(lines)))
+    assert rescore(tmp_path / "run") == [score]
+
+
+def test_a_limit_keeps_together_what_counts_together(tmp_path):
+    for task in ("mme", "mmbench"):
+        written(task, tmp_path)
+    mme, mmbench = start(tmp_path, Scripted(red), tmp_path / "run", "mme", "mmbench", limit=1)
+    assert (mme.answered, mmbench.answered) == (2, 4)  # a picture; a question in four rotations
 
 
 def test_a_limit_can_be_raised_later(tmp_path):

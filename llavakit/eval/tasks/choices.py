@@ -24,13 +24,14 @@ from llavakit.eval.layouts import (
     read_rows,
     read_tsv,
     rows_of,
+    text_in,
+    texts_in,
 )
 from llavakit.eval.rules import choices, numbers
 from llavakit.eval.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user
 
 ROUND = 1_000_000  # MMBench: a rotation has the index of its question and as many of these as it is rotated
-OPEN = "open"
 PLACE = re.compile(r"<image (\d)>")
 
 
@@ -68,12 +69,12 @@ def read_scienceqa(folder: Path) -> list[Question]:
         row = Fields(problems[name], problems.path)
         if not row["image"]:
             continue
-        options = lettered(row["choices"])
+        options = lettered(texts_in(row, "choices"))
         context = f"Context: {row['hint']}\n" if row["hint"] else ""
         text = f"{context}{row['question']}\n{listed(options)}{LETTER}"
         picture = folder / "images" / "test" / str(name) / row["image"]
         letter = letter_at(row, row["answer"], options)
-        found.append(ask(name, user(text, [picture]).parts, letter, options, row.get("subject", "")))
+        found.append(ask(name, user(text, [picture]).parts, letter, options, str(row.get("subject", ""))))
     return found
 
 
@@ -113,13 +114,14 @@ def read_mmbench(folder: Path) -> list[Question]:
 
 
 def circular_figures(questions: Sequence[Question], points: Points) -> Figures:
-    """CircularEval: a question is right if it is under every rotation; and the plain accuracy of the first one."""
+    """CircularEval: a question is right if it is under every rotation; and the accuracy of the first round."""
     units: dict[str, list[float]] = defaultdict(list)
     first: dict[str, float] = {}
     groups: dict[str, str] = {}
     for question, point in zip(questions, points, strict=True):
         units[question.unit].append(point or 0.0)
-        first.setdefault(question.unit, point or 0.0)
+        if question.id == question.unit:
+            first[question.unit] = point or 0.0
         groups.setdefault(question.unit, question.group)
     right = {unit: prod(scores) for unit, scores in units.items()}
     figures = {"circular": 100 * mean(list(right.values())), "one round": 100 * mean(list(first.values()))}
@@ -136,7 +138,7 @@ def read_seed(folder: Path) -> list[Question]:
     for row in rows_of(whole, "questions"):
         if row.get("data_type", "image") != "image":
             continue
-        options = lettered([row[f"choice_{letter}"] for letter in "abcd"])
+        options = lettered([text_in(row, f"choice_{letter}") for letter in "abcd"])
         text = f"{row['question']}\n{listed(options)}{LETTER}"
         picture = folder / "SEED-Bench-image" / row["data_id"]
         letter = check_letter(row, row["answer"], options)
@@ -154,22 +156,27 @@ def read_mmmu(folder: Path) -> list[Question]:
 
 
 def read_mmmu_row(row: Fields, folder: Path) -> Question:
-    texts = row["options"]
-    if isinstance(texts, str):
-        try:
-            texts = ast.literal_eval(texts)
-        except (ValueError, SyntaxError):
-            raise row.error("'options' is not a list") from None
-    subject = re.sub(r"^(validation|dev|test)_|_\d+$", "", row["id"])
+    name = text_in(row, "id")
+    subject = re.sub(r"^(validation|dev|test)_|_\d+$", "", name)
     if row["question_type"] != "multiple-choice":
         parts = in_place(row, folder, f"{row['question']}\n{SHORT}")
-        reference = row["answer"]
-        if isinstance(reference, str) and reference.startswith("["):
-            reference = [str(one) for one in ast.literal_eval(reference)]
-        return Question(row["id"], parts, reference, group=subject, unit=OPEN)
-    options = lettered(texts)
+        answer = row["answer"]
+        several = isinstance(answer, str) and answer.startswith("[")
+        reference = spelled_list(row, "answer") if several else text_in(row, "answer")
+        return Question(name, parts, reference, group=subject)
+    options = lettered(spelled_list(row, "options"))
     parts = in_place(row, folder, f"{row['question']}\n{listed(options)}\n{LETTER}")
-    return ask(row["id"], parts, check_letter(row, row["answer"], options), options, subject)
+    return ask(name, parts, check_letter(row, row["answer"], options), options, subject)
+
+
+def spelled_list(row: Fields, key: str) -> list[str]:
+    """A list of texts, or a text that spells one as Python does: how MMMU's Parquet has them."""
+    if isinstance(row[key], str):
+        try:
+            row[key] = ast.literal_eval(row[key])
+        except (ValueError, SyntaxError):
+            raise row.error(f"{key!r} is not a list") from None
+    return texts_in(row, key)
 
 
 def in_place(row: Fields, folder: Path, text: str) -> tuple[Part, ...]:
@@ -193,7 +200,7 @@ def mmmu_rules(
     def judge(questions: Sequence[Question], answers: Sequence[str]) -> Points:
         letters = choice.judge(questions, answers)
         return [
-            (same(answer, q.reference) if answer.strip() else None) if q.unit == OPEN else letter
+            letter if q.options else same(answer, q.reference) if answer.strip() else None
             for q, answer, letter in zip(questions, answers, letters, strict=True)
         ]
 
@@ -205,7 +212,7 @@ def read_ai2d(folder: Path) -> list[Question]:
     found = []
     for path in find_all(folder, "**/test-*.parquet", "**/*.parquet", "*.json", "*.jsonl"):
         for number, row in enumerate(read_rows(path)):
-            options = lettered(row["options"])
+            options = lettered(texts_in(row, "options"))
             text = f"{row['question']}\n{listed(options)}{LETTER}"
             parts = user(text, [picture_in(row, "image", path.parent)]).parts
             found.append(ask(f"{path.stem}-{number}", parts, letter_at(row, row["answer"], options), options))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.eval.benchmark import Benchmark, Question, Rules, each
-from llavakit.eval.layouts import SHORT, Fields, find, read_object, read_rows, rows_of
+from llavakit.eval.layouts import SHORT, Fields, find, read_object, read_rows, rows_of, text_in, texts_in
 from llavakit.eval.rules import numbers, short_answers
 from llavakit.text.conversation import user
 
@@ -26,9 +26,9 @@ def ask(name: Any, picture: Path, text: str, reference: Any, group: str = "") ->
 def said_by(row: Fields) -> list[str]:
     """What the ten people said, as texts or as {"answer": text}."""
     people = row["answers"]
-    if not isinstance(people, list) or not people:
-        raise row.error("'answers' is not a list of what people said")
-    return [str(Fields(one, row.path)["answer"]) if isinstance(one, dict) else str(one) for one in people]
+    if isinstance(people, list) and people and isinstance(people[0], dict):
+        return [text_in(Fields(one, row.path, row.line), "answer") for one in people]
+    return texts_in(row, "answers")
 
 
 def read_vqa(folder: Path, questions: str, annotations: str) -> list[Question]:
@@ -81,7 +81,9 @@ def read_gqa(folder: Path) -> list[Question]:
     whole = read_object(find(folder, "testdev_balanced_questions.json"))
     rows = {name: Fields(raw, whole.path) for name, raw in whole.items()}
     return [
-        ask(name, folder / "images" / f"{row['imageId']}.jpg", row["question"] + SHORT, row["answer"])
+        ask(
+            name, folder / "images" / f"{row['imageId']}.jpg", row["question"] + SHORT, text_in(row, "answer")
+        )
         for name, row in rows.items()
     ]
 
@@ -97,20 +99,24 @@ def read_chartqa(folder: Path) -> list[Question]:
         path = find(folder, f"test_{group}.json", f"test/test_{group}.json")
         for number, row in enumerate(read_rows(path)):
             picture = path.parent / "png" / row["imgname"]
-            found.append(ask(f"{group}-{number}", picture, row["query"] + ONE_WORD, str(row["label"]), group))
+            found.append(
+                ask(f"{group}-{number}", picture, row["query"] + ONE_WORD, text_in(row, "label"), group)
+            )
     return found
 
 
 def read_docvqa(folder: Path) -> list[Question]:
     rows = rows_of(read_object(find(folder, "val_v1.0_withQT.json", "val_v1.0.json")), "data")
-    return [ask(r["questionId"], folder / r["image"], r["question"] + SHORT, r["answers"]) for r in rows]
+    return [
+        ask(r["questionId"], folder / r["image"], r["question"] + SHORT, texts_in(r, "answers")) for r in rows
+    ]
 
 
 def read_infovqa(folder: Path) -> list[Question]:
     rows = rows_of(read_object(find(folder, "infographicsVQA_val_v1.0_withQT.json")), "data")
     pictures = folder / "infographicsvqa_images"
     return [
-        ask(r["questionId"], pictures / r["image_local_name"], r["question"] + SHORT, r["answers"])
+        ask(r["questionId"], pictures / r["image_local_name"], r["question"] + SHORT, texts_in(r, "answers"))
         for r in rows
     ]
 

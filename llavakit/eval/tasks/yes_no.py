@@ -11,7 +11,7 @@ from llavakit.eval.rules.means import mean
 from llavakit.eval.rules.yes_no import YesNo
 from llavakit.text.conversation import user
 
-PICTURES = ("*.jpg", "*.jpeg", "*.png")
+PICTURES = (".jpg", ".jpeg", ".png")
 
 
 def right(read: Callable[[str], YesNo | None]) -> Callable[[Sequence[Question], Sequence[str]], Points]:
@@ -71,7 +71,7 @@ def read_mme(folder: Path) -> list[Question]:
             raise DataError(f"not there: the category {category}/", path=folder)
         for path in find_all(own, "questions_answers_YN/*.txt", "*.txt"):
             pictures = own / "images" if path.parent != own else own
-            picture = next((p for kind in PICTURES for p in pictures.glob(f"{path.stem}{kind[1:]}")), None)
+            picture = next((p for kind in PICTURES if (p := pictures / f"{path.stem}{kind}").exists()), None)
             if picture is None:
                 raise DataError(f"no picture {path.stem}.jpg or .png", path=pictures)
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -81,7 +81,7 @@ def read_mme(folder: Path) -> list[Question]:
                 found.append(
                     Question(
                         f"{category}/{path.stem}-{number}", user(text.strip() + SHORT, [picture]).parts,
-                        label.strip().lower(), group=category, unit=path.stem, chance=0.5,
+                        label.strip().lower(), group=category, unit=f"{category}/{path.stem}", chance=0.5,
                     )
                 )  # fmt: skip
     return found

@@ -1,5 +1,6 @@
 """Every row of the table: the reference gets the maximum, silence nothing, and the order of answers is nothing."""
 
+import contextlib
 import json
 import random
 
@@ -7,7 +8,9 @@ import pytest
 
 from llavakit.core.errors import DataError
 from llavakit.eval.answers import Answers, Given, prompt_digest
+from llavakit.eval.layouts import Fields
 from llavakit.eval.score import headline, score_answers
+from llavakit.eval.tasks import choices
 from llavakit.eval.tasks.table import BENCHMARKS
 from llavakit.text.conversation import Image
 from llavakit.vision.image import load_image
@@ -115,6 +118,85 @@ def test_a_field_that_is_missing_is_named_with_its_place(tmp_path):
     (folder / "val.json").write_text('[\n{"image": "0.jpg", "text": "?"}]')
     with pytest.raises(DataError, match=r"val\.json:2: no field 'question'; it has image, text"):
         BENCHMARKS["vizwiz"].questions(folder)
+
+
+BROKEN = [None, 7, "x", [], {}, [1], {"a": 1}]
+
+
+@pytest.mark.parametrize("task", [task for task in BENCHMARKS if task not in ("mme", "mmbench")])
+def test_files_of_another_shape_are_one_error(tmp_path, task):
+    """Every value of the JSON files in turn is something else: a DataError, or questions that can be scored."""
+    folder = written(task, tmp_path)
+    for path in sorted(folder.rglob("*.json")):
+        whole = path.read_text()
+        try:
+            content = json.loads(whole)
+        except ValueError:
+            content = json.loads(whole.splitlines()[0])  # JSON lines
+        for place in places(content):
+            for value in BROKEN:
+                path.write_text(json.dumps(changed(content, place, value)))
+                with contextlib.suppress(DataError):
+                    read_and_score(task, folder)
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize("cell", range(10))
+@pytest.mark.parametrize("value", ["", "x", "-1", "E"])
+def test_tables_of_another_shape_are_one_error(tmp_path, cell, value):
+    folder = written("mmbench", tmp_path)
+    path = folder / "mmbench_dev.tsv"
+    head, first, *rest = path.read_text().splitlines()
+    cells = first.split("\t")
+    cells[cell] = value
+    path.write_text("\n".join((head, "\t".join(cells), *rest)))
+    with contextlib.suppress(DataError):
+        read_and_score("mmbench", folder)
+
+
+def read_and_score(task, folder) -> None:
+    """What is taken for questions can be scored."""
+    questions = BENCHMARKS[task].questions(folder)
+    for rules in BENCHMARKS[task].rules:
+        score_answers(task, BENCHMARKS[task], questions, given(questions, lambda _: "red"), rules)
+
+
+def places(content, place=()):
+    """The way to every value, of lists and objects their first entries."""
+    yield place
+    if isinstance(content, dict):
+        for key in list(content)[:8]:
+            yield from places(content[key], (*place, key))
+    if isinstance(content, list) and content:
+        yield from places(content[0], (*place, 0))
+
+
+def changed(content, place, value):
+    """A copy with another value at a place."""
+    if not place:
+        return value
+    copy = content.copy()
+    copy[place[0]] = changed(content[place[0]], place[1:], value)
+    return copy
+
+
+def test_mmmu_takes_lists_that_are_spelled_and_says_what_is_none(tmp_path):
+    row = {
+        "id": "validation_Art_0",
+        "question": "<image 1>?",
+        "question_type": "open",
+        "answer": "['4', 'four']",
+    }
+    row |= {"options": "[]", "image_1": {"bytes": b"", "path": "a.png"}}
+    question = choices.read_mmmu_row(Fields(row, tmp_path / "a.json", 1), tmp_path)
+    assert question.reference == ["4", "four"] and question.parts[0] == Image(tmp_path / "a.png")
+    for broken in (
+        {"answer": "['4'"},
+        {"question_type": "multiple-choice", "options": "cat"},
+        {"image_1": None},
+    ):
+        with pytest.raises(DataError, match=r"a\.json:1: '(answer|options|image_1)' "):
+            choices.read_mmmu_row(Fields(row | broken, tmp_path / "a.json", 1), tmp_path)
 
 
 def test_prompts_are_those_of_llava15(folders):
