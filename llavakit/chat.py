@@ -16,7 +16,7 @@ from llavakit.data.encode import Encoder
 from llavakit.data.media import plan_media
 from llavakit.engine.decoder import Decoder, Kernels, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
-from llavakit.engine.responder import GREEDY, Responder
+from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.placement import DeviceMap
@@ -30,17 +30,19 @@ class Chat(Responder):
     def __init__(self, engine: Engine, encoder: Encoder) -> None:
         self.engine, self.encoder = engine, encoder
 
-    def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
+    def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
         replies = [self.reply(sampling) for _ in samples]
-        for _ in self.engine.stream(
+        finishes = ["stop"] * len(samples)
+        for index, event in self.engine.events(
             samples, _without_stops(sampling), lambda index, token: _ends(replies[index], token)
         ):
-            pass
+            if event.finish is not None:
+                finishes[index] = event.finish
         for reply in replies:
             reply.finish()
-        return [reply.text.strip() for reply in replies]
+        return [Answer(reply.text.strip(), finish) for reply, finish in zip(replies, finishes, strict=True)]
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
@@ -95,7 +97,9 @@ def load(
     step_tokens: int = 2048,
     kv_bytes: int | None = None,
 ) -> Chat:
-    """A checkpoint or run directory, ready to talk. A Hugging Face LLaVA directory needs `template_name`.
+    """A checkpoint, a run directory, a hub id or a released model's name, ready to talk.
+
+    A directory that does not say which template it was trained with needs `template_name`.
 
     `rope_factor=2` lets twice as many tokens in (linear RoPE scaling); `device_map` and `quantization` are those of
     `transformers`, for the decoder alone. Without a `device_map` the model is on the GPU if there is one.

@@ -11,9 +11,12 @@ from llavakit.core.errors import ConfigError, DataError, pick, printable
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths, report_table
-from llavakit.data.convert import WRITTEN, convert_mixture
+from llavakit.data.convert import PAIRS_WRITTEN, WRITTEN, convert_mixture
+from llavakit.data.dialects.preferences import PairDialect
+from llavakit.data.dialects.table import Dialect
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
+from llavakit.data.pair_report import BAD_PAIRS, PAIR_FLAWS, check_pairs, pair_table
 from llavakit.data.records import Record, Records, read_records
 from llavakit.model.directory import load_card, resolve
 from llavakit.text.templates import template
@@ -67,11 +70,11 @@ def check_data(
     """
     for kind in ignore:
         pick(FLAWS, kind, "--ignore")
-    measured = model is not None or tokenizer is not None or template_name is not None
-    encoder = load_encoder(model, tokenizer, template_name) if measured else None
+    encoder = _some_encoder(model, tokenizer, template_name)
     mixture = _mixture(files, images, unread, seed)
-    threads = (os.cpu_count() or 1) if workers is None else workers
-    report = check_mixture(mixture, out, encoder=encoder, tokens=tokens, workers=threads, ignore=ignore)
+    report = check_mixture(
+        mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
+    )
     console.print(report_table(report))
     for name, flaw in report.first:
         say(f"{name}: {flaw.kind}: {flaw.reason}")
@@ -84,11 +87,43 @@ def check_data(
     return report.num_bad == 0
 
 
+def check_pair_data(
+    files: list[Path],
+    *,
+    model: Path | None,
+    tokenizer: str | None,
+    template_name: str | None,
+    images: Path | None,
+    out: Path,
+    tokens: int,
+    workers: int | None,
+    ignore: list[str],
+    unread: list[str],
+    seed: int,
+) -> bool:
+    """As `check_data`, of pairs of answers."""
+    for kind in ignore:
+        pick(PAIR_FLAWS, kind, "--ignore")
+    encoder = _some_encoder(model, tokenizer, template_name)
+    mixture = _mixture(files, images, unread, seed)
+    report = check_pairs(
+        mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
+    )
+    console.print(pair_table(report))
+    for name, flaw in report.first:
+        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    if encoder is None:
+        say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
+    say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
+    return report.num_bad == 0
+
+
 def convert_data(
     files: list[Path], *, to: str, out: Path, images: Path | None, unread: list[str], seed: int
 ) -> bool:
     """Write all records in another dialect and print what became of them; True if all were written."""
-    dialect = pick(WRITTEN, to, "--to")
+    known: dict[str, Dialect | PairDialect] = {**WRITTEN, **PAIRS_WRITTEN}
+    dialect = pick(known, to, "--to")
     mixture = _mixture(files, images, unread, seed)
     bad = out.with_name(f"{out.name}.bad.jsonl")
     found = convert_mixture(mixture, dialect, out, bad)
@@ -153,6 +188,17 @@ def load_encoder(model: Path | None, tokenizer: str | None, template_name: str |
     if template_name is None:
         raise ConfigError("--tokenizer needs --template NAME; all: llavakit models --templates")
     return Encoder(Tokenizer.load(str(tokenizer)), template(template_name), ImageConfig())
+
+
+def _some_encoder(model: Path | None, tokenizer: str | None, template_name: str | None) -> Encoder | None:
+    """As `load_encoder`; None where nothing is named."""
+    if model is None and tokenizer is None and template_name is None:
+        return None
+    return load_encoder(model, tokenizer, template_name)
+
+
+def _threads(workers: int | None) -> int:
+    return (os.cpu_count() or 1) if workers is None else workers
 
 
 def _find(where: str, images: Path | None) -> Record:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from llavakit.core.errors import DataError, RemoteError
-from llavakit.engine.responder import GREEDY, Responder
+from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import (
     Conversation,
@@ -71,7 +71,7 @@ class Remote(Responder):
         self.model_name = model_name or self._only_model()
         self._num_tokens: int | None = None
 
-    def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
+    def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The next assistant text of each conversation. Number i draws with seed + i."""
         bodies = [
             self._body(talk, sampling.model_copy(update={"seed": sampling.seed + index}))
@@ -136,12 +136,15 @@ class Remote(Responder):
             body["response_format"] = {"type": "json_schema", "json_schema": shape}
         return body
 
-    def _whole(self, body: dict[str, Any]) -> str:
+    def _whole(self, body: dict[str, Any]) -> Answer:
         with self._request("POST", CHAT, body) as response:
             answer = _json(response)
         try:
-            return str(answer["choices"][0]["message"]["content"] or "").strip()
-        except (KeyError, IndexError, TypeError):
+            choice = answer["choices"][0]
+            return Answer(
+                str(choice["message"]["content"] or "").strip(), str(choice.get("finish_reason") or "unknown")
+            )
+        except (KeyError, IndexError, TypeError, AttributeError):
             raise RemoteError(f"{self.url} did not answer as OpenAI does: {str(answer)[:200]}") from None
 
     @contextmanager

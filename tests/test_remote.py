@@ -209,6 +209,21 @@ def test_the_terminal_is_the_same_with_a_model_and_with_a_server(run, model, tmp
         assert once[0] == 0 and once[1].strip()
 
 
+def test_the_key_is_named_as_for_the_server(run, monkeypatch):
+    """Keys with blanks between them, in one variable for both; a client uses the first."""
+    with served(api_keys=("one", "two")) as (url, _):
+        for words, environ in (
+            (("--api-key", "two"), ""),
+            ((), "one"),
+            ((), "two one"),
+            (("--api-key", "one"), "x"),
+        ):
+            monkeypatch.setenv("LLAVAKIT_API_KEY", environ)
+            assert run("chat", "--remote", url, *words, "--max-tokens", 2, "Hello?")[0] == 0
+        monkeypatch.setenv("LLAVAKIT_API_KEY", "wrong two")
+        assert run("chat", "--remote", url, "--max-tokens", 2, "Hello?")[0] == 2
+
+
 def test_weights_are_chosen_on_the_command_line(run, model):
     code, out, _ = run("chat", "--model", model, "--weights", "int8", "--max-tokens", 6, "Hello?")
     assert code == 0 and out.strip()

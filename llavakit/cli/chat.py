@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Kernels, RopeFactor, Seed, Template, Weights, finite
+from llavakit.cli.options import API_KEY, Kernels, RopeFactor, Seed, Template, Weights, finite
 from llavakit.core.errors import ConfigError
 
 
@@ -39,7 +39,8 @@ def chat(
         str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
+        list[str] | None,
+        typer.Option(envvar=API_KEY, help="--remote: the server's key; of several the first is used."),
     ] = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
@@ -61,7 +62,7 @@ def chat(
     if remote is not None and model is None and not ours:
         from llavakit.remote import Remote
 
-        answering = Remote(remote, model_name=model_name, api_key=api_key)
+        answering = Remote(remote, model_name=model_name, api_key=api_key[0] if api_key else None)
     elif remote is None and model is not None and model_name is None:
         from llavakit.chat import load
         from llavakit.core.progress import say

@@ -7,6 +7,15 @@ import typer
 
 from llavakit.cli.options import DataFiles, Drawn, Encoding, Images, OtherTemplate, Unread, Vocabulary
 
+Budget = Annotated[int, typer.Option(min=1, help="Budget of a packed row: data.tokens of the run.")]
+Threads = Annotated[
+    int | None, typer.Option(min=0, help="Threads that read and decode; default: one per core.")
+]
+Ignored = Annotated[
+    list[str] | None,
+    typer.Option(help="A kind of flaw that is none here, e.g. duplicate; may be repeated."),
+]
+
 
 def check(
     files: DataFiles,
@@ -17,16 +26,9 @@ def check(
     out: Annotated[Path, typer.Option(help="Where the list of bad records and the histogram go.")] = Path(
         "data_check"
     ),
-    tokens: Annotated[
-        int, typer.Option(min=1, help="Budget of a packed row: data.tokens of the run.")
-    ] = 4096,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Threads that read and decode; default: one per core.")
-    ] = None,
-    ignore: Annotated[
-        list[str] | None,
-        typer.Option(help="A kind of flaw that is none here, e.g. duplicate; may be repeated."),
-    ] = None,
+    tokens: Budget = 4096,
+    workers: Threads = None,
+    ignore: Ignored = None,
     unread: Unread = None,
     seed: Drawn = 0,
 ) -> None:
@@ -50,10 +52,42 @@ def check(
         raise typer.Exit(1)
 
 
+def pairs(
+    files: DataFiles,
+    model: Encoding = None,
+    tokenizer: Vocabulary = None,
+    template: OtherTemplate = None,
+    images: Images = None,
+    out: Annotated[Path, typer.Option(help="Where the list of bad pairs goes.")] = Path("data_check"),
+    tokens: Budget = 4096,
+    workers: Threads = None,
+    ignore: Ignored = None,
+    unread: Unread = None,
+    seed: Drawn = 0,
+) -> None:
+    """Read all pairs of answers once: as check does, and doubles, contradictions, answers that hardly differ, pairs
+    that are too long, and how often the chosen answer is the longer one.
+
+    Exit code 0 if nothing is wrong, 1 if a pair is, 2 if the data could not be read at all.
+    """
+    from llavakit.data.mixture import list_sources
+
+    list_sources(files, images)  # as in check
+    from llavakit.inspection import check_pair_data
+
+    good = check_pair_data(
+        files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
+        workers=workers, ignore=ignore or [], unread=unread or [], seed=seed,
+    )  # fmt: skip
+    if not good:
+        raise typer.Exit(1)
+
+
 def convert(
     files: DataFiles,
     to: Annotated[
-        str, typer.Option(help="How the new records are written: llava, messages, sharegpt or trl.")
+        str,
+        typer.Option(help="How it is written: llava, messages, sharegpt or trl; pairs: rlhf or trl-pairs."),
     ],
     out: Annotated[Path, typer.Option(help="The new file, of JSON lines; it must not be there yet.")],
     images: Images = None,

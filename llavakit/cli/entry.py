@@ -9,9 +9,10 @@ import typer
 
 from llavakit.cli.chat import chat
 from llavakit.cli.convert import convert
-from llavakit.cli.data import check
+from llavakit.cli.data import check, pairs
 from llavakit.cli.data import convert as convert_data
 from llavakit.cli.demo import demo
+from llavakit.cli.eval import eval_
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
 from llavakit.cli.merge import merge
@@ -27,8 +28,8 @@ from llavakit.version import __version__
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
-VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, inspect, models, plan, convert, export)
-DATA_VERBS: tuple[Verb, ...] = (check, convert_data)
+VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, eval_, inspect, models, plan, convert, export)
+DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
 
 
 def _version(wanted: bool) -> None:
@@ -59,7 +60,7 @@ def make_app() -> typer.Typer:
     )
     program.callback()(_options)
     for verb in VERBS:
-        program.command()(verb)
+        program.command(verb.__name__.removesuffix("_"))(verb)  # `eval_` leaves Python its own
     data = typer.Typer(no_args_is_help=True, help="Look after training data.")
     for verb in DATA_VERBS:
         data.command()(verb)

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+API_KEY = "LLAVAKIT_API_KEY"  # for every verb: keys with blanks between them
+
 
 def finite(value: float | None) -> float | None:
     """A callback of options: `nan` is inside every range for the parser, and `inf` above it."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import Kernels, Model, RopeFactor, Template, Weights, finite
+from llavakit.cli.options import API_KEY, Kernels, Model, RopeFactor, Template, Weights, finite
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 
@@ -25,7 +25,7 @@ def serve(
     ] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(envvar="LLAVAKIT_API_KEY", help="A key that clients must have one of; may be repeated."),
+        typer.Option(envvar=API_KEY, help="A key that clients must have one of; may be repeated."),
     ] = None,
     media_root: Annotated[
         Path | None, typer.Option(help="Let requests name files below this folder (file://).")

@@ -82,6 +82,7 @@ class Batch:
     gathers: tuple[Gather, ...] = ()
     separator_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
     separator_rows_S: Tensor = _NONE  # which row of the model's table of separators
+    keys: tuple[str, ...] = ()  # names of the row's samples, where something is looked up by them
     use_all_parts: bool = False  # connector and newline get a gradient, of zero where the row needs neither
 
     @property

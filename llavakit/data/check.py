@@ -184,7 +184,7 @@ def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, in
     media = conversation.media
     modality = "text" if not media else "image" if all(isinstance(part, Image) for part in media) else "video"
     video = None if encoder is None else encoder.video
-    flaws = [flaw for part in media if (flaw := _decode(part, video or VideoConfig()))]
+    flaws = [flaw for part in media if (flaw := decode(part, video or VideoConfig()))]
     if encoder is None and not flaws:
         try:  # what no template can say; an encoder tells it itself
             check_roles(conversation)
@@ -195,7 +195,7 @@ def _look(record: Record, encoder: Encoder | None, tokens: int) -> tuple[str, in
     return modality, *_measure(record, conversation, encoder, tokens)
 
 
-def _decode(part: Medium, video: VideoConfig) -> Flaw | None:
+def decode(part: Medium, video: VideoConfig) -> Flaw | None:
     """What is wrong with a picture, or with the frames of a video that are looked at."""
     try:
         if isinstance(part.source, Path) and not part.source.exists():
@@ -231,15 +231,17 @@ def report_table(report: Report) -> Table:
     table.add_column("records", justify="right", no_wrap=True)
     table.add_column("found", overflow="fold")
     for tally in report.tallies:
-        lines = [f"{_list(tally.kinds, MODALITIES)}; read as {_list(tally.dialects, sorted(tally.dialects))}"]
-        lines.append(f"{tally.bad} bad: {_list(tally.flaws, FLAWS)}" if tally.bad else "0 bad")
+        lines = [
+            f"{list_counts(tally.kinds, MODALITIES)}; read as {list_counts(tally.dialects, sorted(tally.dialects))}"
+        ]
+        lines.append(f"{tally.bad} bad: {list_counts(tally.flaws, FLAWS)}" if tally.bad else "0 bad")
         lines += _lengths(tally) + _too_dark(tally)
         style = "red" if tally.bad else None
         table.add_row(Text(tally.name), str(tally.records), Text("\n".join(lines)), style=style)
     return table
 
 
-def _list(counts: Counter[str], names: Iterable[str]) -> str:
+def list_counts(counts: Counter[str], names: Iterable[str]) -> str:
     """`3 missing, 9 corrupt`: those of the names that there are."""
     return ", ".join(f"{counts[name]} {name}" for name in names if counts[name])
 

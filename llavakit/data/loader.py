@@ -6,7 +6,7 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 """
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Literal
@@ -86,12 +86,16 @@ class Loader:
         seed: int,
         cache: FeatureCache | None = None,
         pairs: bool = False,
+        key: Callable[[Sample], str] | None = None,
     ) -> None:
-        """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected."""
+        """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected.
+
+        `key` gives the names of samples that batches shall have.
+        """
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.pairs = pairs
+        self.pairs, self.key = pairs, key
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -242,17 +246,21 @@ class Loader:
         """The batch of a row without the samples whose pixels turn out to be broken; the row tells their errors."""
         samples: list[Sample] = []
         tiles: list[Tensor] = []
+        keys: list[str] = []
         errors = list(row.errors)
         for record, sample in row.pairs if row.is_ours else ():
             try:
                 sample_tiles = [self.tiles(media) for media in sample.media]
+                key = None if self.key is None else self.key(sample)
             except (DataError, *FAULTS) as error:
                 errors.append(record.blame(error))
                 continue
             samples.append(sample)
             tiles += sample_tiles
+            keys += [] if key is None else [key]
         # The samples are let go of here: rows that wait hold their batch only.
-        return collate(samples, tiles) if samples else None, replace(row, pairs=[], errors=errors)
+        batch = replace(collate(samples, tiles), keys=tuple(keys)) if samples else None
+        return batch, replace(row, pairs=[], errors=errors)
 
     def _reject(self, error: DataError) -> None:
         if self.config.on_bad == "stop":

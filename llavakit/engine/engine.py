@@ -8,14 +8,14 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Many
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import torch
 from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.core.types import IMAGE_ID, Batch
+from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.engine.cache import SMALLEST, SlotCache
@@ -195,7 +195,15 @@ class Engine:
     def stream(
         self, samples: Many[Sample], sampling: Sampling, ends: Ends = never
     ) -> Iterator[tuple[int, int]]:
-        """(sample index, token id), as they are made. Ends when every sample has met a stop token or its limit.
+        """(sample index, token id), as they are made: the tokens of `events`."""
+        for index, event in self.events(samples, sampling, ends):
+            if event.token is not None:
+                yield index, event.token
+
+    def events(
+        self, samples: Many[Sample], sampling: Sampling, ends: Ends = never
+    ) -> Iterator[tuple[int, Event]]:
+        """(sample index, event), in order. Ends when every sample has met a stop token or its limit.
 
         Sample i draws from the random stream seed + i. A stream that is dropped cancels what is left of it.
         """
@@ -218,8 +226,7 @@ class Engine:
                     left -= event.finish is not None
                     if event.error is not None:
                         raise event.error
-                    if event.token is not None:
-                        yield index, event.token
+                    yield index, event
         finally:
             if left:
                 for number in numbers:
@@ -254,7 +261,7 @@ class Engine:
         width = self.model.language.config.hidden_size
         means_SD = torch.empty(len(samples), width, device=self._device)
         for mean_D, sample in zip(means_SD, samples, strict=True):
-            mean_D.copy_(self._hidden(self._whole(sample)).float().mean(dim=0))
+            mean_D.copy_(self._hidden(self._whole(_with_last(sample))).float().mean(dim=0))
         return means_SD
 
     def _whole(self, sample: Sample) -> Batch:
@@ -395,6 +402,12 @@ class Engine:
                 self._end(sequence, finish)
             if own.error is not None:
                 self._fail(sequence, own.error)
+
+
+def _with_last(sample: Sample) -> Sample:
+    """A sample of one segment, and a token that is only there to be left out: a batch looks at all but the last."""
+    ids, weights = (*sample.ids, 0), (*sample.weights, 0.0)
+    return replace(sample, ids=ids, weights=weights, segments=(Segment(0, len(ids)),))
 
 
 def _free_bytes(device: torch.device) -> int:

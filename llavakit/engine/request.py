@@ -18,11 +18,13 @@ from llavakit.text.tokenizer import Tokenizer
 
 
 class ContextError(DataError):
-    """A prompt that leaves no place for an answer: it has `tokens` or more, `context` holds both."""
+    """A prompt that leaves no place for an answer: `length` says how many tokens it has, `context` holds both."""
 
-    def __init__(self, tokens: int, context: int, what: str) -> None:
-        super().__init__(f"the prompt has {tokens} tokens; {what} {context}")
-        self.tokens, self.context = tokens, context
+    def __init__(self, tokens: int, context: int, what: str, *, at_least: bool = False) -> None:
+        """With `at_least` nobody counted to the end."""
+        self.length = f"at least {tokens}" if at_least else str(tokens)
+        self.context = context
+        super().__init__(f"the prompt has {self.length} tokens; {what} {context}")
 
 
 Finish = Literal["stop", "length", "cancelled", "failed"]

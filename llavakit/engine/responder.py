@@ -2,11 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
 
 GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A whole answer, stripped, and why it ended: "stop", "length" (cut at max_tokens), or what a server says."""
+
+    text: str
+    finish: str
 
 
 class Responder(ABC):
@@ -27,9 +36,13 @@ class Responder(ABC):
         asked = user(question, open_media(images, "images"), open_media(videos, "videos"))
         return self.batch([Conversation((asked,))], sampling=sampling)[0]
 
-    @abstractmethod
     def batch(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[str]:
         """The next assistant text of each conversation. Number i draws with seed + i."""
+        return [answer.text for answer in self.answers(conversations, sampling=sampling)]
+
+    @abstractmethod
+    def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
+        """`batch`, with the reason why each answer ended."""
 
     @abstractmethod
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:

@@ -1,1 +1,1 @@
-"""Level 5: measuring. A benchmark is questions, a score and an aggregate."""
+"""Level 6: measuring. A benchmark is a reader of its files, a prompt, a rule set for points, and figures."""

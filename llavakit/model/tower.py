@@ -4,7 +4,6 @@ Two kinds: ViT towers of `transformers` (CLIP, SigLIP), and EfficientNet-Lite0 a
 tower: a feature map is rows too. Normalisation happens here, on the device, so that only bytes travel.
 """
 
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from llavakit.core.errors import ConfigError, pick
+from llavakit.model.fingerprint import hash_weights
 from llavakit.model.formats.efficientnet import build_efficientnet, read_efficientnet
 from llavakit.model.formats.towers import TOWER_KINDS
 from llavakit.model.settings import TowerConfig
@@ -62,11 +62,7 @@ class Tower(nn.Module):
 
     def fingerprint(self) -> str:
         """Equal for towers that give equal features: of every byte of the weights, and of the architecture."""
-        found = blake2b(self.architecture().encode(), digest_size=16)
-        for name, tensor in self.state_dict().items():
-            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.detach().reshape(-1).cpu().view(torch.uint8).numpy().data)
-        return found.hexdigest()
+        return hash_weights(self.architecture(), self.state_dict().items())
 
 
 class ViTTower(Tower):

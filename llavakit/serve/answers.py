@@ -1,14 +1,16 @@
 """What is answered: OpenAI's chat completion, whole or in chunks, as typed JSON."""
 
-import json
-import time
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from llavakit.serve.choice import Chosen, Delta, FinishReason
+from llavakit.serve.fields import Generated
+from llavakit.serve.usage import Usage
+from llavakit.serve.writer import Event, Writer, to_json
 from llavakit.version import __version__
 
 FINGERPRINT = f"llavakit-{__version__}"
@@ -50,17 +52,6 @@ class AnswerChoice(BaseModel):
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: FinishReason
-
-
-class PromptDetails(BaseModel):
-    image_tokens: int
-
-
-class Usage(BaseModel):
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptDetails
 
 
 class ChatCompletion(BaseModel):
@@ -126,37 +117,38 @@ class Gathered:
         return f'{to_json(said)[:-1]},"logprobs":{logprobs}}}'
 
 
-class Writer:
-    """Puts deltas into the two shapes. One for each request; ids and times are drawn when it is made."""
+class ChatWriter(Writer):
+    """Chat completions, whole or in chunks."""
 
-    def __init__(self, number: str, model: str) -> None:
-        self.id, self.model, self.created = f"chatcmpl-{number}", model, int(time.time())
+    prefix = "chatcmpl"
+
+    def __init__(self, number: str, model: str, request: Generated) -> None:
+        super().__init__(number, model)
+        self._usage: Event = {"usage": None} if request.with_usage else {}
         self._calls: dict[int, int] = {}  # of each choice, so far
         self._gathered: defaultdict[int, Gathered] = defaultdict(Gathered)
 
     def gather(self, delta: Delta) -> None:
-        """Take a delta of an answer that is sent whole. Its log-probabilities become text here, one by one."""
+        """As every writer. Log-probabilities become text here, one by one."""
         gathered = self._gathered[delta.choice]
         gathered.text.append(delta.text)
-        gathered.logprobs += (to_json(_logprob(chosen)) for chosen in delta.logprobs)
+        gathered.logprobs += (to_json(logprob(chosen)) for chosen in delta.logprobs)
         if delta.call is not None:
             gathered.calls.append(self._call(delta))
         gathered.finish = delta.finish or gathered.finish
 
     def whole(self, choices: int, usage: Usage) -> bytes:
-        """A `ChatCompletion` of all that was gathered, as JSON."""
+        """A `ChatCompletion`."""
         head = to_json(self._head("chat.completion") | {"usage": usage.model_dump()})
         told = ",".join(self._gathered[index].to_json(index) for index in range(choices))
         return f'{head[:-1]},"choices":[{told}]}}'.encode()
 
-    def opening(self, choice: int) -> dict[str, Any]:
-        """The first chunk of a choice."""
-        return self._chunk(
-            {"index": choice, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
-        )
+    def opening(self, choices: int) -> Iterable[Event]:
+        for choice in range(choices):
+            delta = {"role": "assistant", "content": ""}
+            yield self._chunk({"index": choice, "delta": delta, "finish_reason": None}) | self._usage
 
-    def chunk(self, delta: Delta) -> dict[str, Any]:
-        """What one delta adds."""
+    def events(self, delta: Delta) -> Iterable[Event]:
         said: dict[str, Any] = {"content": delta.text} if delta.text else {}
         if delta.call is not None:
             call = self._call(delta)
@@ -164,12 +156,12 @@ class Writer:
             said["tool_calls"] = [{"index": place, **call.model_dump()}]
         choice = {"index": delta.choice, "delta": said, "finish_reason": delta.finish}
         if delta.logprobs:
-            choice["logprobs"] = {"content": list(map(_logprob, delta.logprobs))}
-        return self._chunk(choice)
+            choice["logprobs"] = {"content": list(map(logprob, delta.logprobs))}
+        yield self._chunk(choice) | self._usage
 
-    def closing(self, usage: Usage) -> dict[str, Any]:
-        """The chunk with the usage, if it was asked for."""
-        return self._chunk() | {"usage": usage.model_dump()}
+    def closing(self, usage: Usage) -> Iterable[Event]:
+        if self._usage:
+            yield self._chunk() | {"usage": usage.model_dump()}
 
     def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
         return self._head("chat.completion.chunk") | {"choices": list(choices)}
@@ -193,11 +185,6 @@ class Writer:
         )
 
 
-def to_json(value: object) -> str:
-    """Compact JSON text."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-
-
-def _logprob(chosen: Chosen) -> dict[str, Any]:
+def logprob(chosen: Chosen) -> dict[str, Any]:
     """A `TokenLogprob`. A long answer has a million of these, so they are not made as models and then dumped."""
     return vars(chosen.said) | {"top_logprobs": list(map(vars, chosen.top))}

@@ -3,20 +3,26 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from llavakit.serve.answers import ChatCompletion, ErrorBody, Health, ModelEntry, ModelList
+from llavakit.serve.completions import Completion, CompletionRequest
+from llavakit.serve.embeddings import EmbeddingList, EmbeddingRequest
 from llavakit.serve.errors import ApiError
-from llavakit.serve.gate import CHAT, Gate
+from llavakit.serve.gate import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Gate
 from llavakit.serve.metrics import Metrics
 from llavakit.serve.places import Places
+from llavakit.serve.response_writer import Response as ResponseObject
+from llavakit.serve.responses import ResponsesRequest
 from llavakit.serve.routes import Routes
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
@@ -35,8 +41,11 @@ ERRORS = {
 }
 
 
+REQUESTS = (ChatRequest, ResponsesRequest, CompletionRequest, EmbeddingRequest)
+
+
 class Application(FastAPI):
-    """FastAPI that describes the chat request, whose body the route reads by itself."""
+    """FastAPI that describes the requests whose bodies the routes read by themselves."""
 
     model_name: str
 
@@ -45,9 +54,10 @@ class Application(FastAPI):
         if self.openapi_schema is None:
             document = get_openapi(title=self.title, version=self.version, routes=self.routes)
             _, schemas = models_json_schema(
-                [(ChatRequest, "validation")], ref_template="#/components/schemas/{model}"
+                [(kind, "validation") for kind in REQUESTS], ref_template="#/components/schemas/{model}"
             )
-            schemas["$defs"][ChatRequest.__name__]["properties"]["model"]["enum"] = [self.model_name]
+            for kind in REQUESTS:
+                schemas["$defs"][kind.__name__]["properties"]["model"]["enum"] = [self.model_name]
             document["components"]["schemas"] |= schemas["$defs"]
             self.openapi_schema = document
         return self.openapi_schema
@@ -75,25 +85,41 @@ def create_app(service: Service) -> FastAPI:
     )
     app.model_name = service.settings.model_name
     app.add_middleware(Gate, settings=service.settings, metrics=metrics)
+    if service.settings.allow_origins:  # around the gate: a browser asks first, and without a key
+        app.add_middleware(
+            CORSMiddleware, allow_origins=service.settings.allow_origins, allow_methods=["GET", "POST"],
+            allow_headers=["*"], expose_headers=["x-request-id", "retry-after"],
+        )  # fmt: skip
     app.add_exception_handler(ApiError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)
     app.add_exception_handler(Exception, _tell_bug)
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ChatRequest.__name__}"}}}
-    app.add_api_route(
-        CHAT,
-        routes.chat,
-        methods=["POST"],
-        response_model=ChatCompletion,
-        responses=_errors(400, 401, 404, 408, 413, 415, 429, 500, 504),
-        openapi_extra={"requestBody": {"content": content, "required": True}},
-    )
-    app.add_api_route("/v1/models", routes.models, response_model=ModelList, responses=_errors(401))
-    app.add_api_route(
-        "/v1/models/{name:path}", routes.model, response_model=ModelEntry, responses=_errors(401, 404)
-    )
-    app.add_api_route("/health", routes.health, response_model=Health)
-    app.add_api_route("/metrics", routes.metrics_page, response_class=Response)
+    for path, route, kind, model in (
+        (CHAT, routes.chat, ChatRequest, ChatCompletion),
+        (RESPONSES, routes.responses, ResponsesRequest, ResponseObject),
+        (COMPLETIONS, routes.completions, CompletionRequest, Completion),
+        (EMBEDDINGS, routes.embeddings, EmbeddingRequest, EmbeddingList),
+    ):
+        content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
+        app.add_api_route(
+            path,
+            route,
+            methods=["POST"],
+            response_model=model,
+            responses=_errors(400, 401, 404, 408, 413, 415, 429, 500, 504),
+            openapi_extra={"requestBody": {"content": content, "required": True}},
+        )
+    _add_pages(app, routes)
     return app
+
+
+def _add_pages(app: FastAPI, routes: Routes) -> None:
+    """What is only looked at: by GET, or by HEAD for the headers alone."""
+    for described, method in ((True, "GET"), (False, "HEAD")):
+        add = partial(app.add_api_route, methods=[method], include_in_schema=described)
+        add("/v1/models", routes.models, response_model=ModelList, responses=_errors(401))
+        add("/v1/models/{name:path}", routes.model, response_model=ModelEntry, responses=_errors(401, 404))
+        add("/health", routes.health, response_model=Health)
+        add("/metrics", routes.metrics_page, response_class=Response)
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:

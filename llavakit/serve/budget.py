@@ -22,6 +22,7 @@ OF_THE_MACHINE = 0.8  # of its memory, if nobody says how much
 FOR_REQUESTS = 4096 * MIB  # at most, if nobody says how much
 AT_LEAST = 64 * MIB  # for requests: a server with less could answer nobody
 GRAMMARS = 2 * GRAMMAR_BYTES  # those that are kept, and those that answers are at
+DECODER = 128 * MIB  # a process that decodes, beside what its picture takes
 STEP = 512 * MIB  # a step's activations and whatever is small, beside a fiftieth of the model
 TRIM = 64 * MIB  # so much given up is worth a look at what can go back to the system
 CGROUP = Path("/sys/fs/cgroup/memory.max")  # of the container, if there is one
@@ -36,7 +37,7 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        """What the process may hold at its peak."""
+        """What the server and its decoders may hold at their peak."""
         return sum(self.fixed.values()) + self.requests
 
     def __str__(self) -> str:
@@ -46,10 +47,14 @@ class MemoryPlan:
         return f"memory: at most {_gb(self.total)} GB ({parts})"
 
 
-def plan_memory(engine: Engine, memory_gb: float | None) -> MemoryPlan:
-    """Set memory aside for what `engine` keeps; the process has its model by now. On CUDA that is on the card."""
+def plan_memory(engine: Engine, memory_gb: float | None, *, decoders: int) -> MemoryPlan:
+    """Set memory aside for what `engine` keeps and for `decoders` processes; the model is there by now.
+
+    On CUDA keys, values and pictures are on the card.
+    """
     now, stats = resident_bytes(), engine.stats()
     fixed = {"model and libraries": now, "a step": STEP + now // 50, "grammars": GRAMMARS}
+    fixed |= {"decoders": decoders * DECODER}
     if engine.model.device.type == "cpu":
         fixed |= {"keys and values": stats.kv_budget * stats.kv_token_bytes, "pictures seen": FEATURE_BYTES}
     asked = _machine_bytes() * OF_THE_MACHINE if memory_gb is None else memory_gb * 1e9

@@ -66,8 +66,11 @@ class Spelling:
 class Choice:
     """Reads tokens in the worker's thread. Joined, its texts are what `Chat.batch` gives: without blanks around."""
 
-    def __init__(self, index: int, spelling: Spelling, stops: Sequence[str], calling: Calling) -> None:
-        self.index, self.calling = index, calling
+    def __init__(
+        self, index: int, spelling: Spelling, stops: Sequence[str], calling: Calling, *, trim: bool = True
+    ) -> None:
+        """Without `trim` the blanks stay."""
+        self.index, self.calling, self._trim = index, calling, trim
         self.num_tokens = 0
         self._spelling, self._reply = spelling, Reply(spelling.tokenizer, stops)
         self._reader = CallReader(calling.free, only_first=calling.only_first)
@@ -113,6 +116,8 @@ class Choice:
         return [self._whole if call is None else call]  # text only where the token limit cut it short
 
     def _trimmed(self, text: str) -> str:
+        if not self._trim:
+            return text
         text = self._blanks + text
         if not self._begun:
             text = text.lstrip()

@@ -5,13 +5,13 @@ messages of one role that follow each other are one turn (a line apart), what to
 """
 
 import json
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.errors import ApiError
+from llavakit.serve.fields import check_counts
 from llavakit.serve.hermes import RESPONSE, Call, calls_text, forced_schema, tools_text
 from llavakit.serve.schema import (
     AssistantMessage,
@@ -57,11 +57,7 @@ class Calling:
 
 def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
     """Refuse a request that is too large, before anything is fetched for it."""
-    if request.model != settings.model_name:
-        raise ApiError(
-            f"model {request.model!r} is not served here; it is {settings.model_name!r}",
-            status=404, param="model", code="model_not_found",
-        )  # fmt: skip
+    request.check_model(settings)
     media = media_urls(request)
     tokens = request.max_completion_tokens or request.max_tokens or 1
     schemas = len(_json(request.model_dump(include={"tools", "response_format"}), "tools"))
@@ -74,11 +70,7 @@ def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
         ("n", "choices", request.n or 1, settings.max_choices),
         ("tools", "bytes of tools and schemas", schemas, settings.max_schema_bytes),
     )
-    for param, what, count, limit in counts:
-        if count > limit:
-            raise ApiError(
-                f"{count} {what}; this server takes at most {limit}", param=param, code="too_large"
-            )
+    check_counts(counts)
 
 
 def media_urls(request: ChatRequest) -> list[MediaUrl]:
@@ -157,25 +149,12 @@ def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[
 
 
 def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
-    """How to draw the answer. What is left out is as OpenAI says: temperature 1, another seed each time."""
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    top_k = request.top_k or 0
-    return Sampling(
-        temperature=1.0 if request.temperature is None else request.temperature,
-        top_p=1.0 if request.top_p is None else request.top_p,
-        top_k=max(top_k, 0),
-        min_p=request.min_p or 0.0,
-        repetition_penalty=request.repetition_penalty or 1.0,
-        presence_penalty=request.presence_penalty or 0.0,
-        frequency_penalty=request.frequency_penalty or 0.0,
-        logit_bias=request.logit_bias or {},
-        stop_ids=request.stop_token_ids or (),
-        ignore_end=bool(request.ignore_eos),
-        max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
-        seed=random.getrandbits(62) if request.seed is None else request.seed,
-        n=request.n or 1,
-        logprobs=logprobs,
-        json_schema=_schema(request),
+    """How to draw the answer."""
+    return request.sampling(
+        request.max_completion_tokens or request.max_tokens or settings.max_tokens,
+        n=request.n,
+        logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+        schema=_schema(request),
     )
 
 

@@ -36,6 +36,13 @@ class ApiError(UserError):
         super().__init__(message if len(message) <= LONGEST else f"{message[:LONGEST]}...")
         self.status, self.param, self.code, self.headers = status, param, code, dict(headers or {})
 
+    def about(self, param: str) -> "ApiError":
+        """The same of a field with another name."""
+        message = str(self)
+        if self.param is not None and message.startswith(self.param):
+            message = param + message[len(self.param) :]
+        return ApiError(message, status=self.status, param=param, code=self.code, headers=self.headers)
+
     def body(self) -> dict[str, object]:
         """The JSON that is sent."""
         kind = TYPES.get(HTTPStatus(self.status), "invalid_request_error")

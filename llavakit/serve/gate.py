@@ -25,7 +25,16 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CHAT = "/v1/chat/completions"
-ROUTES = (CHAT, "/v1/models", "/health", "/metrics")  # by name in the metrics; all other paths are one
+RESPONSES, COMPLETIONS, EMBEDDINGS = "/v1/responses", "/v1/completions", "/v1/embeddings"
+ROUTES = (
+    CHAT,
+    RESPONSES,
+    COMPLETIONS,
+    EMBEDDINGS,
+    "/v1/models",
+    "/health",
+    "/metrics",
+)  # by name in the metrics; all other paths are one
 OPEN = ("/health", "/openapi.json")  # all that needs no key
 GRACE = 10  # seconds over its limit after which a request is cut off: its client sends or reads nothing
 GONE = 499  # nginx's number: nobody was there to read an answer

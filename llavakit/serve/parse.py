@@ -1,22 +1,23 @@
 """A body as a request. What is wrong with it costs no more than what is right: the first fault is the one told."""
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from llavakit.core.errors import nearest
 from llavakit.serve.errors import ApiError
-from llavakit.serve.schema import ChatRequest
+from llavakit.serve.fields import Asked
 
 # One for each value of a JSON text, or nearly: values are behind a comma or the first of their list or object. The
 # second branch takes strings whole, so that what stands in them is not counted.
 VALUE = re.compile(rb'[,\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+R = TypeVar("R", bound=Asked)
 LONGEST_NAME = 64  # letters of a field that are said again
 
 
-def parse(body: bytes, max_values: int) -> ChatRequest:
+def parse(body: bytes, max_values: int, kind: type[R]) -> R:
     """The request in `body`; anything else is an ApiError that names the field.
 
     A JSON text of more than `max_values` values is refused unread: millions of empty objects are a few megabytes.
@@ -24,7 +25,7 @@ def parse(body: bytes, max_values: int) -> ChatRequest:
     if _has_more_values(body, max_values):
         raise ApiError(f"more than {max_values} JSON values in one body", code="too_large")
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
@@ -35,7 +36,7 @@ def parse(body: bytes, max_values: int) -> ChatRequest:
     what = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])
-        known = ChatRequest.model_fields if len(first["loc"]) == 1 and len(name) <= LONGEST_NAME else {}
+        known = kind.model_fields if len(first["loc"]) == 1 and len(name) <= LONGEST_NAME else {}
         what = "unknown or unsupported field" + (nearest(name, known) if known else "")
     raise ApiError(f"{param}: {what}" if param else what, param=param, code=first["type"])
 

@@ -1,23 +1,46 @@
-"""The five routes. Each is a few lines; the work is the service's."""
+"""The routes. Each is a few lines; the work is the service's."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from llavakit.serve.answers import Health, ModelEntry, ModelList, Writer
+from llavakit.serve.answers import ChatWriter, Health, ModelEntry, ModelList
 from llavakit.serve.body import read_json, unless_gone
 from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
-from llavakit.serve.conversation import texts
+from llavakit.serve.completions import CompletionRequest, CompletionWriter, check_completion, completion_texts
+from llavakit.serve.conversation import check_bounds, texts
+from llavakit.serve.embeddings import EmbeddingRequest, check_embedding
 from llavakit.serve.errors import ApiError, ClientGone
+from llavakit.serve.fields import Drawn
 from llavakit.serve.gate import GONE, Visit
 from llavakit.serve.metrics import CONTENT_TYPE, Metrics
 from llavakit.serve.places import Places
-from llavakit.serve.service import Answer, Service
+from llavakit.serve.response_writer import ResponseWriter
+from llavakit.serve.responses import ResponsesRequest, check_responses, responses_texts
+from llavakit.serve.running import Answer
+from llavakit.serve.schema import ChatRequest
+from llavakit.serve.service import Service
+from llavakit.serve.settings import ServeConfig
+from llavakit.serve.writer import Writer
+
+R = TypeVar("R", bound=Drawn)
+
+
+@dataclass(frozen=True)
+class Door(Generic[R]):
+    """One way of asking for an answer: how a request is read and begun, and how it is answered."""
+
+    kind: type[R]
+    check: Callable[[R, ServeConfig], None]
+    texts: Callable[[R], Iterable[str]]
+    start: Callable[[R, MemoryShare, bytes], Awaitable[Answer]]
+    writer: Callable[[str, str, R], Writer]
 
 
 class Routes:
@@ -25,19 +48,53 @@ class Routes:
 
     def __init__(self, service: Service, metrics: Metrics, places: Places) -> None:
         self.service, self.metrics, self.places, self.settings = service, metrics, places, service.settings
+        self._chat_door = Door(ChatRequest, check_bounds, texts, service.start, ChatWriter)
+        self._responses_door = Door(
+            ResponsesRequest, check_responses, responses_texts, service.respond, ResponseWriter
+        )
+        self._completions_door = Door(
+            CompletionRequest, check_completion, completion_texts, service.complete, CompletionWriter
+        )
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation, in one piece or as server-sent events."""
+        return await self._reply(request, self._chat_door)
+
+    async def responses(self, request: Request) -> Response:
+        """The same in the words of OpenAI's newer API. Nothing is stored."""
+        return await self._reply(request, self._responses_door)
+
+    async def completions(self, request: Request) -> Response:
+        """Go on with texts that stand as they are, without a template."""
+        return await self._reply(request, self._completions_door)
+
+    async def embeddings(self, request: Request) -> Response:
+        """The mean of the last hidden states of texts."""
+        visit: Visit = request.state.visit
+        try:
+            self.places.check()
+            share = visit.exits.enter_context(closing(MemoryShare(self.service.memory)))
+            body = await read_json(request, self.settings, share)
+            visit.exits.enter_context(self.places.take())
+            asked = await self.service.parse(body, EmbeddingRequest, check_embedding)
+            found = await unless_gone(request, self.service.embed(asked))
+        except ClientGone:
+            return Response(status_code=GONE)
+        visit.notes["prompt_tokens"] = found.usage.prompt_tokens
+        text = await asyncio.to_thread(found.model_dump_json)
+        return Response(text, media_type="application/json")
+
+    async def _reply(self, request: Request, door: Door[R]) -> Response:
         visit: Visit = request.state.visit
         try:
             self.places.check()
             share = visit.exits.enter_context(closing(MemoryShare(self.service.memory)))
             # The body is nobody's but `_start`'s: it is let go when it is parsed, however long the answer takes.
-            answer = await unless_gone(
-                request, self._start(await read_json(request, self.settings, share), visit, share)
+            asked, answer = await unless_gone(
+                request, self._start(await read_json(request, self.settings, share), visit, share, door)
             )
-            writer = Writer(visit.number, self.settings.model_name)
-            if answer.streamed:
+            writer = door.writer(visit.number, self.settings.model_name, asked)
+            if asked.stream:
                 events = self._events(answer, writer, visit)
                 return StreamingResponse(
                     events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
@@ -71,19 +128,19 @@ class Routes:
             id=self.settings.model_name, created=self.service.began, max_model_len=self.service.engine.context
         )
 
-    async def _start(self, body: bytes, visit: Visit, share: MemoryShare) -> Answer:
+    async def _start(self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]) -> tuple[R, Answer]:
         visit.exits.enter_context(self.places.take())
-        asked = await self.service.parse(body)
+        asked = await self.service.parse(body, door.kind, door.check)
         size = len(body)
         del body
         share.hold("body", size)  # the strings that were made of it
         visit.notes["stream"] = bool(asked.stream)
         if self.settings.log_content:
-            visit.notes["question"] = list(texts(asked))
-        answer = await self.service.start(asked, share, visit.owner)
+            visit.notes["question"] = list(door.texts(asked))
+        answer = await door.start(asked, share, visit.owner)
         share.hold("body", 0)
         visit.exits.callback(self._end, answer, visit)
-        return answer
+        return asked, answer
 
     async def _whole(self, answer: Answer, writer: Writer, visit: Visit) -> Response:
         async for delta in answer:
@@ -95,19 +152,19 @@ class Routes:
 
     async def _events(self, answer: Answer, writer: Writer, visit: Visit) -> AsyncIterator[bytes]:
         """The answer as server-sent events; an error on the way is the last of them."""
-        extra = {"usage": None} if answer.with_usage else {}
         try:
-            for choice in range(answer.num_choices):
-                yield _event(writer.opening(choice) | extra)
+            for event in writer.opening(answer.num_choices):
+                yield writer.encode(event)
             async for delta in answer:
                 self._heed(delta, visit)
-                yield _event(writer.chunk(delta) | extra)
-            if answer.with_usage:
-                yield _event(writer.closing(answer.usage))
-            yield b"data: [DONE]\n\n"
+                for event in writer.events(delta):
+                    yield writer.encode(event)
+            for event in writer.closing(answer.usage):
+                yield writer.encode(event)
+            yield writer.last
         except ApiError as error:
             visit.notes["error"] = error.code
-            yield _event(error.body())
+            yield writer.encode(writer.failure(error))
 
     def _heed(self, delta: Delta, visit: Visit) -> None:
         if (delta.text or delta.call) and "first_text_seconds" not in visit.notes:
@@ -127,8 +184,3 @@ class Routes:
         }
         if answer.close() and "error" not in visit.notes:
             visit.status = GONE
-
-
-def _event(value: dict[str, object]) -> bytes:
-    # In ASCII: some clients end a line at letters such as U+2028, where server-sent events do not.
-    return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"

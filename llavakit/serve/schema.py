@@ -6,53 +6,11 @@ would not (who asks, what to store) are taken; so is null in all of them, and wh
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from llavakit.serve.fields import Generated, Said, Short, Str, Unset, Wire, only
 
 NAME = r"^[a-zA-Z0-9_-]{1,64}$"  # OpenAI's rule for functions and schemas
-
-
-class Wire(BaseModel):
-    """Base of everything that comes in: no unknown fields, no guessing of types."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-
-def _only(*allowed: object) -> AfterValidator:
-    """A field that is taken only with a value that changes nothing."""
-
-    def check(value: object) -> object:
-        if value is not None and value not in allowed:
-            said = " or ".join(map(repr, allowed)) or "null"
-            raise ValueError(f"this server cannot honour it; leave it out or say {said}")
-        return value
-
-    return AfterValidator(check)
-
-
-class Said(Wire):
-    """Base of what stands inside messages and tools: what clients add to them says nothing to a model."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-def _or_empty(value: object) -> object:
-    return "" if value is None else value
-
-
-Unset = Annotated[Any, _only([])]  # OpenAI has it, this server does not
-Str = Annotated[str, BeforeValidator(_or_empty)]  # null is no text
-Short = Annotated[str, Field(max_length=256)]  # names and ids: they are looked up, compared and said again
 
 
 class TextPart(Said):
@@ -183,22 +141,8 @@ class SchemaFormat(Wire):
     json_schema: NamedSchema
 
 
-class StreamOptions(Wire):
-    include_usage: bool | None = None
-    include_obfuscation: Annotated[bool | None, _only(False)] = None
-
-
 def _choice_kind(value: object) -> str:
     return "word" if isinstance(value, str) else "named"
-
-
-def _stop_kind(value: object) -> str:
-    return "one" if isinstance(value, str) else "several"
-
-
-TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[tuple[Stop, ...], Field(max_length=16, fail_fast=True)]
 
 
 class VideoLoading(Said):
@@ -212,32 +156,12 @@ class MediaLoading(Said):
     video: VideoLoading | None = None
 
 
-class ChatRequest(Wire):
+class ChatRequest(Generated):
     """The body of POST /v1/chat/completions."""
 
-    model: Short
     messages: Annotated[tuple[Message, ...], Field(min_length=1, fail_fast=True)]
 
-    temperature: Annotated[float | None, Field(ge=0, le=2)] = None  # None: 1, as OpenAI says
-    top_p: Annotated[float | None, Field(gt=0, le=1)] = None
-    top_k: Annotated[int | None, Field(ge=-1, le=2**31 - 1)] = None  # 0 or -1: all
-    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    repetition_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
-    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    logit_bias: (
-        Annotated[dict[TokenId, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None
-    ) = None
-    max_tokens: Annotated[int | None, Field(ge=1)] = None
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    n: Annotated[int | None, Field(ge=1)] = None
-    seed: Annotated[int | None, Field(ge=-(2**63), lt=2**63)] = None  # None: another draw each time
-    stop: (
-        Annotated[Annotated[Stop, Tag("one")] | Annotated[Stops, Tag("several")], Discriminator(_stop_kind)]
-        | None
-    ) = None
-    stop_token_ids: Annotated[tuple[TokenId, ...], Field(max_length=16)] | None = None
-    ignore_eos: bool | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = (
@@ -252,31 +176,17 @@ class ChatRequest(Wire):
         | None
     ) = None
     parallel_tool_calls: bool | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-
-    # Not ours to use, and without effect on the answer.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_options: dict[str, Any] | None = None
-    prompt_cache_retention: str | None = None
+    add_generation_prompt: Annotated[bool | None, only(True)] = None
+    continue_final_message: Annotated[bool | None, only(False)] = None
     prediction: dict[str, Any] | None = None  # a guess that would only make it faster
-    service_tier: str | None = None
-    store: bool | None = None  # nothing is stored
     media_io_kwargs: MediaLoading | None = None
     chat_template_kwargs: dict[str, Any] | None = None  # our templates have no switches
     # Taken where they say what happens here anyway.
-    modalities: Annotated[list[str] | None, _only(["text"])] = None
-    reasoning_effort: Annotated[str | None, _only("none")] = None
-    verbosity: Annotated[str | None, _only("medium")] = None
-    function_call: Annotated[Any, _only("none", "auto")] = None
-    mm_processor_kwargs: Annotated[dict[str, Any] | None, _only({})] = None
-    add_generation_prompt: Annotated[bool | None, _only(True)] = None
-    continue_final_message: Annotated[bool | None, _only(False)] = None
-    skip_special_tokens: Annotated[bool | None, _only(True)] = None
-    min_tokens: Annotated[int | None, _only(0)] = None
+    modalities: Annotated[list[str] | None, only(["text"])] = None
+    reasoning_effort: Annotated[str | None, only("none")] = None
+    verbosity: Annotated[str | None, only("medium")] = None
+    function_call: Annotated[Any, only("none", "auto")] = None
+    mm_processor_kwargs: Annotated[dict[str, Any] | None, only({})] = None
     audio: Unset = None
     functions: Unset = None
     moderation: Unset = None
@@ -299,8 +209,3 @@ class ChatRequest(Wire):
         if len(limits) > 1:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
         return self
-
-    @property
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings, however they were written."""
-        return (self.stop,) if isinstance(self.stop, str) else self.stop or ()

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from threading import Event as Flag
 from typing import TypeVar
 
@@ -17,16 +18,18 @@ from llavakit.data.encode import Encoder
 from llavakit.data.media import Media, plan_measured
 from llavakit.engine.engine import Engine
 from llavakit.engine.grammar import SchemaError
-from llavakit.engine.request import ContextError, Event, Request
-from llavakit.engine.worker import Ticket, Worker
-from llavakit.serve.answers import PromptDetails, Usage
+from llavakit.engine.request import ContextError, Request
+from llavakit.engine.sampler import Sampling
+from llavakit.engine.worker import Worker
 from llavakit.serve.bridge import Bridge
 from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
-from llavakit.serve.choice import Choice, Delta, Spelling
+from llavakit.serve.choice import Choice, Spelling
+from llavakit.serve.completions import LENGTH, CompletionRequest, plain_sample, prompt_ids
+from llavakit.serve.completions import texts as prompt_texts
 from llavakit.serve.conversation import (
+    Calling,
     MediaUrl,
     calling,
-    check_bounds,
     conversation,
     media_urls,
     sampling,
@@ -34,10 +37,21 @@ from llavakit.serve.conversation import (
     video_rule,
 )
 from llavakit.serve.decoding import Decoders, Elsewhere, Job
+from llavakit.serve.embeddings import (
+    EmbeddingList,
+    EmbeddingRequest,
+    EmbeddingUsage,
+    check_dimensions,
+    entry,
+    text_sample,
+)
 from llavakit.serve.errors import ApiError, invalid_media
 from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
+from llavakit.serve.fields import Asked
 from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
 from llavakit.serve.parse import parse
+from llavakit.serve.responses import ResponsesRequest, as_chat, in_its_words
+from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
@@ -46,6 +60,7 @@ from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Asked)
 AT_ONCE = 4  # pictures of one request that are fetched side by side
 
 
@@ -66,7 +81,7 @@ class Service:
         self.engine, self.encoder, self.settings = engine, encoder, settings
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
-        self.plan = plan_memory(engine, settings.memory_gb)
+        self.plan = plan_memory(engine, settings.memory_gb, decoders=settings.decode_processes)
         self.memory = MemoryBudget(self.plan.requests)
         self.began = int(time.time())
         self._closed = False
@@ -93,11 +108,17 @@ class Service:
         if self._own_decoders:
             self._decoders.close()
 
-    async def parse(self, body: bytes) -> ChatRequest:
+    async def parse(self, body: bytes, kind: type[R], check: Callable[[R, ServeConfig], None]) -> R:
         """The request in a body, checked against this server's bounds."""
-        return await _run(self._preparing, self._parse, body)
 
-    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> "Answer":
+        def read() -> R:
+            request = parse(body, self.settings.max_json_values, kind)
+            check(request, self.settings)
+            return request
+
+        return await _run(self._preparing, read)
+
+    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> Answer:
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
         What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
@@ -115,9 +136,34 @@ class Service:
         finally:
             if not whole:
                 job.stop.set()
+        choices = self._choices([prepared], (*self._stops, *request.stops), calling(request))
+        return self._answer([prepared], choices, deadline, _shaping(request))
+
+    async def respond(self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b"") -> Answer:
+        """As `start`, for the same conversation in other words."""
+        with in_its_words(request):
+            return await self.start(as_chat(request), share, owner)
+
+    async def complete(self, request: CompletionRequest, share: MemoryShare, owner: bytes = b"") -> Answer:
+        """As `start`, for texts that the model goes on with."""
+        deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
+        async with self.within(deadline):
+            prepared = await _run(self._preparing, self._prepare_prompts, request, share, owner)
+        choices = self._choices(prepared, request.stops, Calling(), trim=False)
+        return self._answer(prepared, choices, deadline, "prompt")
+
+    async def embed(self, request: EmbeddingRequest) -> EmbeddingList:
+        """The mean of the last hidden states of each text."""
+        async with self.within(asyncio.get_running_loop().time() + self.settings.request_seconds):
+            return await _run(self._preparing, self._embed, request)
+
+    def _answer(
+        self, prepared: Sequence[Request], choices: Sequence[Choice], deadline: float, shaping: str
+    ) -> Answer:
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
-        return Answer(self, request, prepared, deadline, self._bridge)
+        within = partial(self.within, deadline)
+        return Answer(self.worker, self._bridge, prepared, choices, shaping, within)
 
     @asynccontextmanager
     async def within(self, deadline: float) -> AsyncIterator[None]:
@@ -131,10 +177,12 @@ class Service:
                 status=504, code="timeout",
             ) from None  # fmt: skip
 
-    def choices(self, request: ChatRequest) -> list[Choice]:
-        """Readers of the answer's choices."""
-        stops, how = (*self._stops, *request.stops), calling(request)
-        return [Choice(index, self._spelling, stops, how) for index in range(request.n or 1)]
+    def _choices(
+        self, prepared: Sequence[Request], stops: Sequence[str], how: Calling, *, trim: bool = True
+    ) -> list[Choice]:
+        """Readers of all choices of an answer: those of each request behind those of the one before."""
+        count = sum(request.sampling.n for request in prepared)
+        return [Choice(index, self._spelling, stops, how, trim=trim) for index in range(count)]
 
     async def _gather(self, media: Sequence[MediaUrl], job: Job, share: MemoryShare) -> list[Received]:
         """All media, a few at a time; when one cannot be had the others are not waited for."""
@@ -152,11 +200,6 @@ class Service:
         finally:
             for each in reading:
                 each.cancel()
-
-    def _parse(self, body: bytes) -> ChatRequest:
-        request = parse(body, self.settings.max_json_values)
-        check_bounds(request, self.settings)
-        return request
 
     def _read(self, medium: MediaUrl, budget: Budget, job: Job) -> Received:
         try:
@@ -188,10 +231,7 @@ class Service:
                 raise invalid_media(where.param, error) from None
             return Elsewhere(found.source, found.plan, found.depth, job, where.param)
 
-        vocabulary = self.engine.model.language.config.vocab_size
-        beyond = [token for token in how.logit_bias if token >= vocabulary]
-        if beyond:
-            raise ApiError(f"there is no token {beyond[0]}; the model has {vocabulary}", param="logit_bias")
+        self._check_bias(how)
         try:
             check_length(texts(request), self.encoder.tokenizer, self.engine.context)
             sample = self.encoder.encode(talk, open_turn=True, plan=plan)
@@ -209,72 +249,63 @@ class Service:
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
+    def _prepare_prompts(self, request: CompletionRequest, share: MemoryShare, owner: bytes) -> list[Request]:
+        how = request.sampling(request.max_tokens or LENGTH, n=request.n, logprobs=request.logprobs)
+        self._check_bias(how)
+        prepared, held = list[Request](), 0
+        try:
+            check_length(prompt_texts(request.prompts), self.encoder.tokenizer, self.engine.context)
+            for number, prompt in enumerate(request.prompts):
+                ids = prompt_ids(prompt, self.encoder.tokenizer)
+                sample = plain_sample(ids, self._vocabulary, "prompt")
+                held += answer_bytes(sample, how)
+                share.hold("answer", held)
+                # Each draws from streams of its own, as the choices of one prompt do.
+                own = how.model_copy(update={"seed": how.seed + number * how.n})
+                prepared.append(self.engine.prepare(sample, own, salt=owner))
+        except ContextError as error:
+            raise _too_long(error, "prompt") from None
+        except DataError as error:
+            raise ApiError(str(error), param="prompt") from None
+        return prepared
 
-class Answer:
-    """An answer on the engine: iterate over its deltas, and `close` it, whatever happened."""
+    def _embed(self, request: EmbeddingRequest) -> EmbeddingList:
+        width: int = self.engine.model.language.config.hidden_size
+        check_dimensions(request, width)
+        tokenizer, bos, tokens = self.encoder.tokenizer, self.encoder.template.bos, 0
+        entries = []
+        try:
+            check_length(prompt_texts(request.prompts), tokenizer, self.engine.context)
+            for index, text in enumerate(request.prompts):
+                sample = text_sample(text, tokenizer, bos=bos, vocabulary=self._vocabulary, param="input")
+                tokens += sample.num_tokens
+                # One text between two steps: answers go on meanwhile.
+                (mean_D,) = self.worker.run(partial(self.engine.embed, [sample])).cpu()
+                entries.append(entry(index, mean_D, request))
+        except ContextError as error:
+            raise _too_long(error, "input") from None
+        except DataError as error:
+            raise ApiError(str(error), param="input") from None
+        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
+        return EmbeddingList(model=self.settings.model_name, data=entries, usage=usage)
 
-    def __init__(
-        self, service: Service, request: ChatRequest, prepared: Request, deadline: float, bridge: Bridge
-    ) -> None:
-        self._service, self._deadline, self._bridge = service, deadline, bridge
-        self._choices = service.choices(request)
-        self.streamed = bool(request.stream)
-        self.with_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
-        self._open = len(self._choices)
-        self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
-        self._sample = prepared.sample
-        self._ticket: Ticket = service.worker.submit(prepared, self._listen, self._ends)
+    def _check_bias(self, how: Sampling) -> None:
+        beyond = [token for token in how.logit_bias if token >= self._vocabulary]
+        if beyond:
+            raise ApiError(
+                f"there is no token {beyond[0]}; the model has {self._vocabulary}", param="logit_bias"
+            )
 
     @property
-    def usage(self) -> Usage:
-        """Tokens so far."""
-        said = sum(choice.num_tokens for choice in self._choices)
-        asked = self._sample.num_tokens
-        seen = sum(medium.plan.num_tokens for medium in self._sample.media)
-        return Usage(
-            prompt_tokens=asked,
-            completion_tokens=said,
-            total_tokens=asked + said,
-            prompt_tokens_details=PromptDetails(image_tokens=seen),
-        )
-
-    @property
-    def num_choices(self) -> int:
-        """How many answers were asked for."""
-        return len(self._choices)
-
-    async def __aiter__(self) -> AsyncIterator[Delta]:
-        while self._open:
-            async with self._service.within(self._deadline):
-                deltas = await self._queue.get()
-            if isinstance(deltas, ApiError):
-                raise deltas
-            for delta in deltas:
-                self._open -= delta.finish is not None
-                yield delta
-
-    def close(self) -> bool:
-        """Free the engine's slot if the answer is not complete; whether that was so."""
-        was_open, self._open = self._open > 0, 0
-        if was_open:
-            self._ticket.cancel()
-        return was_open
-
-    def _ends(self, choice: int, token: int) -> bool:
-        return self._choices[choice].ends(token)
-
-    def _listen(self, event: Event) -> None:
-        broken = event.finish in ("failed", "cancelled")
-        deltas = _failure(event) if broken else self._choices[event.choice].take(event)
-        if deltas != []:
-            self._bridge.call(self._queue.put_nowait, deltas)
+    def _vocabulary(self) -> int:
+        return int(self.engine.model.language.config.vocab_size)
 
 
 def _too_long(error: ContextError, param: str) -> ApiError:
     """In OpenAI's words, which clients look for."""
     return ApiError(
         f"This model's maximum context length is {error.context} tokens. However, your {param} resulted in "
-        f"{error.tokens} tokens. Please reduce the length of the {param}.",
+        f"{error.length} tokens. Please reduce the length of the {param}.",
         param=param, code="context_length_exceeded",
     )  # fmt: skip
 
@@ -282,13 +313,6 @@ def _too_long(error: ContextError, param: str) -> ApiError:
 def _shaping(request: ChatRequest) -> str:
     """The field that an answer's schema is made of."""
     return "tools" if calling(request).forced else "response_format"
-
-
-def _failure(event: Event) -> ApiError:
-    """Why an answer broke off: for a reason in the request, or one of ours, which the log has."""
-    if isinstance(event.error, DataError):
-        return ApiError(str(event.error), param="response_format", code="invalid_schema")
-    return ApiError("the engine failed at this request", status=500, code="engine_failed")
 
 
 def default_fetcher(settings: ServeConfig) -> Fetcher:

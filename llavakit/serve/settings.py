@@ -23,6 +23,7 @@ class ServeConfig(Config):
     refuse_networks: tuple[
         IPvAnyNetwork, ...
     ] = ()  # public, and yet not to be fetched from (one's own router)
+    allow_origins: tuple[str, ...] = ()  # of web pages whose scripts may ask ("https://a.example", or "*")
     host_names: tuple[str, ...] = ()  # what clients on this machine may call it besides localhost
 
     max_requests: int = Field(

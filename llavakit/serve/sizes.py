@@ -32,7 +32,7 @@ def check_length(texts: Iterable[str], tokenizer: Tokenizer, context: int) -> No
     for piece in pieces:
         count += max(len(tokenizer.hf(piece, add_special_tokens=False)["input_ids"]) - SEAM, 0)
         if count > context:
-            raise ContextError(count, context, "the model's context is")
+            raise ContextError(count, context, "the model's context is", at_least=True)
 
 
 def answer_bytes(sample: Sample, how: Sampling) -> int:

@@ -36,6 +36,7 @@ class Memory(NamedTuple):
     gradients: float
     moments: float  # AdamW's two, float32
     average: float  # of optim.ema
+    reference: float  # copies of what learns, as it was at the start
     copies: (
         float  # weights as products take them, cast or gathered from other GPUs, and gradients on their way
     )
@@ -114,8 +115,8 @@ def tower_rows(run: Run, model: Llava) -> float:
     return max(plan.tiles * each / plan.num_tokens for plan in plans)
 
 
-def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, float, float]:
-    """Weights, gradients, moments, average. A frozen tower is not cut; four bits are the decoder's frozen ones."""
+def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, float, float, float]:
+    """The first fields of Memory. A frozen tower is not cut; four bits are the decoder's frozen ones."""
     lora = run.model.lora
     small: set[Tensor] = set()
     if lora is not None and lora.four_bit:
@@ -128,7 +129,9 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         weights += share * (NF4 if p in small else p.element_size())
         gradients += share * p.element_size() * p.requires_grad
         learned += share * p.requires_grad
-    return weights, gradients, 8 * learned, 4 * learned if run.optim.ema is not None else 0.0
+    average = 4 * learned if run.optim.ema is not None else 0.0
+    copies = run.preference is not None and run.preference.keeps_copies
+    return weights, gradients, 8 * learned, average, gradients if copies else 0.0
 
 
 class Counts(NamedTuple):

@@ -25,6 +25,7 @@ from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
 from llavakit.model.directory import complete_card
 from llavakit.model.llava import PARTS, Llava
+from llavakit.model.tower import Tower
 from llavakit.train import run_directory, saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import balance_batches
@@ -41,11 +42,12 @@ from llavakit.train.precision import fastest_precision
 from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
-from llavakit.train.reference import Reference, switch_off_dropout
+from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
 from llavakit.train.stopping import StopRequest, exit_code, listen
+from llavakit.train.stored_reference import StoredReference
 
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
@@ -218,11 +220,12 @@ def _prepare(
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
     checkpoint, flops = _build(run, newest, ranks)
+    stored = None
     if objective is None:
-        objective = _objective(run, checkpoint, newest, ranks)
+        objective, stored = _objective(run, checkpoint, newest, ranks)
     if not ranks.is_first:  # weights begin alike everywhere, dropout differs
         torch.manual_seed(ranks.seed(run.seed))
-    loader = _loader(run, run.data, checkpoint, ranks)
+    loader = _loader(run, run.data, checkpoint, ranks, stored)
     if run.model.start is None and newest is None:
         _standardize(checkpoint.model, loader)
     optimizer = build_optimizer(checkpoint.model, run.optim)
@@ -238,10 +241,12 @@ def _prepare(
         objective,
         flops=flops,
         answer=answer,
-        load=lambda data: _loader(run, data, checkpoint, ranks),
+        load=lambda data: _loader(run, data, checkpoint, ranks, stored),
         done=state.step,
         ranks=ranks,
     )
+    if stored is not None:
+        stored.let_go()
     if newest is None and ranks.is_first:
         run_directory.begin(run)
     metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
@@ -298,15 +303,23 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     return checkpoint, flops
 
 
-def _objective(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks) -> Objective:
-    """What the run's settings ask for. A reference is the model that the run started from, on resume too."""
+def _objective(
+    run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks
+) -> tuple[Objective, StoredReference | None]:
+    """What the run's settings ask for, and what must know the data's answers before the first step.
+
+    A reference is the model that the run started from, on resume too.
+    """
     if run.preference is None:
-        return SFT()
+        return SFT(), None
     switch_off_dropout(checkpoint.model)
     if not run.preference.needs_reference:
-        return Preference(run.preference, None)
+        return Preference(run.preference, None), None
     started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
-    return Preference(run.preference, Reference(started_from.model))
+    if run.preference.reference is None:
+        return Preference(run.preference, CopiedReference(started_from.model)), None
+    stored = StoredReference(run.preference.reference, started_from, run, ranks)
+    return Preference(run.preference, stored), stored
 
 
 def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
@@ -331,26 +344,36 @@ def _standardize(model: Llava, loader: Loader) -> None:
     layer.fit(torch.cat(rows))
 
 
-def _loader(run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks) -> Loader:
-    card, tower = checkpoint.card, checkpoint.model.tower
+def _loader(
+    run: Run, data: DataConfig, checkpoint: Checkpoint, ranks: Ranks, stored: StoredReference | None
+) -> Loader:
+    """Opens data, with the features of its pictures and the reference's answers where they are kept on disk."""
+    card = checkpoint.card
     encoder = Encoder(
         checkpoint.tokenizer, card.prompt(), card.image, card.video,
         weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
-    pairs = run.preference is not None
-    if data.features is None:
-        return Loader(data, encoder, seed=run.seed, pairs=pairs)
+    key = None if stored is None else stored.key
+    loader = Loader(data, encoder, seed=run.seed, pairs=run.preference is not None, key=key)
+    if data.features is not None:
+        loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)
+    if stored is not None:
+        stored.fill(loader)
+    return loader
+
+
+def _features(run: Run, folder: Path, loader: Loader, tower: Tower, ranks: Ranks) -> FeatureCache:
+    """The tower's output for all that the data shows; the first rank computes what is missing."""
     if "tower" in run.train:
         raise ConfigError("data.features caches the tower's output, but train includes the tower; drop one")
     with ranks.first_ahead():
-        cache = FeatureCache(data.features, tower.fingerprint())
-        loader = Loader(data, encoder, seed=run.seed, cache=cache, pairs=pairs)
+        cache = FeatureCache(folder, tower.fingerprint())
         cache.fill(
             loader.media_by_record(),
             lambda pixels_NHWC: tower(pixels_NHWC.to(ranks.device)),
             total=len(loader.records),
         )
-    return loader
+    return cache
 
 
 def _headline(loop: Loop) -> str:

@@ -1,8 +1,9 @@
 """Settings of learning from pairs. Apart from the losses, which need PyTorch."""
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, pick
@@ -44,6 +45,9 @@ class PreferenceConfig(PairSettings):
     """What a run learns from pairs. `loss=mpo` names a preset, `loss={sigmoid: 1.0, sft: 0.1}` weighs terms."""
 
     loss: dict[str, Annotated[float, Field(gt=0, lt=1e6)]] = Field(default_factory=lambda: {"sigmoid": 1.0})
+    reference: Path | None = (
+        None  # folder of what the start gives for the answers; default: copies of weights
+    )
 
     @field_validator("loss", mode="before")
     @classmethod
@@ -61,6 +65,19 @@ class PreferenceConfig(PairSettings):
             raise ConfigError("preference.loss is empty; name at least one loss, as sigmoid")
         return terms
 
+    @model_validator(mode="after")
+    def _used(self) -> Self:
+        if self.reference is not None and not self.needs_reference:
+            raise ConfigError(
+                f"preference.reference={self.reference}: no loss of {', '.join(self.loss)} has one; drop it"
+            )
+        return self
+
     @property
     def needs_reference(self) -> bool:
         return not set(self.loss) <= set(REFERENCE_FREE)
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether the reference is copies of the weights that learn."""
+        return self.needs_reference and self.reference is None

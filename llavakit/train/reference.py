@@ -1,16 +1,20 @@
 """The reference of preference learning: the model that a run starts from, always.
 
 It is what the trained weights were before the first step; all that is frozen is shared with the policy. So one
-mechanism serves full training, fresh adapters, adapters that go on from others, and quantized models.
+mechanism serves full training, fresh adapters, adapters that go on from others, and quantized models. Instead of
+the weights, what they give for the run's answers can be kept: stored_reference.py.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
+from llavakit.train.answers import answer_logprobs
 from llavakit.train.sharding import local_shard, reshard
 
 
@@ -21,16 +25,29 @@ def switch_off_dropout(model: Llava) -> None:
             module.p = 0.0
 
 
-class Reference:
+class Reference(Protocol):
+    """What says how likely the answers of a row were at the start."""
+
+    def logprobs(self, model: Llava, batch: Batch, length_weight: float) -> Tensor:
+        """float32[A], as `answer_logprobs` of the model that `model` was. Every rank calls it for every row."""
+        ...
+
+
+class CopiedReference:
     """Copies of the weights that learn, as they were."""
 
     def __init__(self, model: Llava) -> None:
         """Take the copies: before the first step, or of a model that was built from what the run starts from."""
-        self._copies: dict[str, Tensor] = {
+        self.copies: dict[str, Tensor] = {
             name: local_shard(param.detach()).clone()
             for name, param in model.named_parameters()
             if param.requires_grad
         }
+
+    @torch.no_grad()
+    def logprobs(self, model: Llava, batch: Batch, length_weight: float) -> Tensor:
+        with self.in_place(model):
+            return answer_logprobs(model, batch, length_weight)[0]
 
     @contextmanager
     def in_place(self, model: Llava) -> Iterator[None]:
@@ -49,8 +66,8 @@ class Reference:
         """Swap weights and copies, one at a time, so that no third set of them exists."""
         reshard(model)  # gathered weights would be used in the place of those that are swapped
         for name, param in model.named_parameters():
-            if name in self._copies:
-                here, there = local_shard(param.data), self._copies[name]
+            if name in self.copies:
+                here, there = local_shard(param.data), self.copies[name]
                 kept = here.clone()
                 here.copy_(there)
                 there.copy_(kept)

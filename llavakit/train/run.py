@@ -23,6 +23,7 @@ HARMLESS = {
     "data.on_bad",
     "data.edited",
     "data.workers",
+    "preference.reference",
 }
 HARMLESS_PARTS = {"parallel", "eval", "probes", "watch"}
 

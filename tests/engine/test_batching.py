@@ -212,12 +212,18 @@ def test_answers_that_share_a_prompt_are_scored_as_one_sample(model, encoder, sa
 
 def test_an_embedding_is_the_mean_of_the_last_hidden_states(model, samples):
     engine = Engine(model, STOPS)
-    with torch.no_grad():
-        expected_SD = [
-            model.hidden(collate([sample], [media.tiles() for media in sample.media])).mean(dim=0)
-            for sample in samples
-        ]
+    expected_SD = []
+    for sample in samples:
+        more = Sample(
+            (*sample.ids, 7), (*sample.weights, 0.0), (Segment(0, sample.num_tokens + 1),), sample.media
+        )
+        with torch.no_grad():
+            hidden_TD = model.hidden(collate([more], [media.tiles() for media in sample.media]))
+        assert len(hidden_TD) == sample.num_tokens, "a batch looks at all but the last"
+        expected_SD.append(hidden_TD.mean(dim=0))
     torch.testing.assert_close(engine.embed(samples), torch.stack(expected_SD), atol=1e-4, rtol=1e-4)
+    one = engine.embed([Sample((7,), (0.0,), (Segment(0, 1),))])
+    assert one.isfinite().all(), "a single token is looked at"
     assert engine.embed([]).shape == (0, 48)
 
 

@@ -2,10 +2,12 @@
 
 import time
 
-from llavakit.serve.answers import ChatCompletion, PromptDetails, Usage, Writer
+from llavakit.serve.answers import ChatCompletion, ChatWriter
 from llavakit.serve.choice import Chosen, Delta, Likely, Spelling
 from llavakit.serve.hermes import Call
+from llavakit.serve.usage import PromptDetails, Usage
 from tests import tiny
+from tests.serve.test_conversation import request, say
 
 USAGE = Usage(
     prompt_tokens=1, completion_tokens=2, total_tokens=3, prompt_tokens_details=PromptDetails(image_tokens=0)
@@ -17,7 +19,7 @@ def likely(text: str, logprob: float = -0.5) -> Likely:
 
 
 def test_an_answer_is_of_the_model_that_the_document_describes():
-    writer = Writer("7", "tiny")
+    writer = ChatWriter("7", "tiny", request(say("user", "a")))
     token = Chosen(likely('é\u2028"'), (likely("é"), Likely("\ufffd", None, -9999.0)))
     for delta in (
         Delta(1, "b"),
@@ -46,7 +48,7 @@ def test_a_token_is_spelled_once(monkeypatch):
 
 def test_each_token_costs_the_loop_little_however_many_there_are():
     """The most that may be asked for was seconds in one piece: 16 choices, each token with 20 others."""
-    writer = Writer("7", "tiny")
+    writer = ChatWriter("7", "tiny", request(say("user", "a")))
     token = Chosen(likely("word"), tuple(likely(f"word{number}") for number in range(20)))
     longest = 0.0
     for number in range(4000):

@@ -400,3 +400,27 @@ def test_what_the_template_says_is_what_the_client_reads():
     with TestClient(create_app(made)) as found:
         answer = found.post(CHAT, json=asked(messages=sent))
     assert (answer.status_code, answer.json()["error"]["message"]) == (400, str(error.value))
+
+
+def test_web_pages_of_named_origins_may_ask():
+    asks = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
+    asks |= {"Access-Control-Request-Headers": "authorization,content-type,x-stainless-os"}
+    with client(ScriptedWorker("a"), allow_origins=("https://a.example",), api_keys=("k",)) as found:
+        allowed = found.options(CHAT, headers=asks)
+        assert (
+            allowed.status_code == 200 and "x-stainless-os" in allowed.headers["access-control-allow-headers"]
+        )
+        assert found.options(CHAT, headers=asks | {"Origin": "https://b.example"}).status_code == 400
+        for key, status in (("k", 200), ("wrong", 401)):
+            headers = {"Origin": "https://a.example", "Authorization": f"Bearer {key}"}
+            answer = found.post(CHAT, json=asked(), headers=headers)
+            assert answer.status_code == status
+            assert answer.headers["access-control-allow-origin"] == "https://a.example"
+    with client(ScriptedWorker("a")) as found:
+        assert "access-control-allow-origin" not in found.options(CHAT, headers=asks).headers
+
+
+def test_pages_answer_head(real):
+    for path in ("/health", "/metrics", "/v1/models", "/v1/models/tiny"):
+        assert real.head(path).status_code == real.get(path).status_code == 200
+    assert real.head(CHAT).status_code == 405 and real.head("/nowhere").status_code == 404

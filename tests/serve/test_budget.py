@@ -26,25 +26,26 @@ def engine():
 
 
 def test_the_plan_sets_aside_what_the_engine_keeps(engine):
-    plan = plan_memory(engine, memory_gb=64)
+    plan = plan_memory(engine, memory_gb=64, decoders=3)
     stats = engine.stats()
     assert plan.fixed["keys and values"] == stats.kv_budget * stats.kv_token_bytes > 0
+    assert plan.fixed["decoders"] == 3 * budget.DECODER
     assert plan.fixed["model and libraries"] <= resident_bytes() * 1.1
     assert plan.total == pytest.approx(64e9, abs=1e6) and plan.requests > 0
     assert str(plan).startswith("memory: at most 64.0 GB (") and "keys and values" in str(plan)
     with pytest.raises(ConfigError, match=r"memory_gb: 0\.5 leave nothing .* lower --kv-gb"):
-        plan_memory(engine, memory_gb=0.5)
+        plan_memory(engine, memory_gb=0.5, decoders=1)
 
 
 def test_a_container_is_the_machine(engine, monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     monkeypatch.setattr(budget, "CGROUP", limit)
-    free = plan_memory(engine, None)
+    free = plan_memory(engine, None, decoders=1)
     limit.write_text("max\n")
-    assert plan_memory(engine, None).requests == pytest.approx(free.requests, rel=0.1)
+    assert plan_memory(engine, None, decoders=1).requests == pytest.approx(free.requests, rel=0.1)
     limit.write_text(f"{10**9}\n")
     with pytest.raises(ConfigError, match=r"memory_gb: 0\.8"):
-        plan_memory(engine, None)
+        plan_memory(engine, None, decoders=1)
 
 
 def test_what_is_held_is_given_back():
@@ -153,6 +154,6 @@ def test_a_text_far_too_long_is_not_tokenized_whole(monkeypatch):
     monkeypatch.setattr(tokenizer.hf.__class__, "__call__", counting)
     check_length(["a b " * (LETTERS * context // 4)], tokenizer, context)
     assert heard == [], "short enough to be tokenized once"
-    with pytest.raises(DataError, match="more than 100 tokens"):
+    with pytest.raises(DataError, match=r"at least \d+ tokens; the model's context is 100"):
         check_length(["a b c d " * 250_000], tokenizer, context)
     assert sum(heard) < 10_000

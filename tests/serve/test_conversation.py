@@ -33,7 +33,9 @@ CALL = {"id": "c1", "type": "function", "function": {"name": "look", "arguments"
 
 
 def request(*messages: dict, **fields) -> ChatRequest:
-    return parse(json.dumps({"model": "m", "messages": list(messages)} | fields).encode(), VALUES)
+    return parse(
+        json.dumps({"model": "m", "messages": list(messages)} | fields).encode(), VALUES, ChatRequest
+    )
 
 
 def say(role: str, content, **more) -> dict:
@@ -263,7 +265,7 @@ def pictures(count: int, kind: str = "image_url") -> dict:
 def test_bounds_are_checked_before_anything_is_fetched(fields, said):
     asked = {"model": "m", "messages": [say("user", "a")]} | fields
     with pytest.raises(ApiError, match=said):
-        check_bounds(parse(json.dumps(asked).encode(), VALUES), SETTINGS)
+        check_bounds(parse(json.dumps(asked).encode(), VALUES, ChatRequest), SETTINGS)
 
 
 def test_another_model_is_not_served():
@@ -276,4 +278,4 @@ def test_numbers_that_json_cannot_write_are_refused():
     body = b'{"model": "m", "messages": [{"role": "user", "content": "a"}], "tools": [{"type": "function", '
     body += b'"function": {"name": "f", "parameters": {"maximum": Infinity}}}]}'
     with pytest.raises(ApiError, match="number"):
-        check_bounds(parse(body, VALUES), SETTINGS)
+        check_bounds(parse(body, VALUES, ChatRequest), SETTINGS)

@@ -9,6 +9,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.serve.live import CHAT, served
 
+OTHERS = ["/v1/responses", "/v1/completions", "/v1/embeddings"]
 OPERATIONS = [("GET", "/v1/models"), ("GET", "/v1/models/{name}"), ("GET", "/health"), ("GET", "/metrics")]
 
 
@@ -52,6 +53,14 @@ def test_no_chat_request_breaks_the_server(document, address):
     assert {200, 400} <= fuzz(address, good.map(with_question), 100), "no question got as far as its answer"
 
 
+@pytest.mark.parametrize("path", OTHERS)
+def test_no_request_in_other_words_does(document, address, path):
+    operation = document[path]["POST"]
+    good, bad = (operation.as_strategy(mode) for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE))
+    assert fuzz(address, good, 25) <= {200, 400, 404}
+    assert 400 in fuzz(address, bad, 25)
+
+
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_no_other_request_does(document, address, method, path):
     strategy = document[path][method].as_strategy()
@@ -60,4 +69,7 @@ def test_no_other_request_does(document, address, method, path):
 
 def test_the_document_names_every_route(document):
     operations = [found.ok() for found in document.get_all_operations()]
-    assert {(each.method.upper(), each.path) for each in operations} == {("POST", CHAT), *OPERATIONS}
+    assert {(each.method.upper(), each.path) for each in operations} == {
+        *(("POST", path) for path in (CHAT, *OTHERS)),
+        *OPERATIONS,
+    }

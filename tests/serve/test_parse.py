@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from llavakit.serve.errors import LONGEST, ApiError
 from llavakit.serve.parse import parse
+from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 
 VALUES = ServeConfig().max_json_values
@@ -51,14 +52,14 @@ LONG = {
 @pytest.mark.parametrize("name", COSTLY)
 def test_very_many_values_are_refused_unread(name):
     with pytest.raises(ApiError, match="JSON values") as error:
-        parse(COSTLY[name], VALUES)
+        parse(COSTLY[name], VALUES, ChatRequest)
     assert (error.value.status, error.value.code) == (400, "too_large")
 
 
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_name_is_not_said_again(name):
     with pytest.raises(ApiError) as error:
-        parse(LONG[name], VALUES)
+        parse(LONG[name], VALUES, ChatRequest)
     assert error.value.status == 400
     assert len(str(error.value)) <= LONGEST + 3 and len(error.value.param or "") < 200
 
@@ -68,6 +69,7 @@ def test_what_is_wrong_many_times_costs_little_more_than_what_is_right():
 import resource, sys
 from llavakit.serve.errors import ApiError
 from llavakit.serve.parse import parse
+from llavakit.serve.schema import ChatRequest
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -82,7 +84,7 @@ bodies = [
 before = peak()
 for body in bodies:
     try:
-        parse(body, {VALUES})
+        parse(body, {VALUES}, ChatRequest)
     except ApiError:
         continue
     sys.exit("it was taken")
@@ -115,7 +117,7 @@ def test_as_many_values_as_there_are_may_be_there(value):
     """What stands in strings is not counted: a body of so many values is read, one of half as many marks is not."""
     text = json.dumps(value).encode()
     try:
-        parse(text, 2 * count(value) + 2)
+        parse(text, 2 * count(value) + 2, ChatRequest)
     except ApiError as error:
         assert error.code != "too_large"
 
@@ -126,11 +128,14 @@ def test_as_many_values_as_there_are_may_be_there(value):
 def test_texts_may_hold_what_they_like(text):
     message = {"role": "user", "content": text}
     assert (
-        parse(json.dumps({"model": "m", "messages": [message]}).encode(), VALUES).messages[0].content == text
+        parse(json.dumps({"model": "m", "messages": [message]}).encode(), VALUES, ChatRequest)
+        .messages[0]
+        .content
+        == text
     )
 
 
 @pytest.mark.parametrize("tail", [b'\\"' * MIB, b'""' * MIB, b'"",' * MIB])
 def test_strings_that_never_end_are_looked_at_once(tail):
     with pytest.raises(ApiError):
-        parse(b"," * (VALUES + 1 - VALUES // 2) + b'"' + tail + b"," * (VALUES // 2), VALUES)
+        parse(b"," * (VALUES + 1 - VALUES // 2) + b'"' + tail + b"," * (VALUES // 2), VALUES, ChatRequest)

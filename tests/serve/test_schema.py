@@ -22,7 +22,7 @@ REFUSED = {
 def refused(**fields) -> tuple[str, str | None]:
     """(message, field)"""
     with pytest.raises(ApiError) as error:
-        parse(json.dumps(ASKED | fields).encode(), VALUES)
+        parse(json.dumps(ASKED | fields).encode(), VALUES, ChatRequest)
     assert error.value.status == 400
     return str(error.value), error.value.param
 
@@ -33,7 +33,9 @@ def test_every_field_that_openai_has_is_known_or_refused_by_name():
     for name in REFUSED:
         message, param = refused(**{name: "x"})
         assert param == name and "cannot honour" in message
-    parse(json.dumps(dict.fromkeys(theirs) | ASKED).encode(), VALUES)  # null is nothing, in all of them
+    parse(
+        json.dumps(dict.fromkeys(theirs) | ASKED).encode(), VALUES, ChatRequest
+    )  # null is nothing, in all of them
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_what_does_not_fit_together_is_said(fields, said):
 )  # fmt: skip
 def test_bodies_that_are_no_requests(body):
     with pytest.raises(ApiError) as error:
-        parse(body, VALUES)
+        parse(body, VALUES, ChatRequest)
     assert error.value.status == 400 and len(str(error.value)) < 200
 
 
@@ -112,7 +114,7 @@ def test_neutral_values_are_taken():
         "stream_options": {"include_usage": True}, "add_generation_prompt": True, "mm_processor_kwargs": {},
         "skip_special_tokens": True, "function_call": "auto", "response_format": {"type": "text"},
     }  # fmt: skip
-    parse(json.dumps(ASKED | neutral).encode(), VALUES)
+    parse(json.dumps(ASKED | neutral).encode(), VALUES, ChatRequest)
 
 
 EXTRAS = {
@@ -127,7 +129,8 @@ def test_what_clients_add_to_messages_is_not_read(role):
     for content in ("a", [part], None, []):
         bare, more = {"role": role, "content": content}, {"role": role, "content": content} | EXTRAS
         asked = [
-            parse(json.dumps(ASKED | {"messages": [message]}).encode(), VALUES) for message in (bare, more)
+            parse(json.dumps(ASKED | {"messages": [message]}).encode(), VALUES, ChatRequest)
+            for message in (bare, more)
         ]
         assert asked[0] == asked[1]
 
@@ -136,7 +139,7 @@ def test_what_clients_add_to_messages_is_not_read(role):
 def test_a_link_is_a_text_or_an_object_with_whatever_else(kind):
     for link in ("https://x/", {"url": "https://x/"}, {"url": "https://x/", "detail": "low", "uuid": None}):
         message = {"role": "user", "content": [{"type": kind, kind: link, "cache_control": None}]}
-        parse(json.dumps(ASKED | {"messages": [message]}).encode(), VALUES)
+        parse(json.dumps(ASKED | {"messages": [message]}).encode(), VALUES, ChatRequest)
 
 
 def test_an_answer_can_be_sent_back_as_it_came():
@@ -146,4 +149,4 @@ def test_an_answer_can_be_sent_back_as_it_came():
         "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}, "index": 0}],
     }  # fmt: skip
     messages = [*ASKED["messages"], answered, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
-    assert len(parse(json.dumps(ASKED | {"messages": messages}).encode(), VALUES).messages) == 3
+    assert len(parse(json.dumps(ASKED | {"messages": messages}).encode(), VALUES, ChatRequest).messages) == 3

@@ -33,6 +33,7 @@ from llavakit.train.loop import train_step
 from llavakit.train.objectives import SFT
 from llavakit.train.optim import build_optimizer
 from llavakit.train.ranks import Ranks
+from llavakit.train.reference import CopiedReference
 from llavakit.train.run import Run
 from llavakit.train.settings import OptimConfig, ParallelConfig
 from llavakit.vision.plan import ImageConfig
@@ -182,8 +183,24 @@ def test_what_is_kept_between_steps_is_exact(tmp_path):
     assert found.weights == sum(p.nbytes for p in model.parameters())
     assert found.gradients == sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
     assert found.moments == moments
-    assert found.average == found.gradients
+    assert found.average == found.gradients and not found.reference
     assert estimate_memory(run, model, shards=8).weights < found.weights
+
+
+def test_the_copies_of_a_reference_are_counted_where_there_are_some(tmp_path, capsys):
+    run = tiny_run(tmp_path)
+    model = build(run.model).model
+    train_only(model, run.train)
+    copies = sum(tensor.nbytes for tensor in CopiedReference(model).copies.values())
+    found = {}
+    for preference in ("{}", "{loss: simpo}", f"{{reference: {tmp_path}}}"):
+        mine = settings.override(run, [f"preference={preference}"])
+        found[preference] = estimate_memory(mine, model)
+    kept, *free = found.values()
+    assert kept.reference == copies > 0 and [each.reference for each in free] == [0, 0]
+    assert kept.total == free[0].total + copies
+    assert show_plan(settings.override(run, ["preference={}"])) == []
+    assert "reference 0.00" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_outline_has_every_shape_and_no_number(tmp_path):

@@ -14,10 +14,12 @@ from llavakit.data.loader import Loader, Position
 from llavakit.data.pack import collate
 from llavakit.data.settings import DataConfig
 from llavakit.text.templates import template
+from llavakit.train.answers import answer_logprobs
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
-from llavakit.train.preference import Preference, PreferenceConfig, answer_logprobs
-from llavakit.train.reference import Reference
+from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.preference import Preference
+from llavakit.train.reference import CopiedReference
 from tests import tiny
 from tests.train.test_loop import interrupt_after, tiny_run, weights
 
@@ -116,7 +118,7 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, loss):
     def gradients(tokens: int):
         model = tiny.checkpoint().model
         batches = [one_batch(tmp_path)] if tokens > 1000 else rows_of(tmp_path, tokens)
-        reference = Reference(model)
+        reference = CopiedReference(model)
         torch.manual_seed(1)
         with torch.no_grad():
             for param in model.connector.parameters():

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rapidfuzz.distance import Levenshtein
+from llavakit.eval.rules.edits import edit_distance
 
 TOLERANCE = 0.05  # ChartQA (arXiv 2203.10244): within five per cent
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -98,7 +98,7 @@ def mathvista_normal(answer: str, question: Mapping[str, Any]) -> str | None:
         index = ord(text) - ord("A") if len(text) == 1 else -1
         if 0 <= index < len(choices):
             return str(choices[index])
-        return str(min(choices, key=lambda choice: Levenshtein.distance(text, choice)))
+        return str(min(choices, key=lambda choice: edit_distance(text, choice)))
     try:
         if question["answer_type"] == "integer":
             return str(int(float(answer)))

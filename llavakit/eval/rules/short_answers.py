@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
-from rapidfuzz.distance import Levenshtein
+from llavakit.eval.rules.edits import edit_distance
 
 ARTICLES = {"a", "an", "the"}
 NUMBERS = dict(
@@ -156,7 +156,7 @@ def _similarity(answer: str, reference: str, *, raw: bool) -> float:
     else:
         one, other = answer.lower().strip(), reference.lower().strip()
         length = max(len(one), len(other))
-    return 1 - Levenshtein.distance(one, other) / length if length else 1.0
+    return 1 - edit_distance(one, other) / length if length else 1.0
 
 
 def _nearest(similarities: list[float]) -> float:

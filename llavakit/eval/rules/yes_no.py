@@ -1,5 +1,6 @@
 """Answers that say yes or no (POPE, MME), and the figures made of them."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
@@ -77,15 +78,14 @@ def detection_figures(
 def mme_total(rows: Iterable[tuple[str, str, float]]) -> dict[str, float]:
     """MME's points of every category, 200 at most: accuracy plus the share of pictures with both answers right.
 
-    `rows` are (category, picture, 1.0 or 0.0), two questions a picture.
+    `rows` are (category, picture, 1.0 or 0.0), two questions a picture. A chance between 0 and 1 gives what is
+    expected.
     """
     pictures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for category, picture, right in rows:
         pictures[category][picture].append(right)
     points = {}
     for category, each in pictures.items():
-        both = [
-            100 * sum(scores) / len(scores) + 100 * (sum(scores) == len(scores)) for scores in each.values()
-        ]
+        both = [100 * sum(scores) / len(scores) + 100 * math.prod(scores) for scores in each.values()]
         points[category] = sum(both) / len(both)
     return points

@@ -1,0 +1,140 @@
+"""The file of a model's answers: it only grows, says who answered what, and is scored without the model.
+
+JSON lines. The first says who was asked and how, each other one holds an answer with the digests of its question.
+A line that a killed process left unfinished is cut off when the file is opened again.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llavakit.core.errors import ConfigError, DataError
+from llavakit.eval.benchmark import Question
+from llavakit.text.conversation import Image, Text
+from llavakit.vision.image import digest
+
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer, or why there is none."""
+
+    id: str
+    prompt: str  # digest of the text, with the places of its pictures
+    pictures: tuple[str, ...]  # digests of their files
+    answer: str
+    finish: str  # "stop", "length", SKIPPED, or what a server said
+    problem: str = ""  # of what was skipped
+
+    @property
+    def skipped(self) -> bool:
+        return self.finish == SKIPPED
+
+
+def prompt_digest(question: Question) -> str:
+    """A name for what is asked, pictures aside."""
+    words = [part.text if isinstance(part, Text) else "\0" for part in question.parts]
+    return hashlib.sha256("\1".join(words).encode()).hexdigest()[:16]
+
+
+def picture_digests(question: Question) -> tuple[str, ...]:
+    """A name for each picture's file. DataError if it cannot be read."""
+    return tuple(digest(part.source)[:16] for part in question.parts if isinstance(part, Image))
+
+
+class Answers:
+    """The answers of one benchmark, by the id of their question; the last line of an id counts."""
+
+    def __init__(self, path: Path, header: dict[str, Any], given: dict[str, Given]) -> None:
+        self.path, self.header, self.given = path, header, given
+
+    def check_prompts(self, questions: Sequence[Question]) -> None:
+        """Refuse answers to questions that are not those of the data any more. Pictures are not looked at."""
+        asked = {question.id: question for question in questions}
+        for name, given in self.given.items():
+            if name not in asked:
+                raise DataError(f"question {name!r} is not in the data; use another --out", path=self.path)
+            if given.prompt != prompt_digest(asked[name]):
+                raise DataError(
+                    f"question {name!r} was asked in other words; use another --out", path=self.path
+                )
+
+    def check_pictures(self, question: Question, pictures: tuple[str, ...]) -> None:
+        """Refuse an answer about other pictures."""
+        if self.given[question.id].pictures != pictures:
+            raise DataError(
+                f"question {question.id!r} was asked about another picture; use another --out", path=self.path
+            )
+
+
+def read_answers(path: Path) -> Answers:
+    """The whole lines of an answers file."""
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what is behind the last line break was not finished
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
+    if not lines:
+        raise DataError("no answers in it", path=path)
+    given = {}
+    header: dict[str, Any] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            if number == 1:
+                header = dict(row)
+            else:
+                one = Given(**row | {"pictures": tuple(row["pictures"])})
+                given[one.id] = one
+        except (ValueError, TypeError, KeyError):
+            raise DataError("not a line that an evaluation wrote", path=path, line=number) from None
+    return Answers(path, header, given)
+
+
+class Writer:
+    """Adds answers to a file, so that what was added survives whatever ends the process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def add(self, given: Sequence[Given]) -> None:
+        self.write([asdict(one) for one in given])
+
+    def write(self, rows: Sequence[dict[str, Any]]) -> None:
+        data = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode()
+        while data:
+            data = data[os.write(self._descriptor, data) :]
+        os.fsync(self._descriptor)
+
+
+@contextmanager
+def open_answers(path: Path, header: dict[str, Any]) -> Iterator[tuple[Answers, Writer]]:
+    """What is in the file, and what adds to it. Refused: another process that writes, and another header."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{path}: another process is adding answers to it") from None
+        whole = path.read_bytes().rfind(b"\n") + 1
+        os.ftruncate(descriptor, whole)
+        writer = Writer(descriptor)
+        if not whole:
+            writer.write([header])
+        found = read_answers(path)
+        for key in header:
+            if found.header.get(key) != header[key]:
+                had = found.header.get(key)
+                raise ConfigError(
+                    f"{path}: its answers have {key} {had!r}, not {header[key]!r}; use another --out"
+                )
+        yield found, writer
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,84 @@
+"""Asking: questions to answers, in batches that share pictures, kept as they come."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from llavakit.core.errors import DataError, Interrupted
+from llavakit.core.progress import bar
+from llavakit.engine.responder import Responder
+from llavakit.engine.sampler import Sampling
+from llavakit.eval.answers import SKIPPED, Answers, Given, Writer, picture_digests, prompt_digest
+from llavakit.eval.benchmark import Question
+
+CHUNK = 64  # questions asked at once; what a killed process loses at most
+OnBad = Literal["stop", "skip"]
+
+
+def ask_all(
+    responder: Responder,
+    questions: Sequence[Question],
+    answers: Answers,
+    writer: Writer,
+    *,
+    sampling: Sampling,
+    on_bad: OnBad,
+    title: str,
+) -> None:
+    """Ask what is not answered yet. Ctrl-C keeps what is done.
+
+    A question that cannot be asked (a broken picture) stops everything, or is skipped, counted, and tried again by
+    the next run.
+    """
+    asked: list[Question] = []
+    left: list[Question] = []
+    for question in neighbours(questions):
+        given = answers.given.get(question.id)
+        (left if given is None or given.skipped else asked).append(question)
+    for question in asked:
+        answers.check_pictures(question, picture_digests(question))
+    done = len(asked)
+    try:
+        with bar(title, len(questions), done=done) as progress:
+            for at in range(0, len(left), CHUNK):
+                chunk = left[at : at + CHUNK]
+                new = _ask(responder, chunk, sampling, on_bad)
+                writer.add(new)
+                answers.given.update({one.id: one for one in new})
+                progress.advance(len(chunk))
+                done += len(chunk)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{title}: {done} of {len(questions)} answered", "the same command", 130) from None
+
+
+def neighbours(questions: Sequence[Question]) -> list[Question]:
+    """Questions about one picture one after the other, pictures in their first order: they share its prompt."""
+    first: dict[object, int] = {}
+    keys = [first.setdefault(question.conversation.media[:1], len(first)) for question in questions]
+    return [question for _, question in sorted(zip(keys, questions, strict=True), key=lambda pair: pair[0])]
+
+
+def _ask(
+    responder: Responder, questions: Sequence[Question], sampling: Sampling, on_bad: OnBad
+) -> list[Given]:
+    """All at once; where one of them cannot be asked, by halves to find it."""
+    try:
+        digests = [picture_digests(question) for question in questions]
+        said = responder.answers([question.conversation for question in questions], sampling=sampling)
+    except DataError as error:
+        if len(questions) > 1:
+            half = len(questions) // 2
+            return [
+                given
+                for part in (questions[:half], questions[half:])
+                for given in _ask(responder, part, sampling, on_bad)
+            ]
+        [question] = questions
+        if on_bad == "stop":
+            raise DataError(
+                f"question {question.id!r}: {error}; or leave such out with --on-bad skip"
+            ) from None
+        return [Given(question.id, prompt_digest(question), (), "", SKIPPED, str(error))]
+    return [
+        Given(question.id, prompt_digest(question), pictures, answer.text, answer.finish)
+        for question, pictures, answer in zip(questions, digests, said, strict=True)
+    ]

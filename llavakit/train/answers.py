@@ -1,0 +1,35 @@
+"""How likely a model finds the answers of a packed row."""
+
+import torch
+from torch import Tensor
+
+from llavakit.core.types import Batch
+from llavakit.model.llava import Llava
+from llavakit.train.losses import token_logprobs
+
+
+def num_answers(batch: Batch) -> int:
+    """Leaves of the row that something is learned of."""
+    return int(batch.answers_L.max()) + 1 if len(batch.answers_L) else 0
+
+
+def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(summed log-probability, number of learned tokens) of every answer of the row, float32[A] each.
+
+    With `length_weight` below 1 the tokens of a pair's longer answer beyond the shorter one's length count so much
+    (LD-DPO). A token also counts its own weight.
+    """
+    hidden_LD = model.hidden(batch)[batch.predict_L]
+    logprobs_L, _ = token_logprobs(hidden_LD, batch.labels_L, model.logits)
+    answers_L = batch.answers_L
+    tokens_A = torch.bincount(answers_L, minlength=num_answers(batch)).float()
+    weights_L = batch.weights_L
+    if length_weight != 1:
+        first_A = (
+            tokens_A.cumsum(0) - tokens_A
+        )  # an answer's tokens stand together, in the order of the answers
+        place_L = torch.arange(len(answers_L), device=answers_L.device) - first_A[answers_L]
+        shorter_A = tokens_A.view(-1, 2).amin(dim=1).repeat_interleave(2)
+        weights_L = torch.where(place_L < shorter_A[answers_L], weights_L, weights_L * length_weight)
+    zeros_A = torch.zeros_like(tokens_A)
+    return zeros_A.index_add(0, answers_L, logprobs_L * weights_L), tokens_A
