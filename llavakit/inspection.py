@@ -11,7 +11,9 @@ from llavakit.core.errors import ConfigError, DataError, pick, printable
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths, report_table
-from llavakit.data.convert import WRITTEN, convert_mixture
+from llavakit.data.convert import PAIRS_WRITTEN, WRITTEN, convert_mixture
+from llavakit.data.dialects.preferences import PairDialect
+from llavakit.data.dialects.table import Dialect
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pair_report import BAD_PAIRS, PAIR_FLAWS, check_pairs, pair_table
@@ -120,7 +122,8 @@ def convert_data(
     files: list[Path], *, to: str, out: Path, images: Path | None, unread: list[str], seed: int
 ) -> bool:
     """Write all records in another dialect and print what became of them; True if all were written."""
-    dialect = pick(WRITTEN, to, "--to")
+    known: dict[str, Dialect | PairDialect] = {**WRITTEN, **PAIRS_WRITTEN}
+    dialect = pick(known, to, "--to")
     mixture = _mixture(files, images, unread, seed)
     bad = out.with_name(f"{out.name}.bad.jsonl")
     found = convert_mixture(mixture, dialect, out, bad)

@@ -86,7 +86,8 @@ def pairs(
 def convert(
     files: DataFiles,
     to: Annotated[
-        str, typer.Option(help="How the new records are written: llava, messages, sharegpt or trl.")
+        str,
+        typer.Option(help="How it is written: llava, messages, sharegpt or trl; pairs: rlhf or trl-pairs."),
     ],
     out: Annotated[Path, typer.Option(help="The new file, of JSON lines; it must not be there yet.")],
     images: Images = None,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import draft_of
 from llavakit.core.progress import bar
 from llavakit.data.check import SHOWN, Flaw, flaw_line
+from llavakit.data.dialects.preferences import PAIR_DIALECTS, PairDialect, split_pair
 from llavakit.data.dialects.table import DIALECTS, Dialect
 from llavakit.data.dialects.writing import joined
 from llavakit.data.mixture import Mixture
@@ -18,6 +20,7 @@ from llavakit.data.records import ADVICE, Record
 from llavakit.text.conversation import Conversation, Image, Part, Text, Video
 
 WRITTEN = {dialect.name: dialect for dialect in DIALECTS if dialect.write is not None}
+PAIRS_WRITTEN = {dialect.name: dialect for dialect in PAIR_DIALECTS}
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Conversion:
     first: list[tuple[str, Flaw]] = field(default_factory=list)
 
 
-def convert_mixture(mixture: Mixture, dialect: Dialect, out: Path, bad: Path) -> Conversion:
+def convert_mixture(mixture: Mixture, dialect: Dialect | PairDialect, out: Path, bad: Path) -> Conversion:
     """Write every chosen record as a line of `out`; one that cannot be read, or not be said, is a line of `bad`.
 
     Neither file may be there before; they appear when all is written, and `bad` only if it has a line.
@@ -49,9 +52,13 @@ def convert_mixture(mixture: Mixture, dialect: Dialect, out: Path, bad: Path) ->
         ):
             for record in mixture:
                 try:
-                    lines.write(_line(record, dialect, out.parent) + "\n")
+                    if isinstance(dialect, PairDialect):
+                        text, read_as = _pair_line(record, dialect, out.parent), "pairs"
+                    else:
+                        text, read_as = _line(record, dialect, out.parent), record.dialect().name
+                    lines.write(text + "\n")
                     found.written += 1
-                    found.dialects[record.dialect().name] += 1
+                    found.dialects[read_as] += 1
                 except DataError as error:
                     flaw = Flaw(error.kind, error.what.removesuffix(ADVICE))
                     flaws.write(flaw_line(record.name, flaw))
@@ -70,19 +77,47 @@ def convert_mixture(mixture: Mixture, dialect: Dialect, out: Path, bad: Path) ->
 
 def _line(record: Record, dialect: Dialect, folder: Path) -> str:
     """The record as JSON in another dialect. DataError if it cannot be read, or if it would not say the same."""
-    assert dialect.write is not None
+    write = dialect.write
+    assert write is not None
     talk, rest = record.read()
+    return _written(
+        record,
+        dialect.name,
+        folder,
+        [talk],
+        lambda: rest | write(talk, folder),
+        lambda new: [new.conversation()],
+    )
+
+
+def _pair_line(record: Record, dialect: PairDialect, folder: Path) -> str:
+    """As `_line`, of a pair of answers."""
+    chosen, rejected = record.pair()
+    _, rest = replace(record, raw=split_pair(record.raw)[0]).read()
+    return _written(
+        record, dialect.name, folder, [chosen, rejected],
+        lambda: rest | dialect.write(chosen, rejected, folder), lambda new: [*new.pair()],
+    )  # fmt: skip
+
+
+def _written(
+    record: Record,
+    name: str,
+    folder: Path,
+    talks: list[Conversation],
+    write: Callable[[], dict[str, Any]],
+    read: Callable[[Record], list[Conversation]],
+) -> str:
+    """What `write` gives as JSON, once `read` has found `talks` in it again."""
     try:
-        text = json.dumps(rest | dialect.write(talk, folder), ensure_ascii=False, allow_nan=False)
-        again = replace(record, raw=json.loads(text), folder=folder, members=None).conversation()
+        text = json.dumps(write(), ensure_ascii=False, allow_nan=False)
+        again = read(replace(record, raw=json.loads(text), folder=folder, members=None))
     except DataError as error:
-        raise record.error(
-            f"{dialect.name} cannot say it: {error.what.removesuffix(ADVICE)}", error.kind
-        ) from None
+        raise record.error(f"{name} cannot say it: {error.what.removesuffix(ADVICE)}", error.kind) from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise record.error(f"{dialect.name} cannot say it: a field is no JSON: {error}") from None
-    if _comparable(again) != _comparable(talk):
-        raise record.error(f"{dialect.name} cannot say it: read again it is another conversation")
+        raise record.error(f"{name} cannot say it: a field is no JSON: {error}") from None
+    if list(map(_comparable, again)) != list(map(_comparable, talks)):
+        raise record.error(f"{name} cannot say it: read again it is another conversation")
     return text
 
 

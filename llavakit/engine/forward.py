@@ -67,6 +67,8 @@ class Forward:
 
     def _see(self, step: Step) -> None:
         """More tiles for those who look; the rows of what is known by then for all whose prompts come in."""
+        if not step.looking and not step.filling:
+            return
         needed = [
             (sequence, key)
             for sequence in step.prompts

@@ -189,6 +189,8 @@ class Scheduler:
 
     def _admit(self, left: int, step: Step) -> None:
         """Give waiting sequences a slot, with what is known of their beginning already in it."""
+        if not self.waiting:  # most steps: nothing to be compared with what all others are computing
+            return
         coming = {key for sequence in self.running for key in _coming(sequence)}
         for sequence in list(self.waiting):
             if left <= 0 or len(self.running) == self.max_sequences:

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from llavakit.core.errors import DataError
+from llavakit.data.convert import PAIRS_WRITTEN, convert_mixture
+from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.records import read_records
 from llavakit.text.conversation import Image, Video
 from tests import tiny
@@ -83,3 +85,33 @@ def test_what_is_no_pair_is_named(tmp_path, changes, what):
 def test_a_preference_is_one_or_two(tmp_path, preference):
     with pytest.raises(DataError, match="'preference' must be 1 or 2"):
         record_of(tmp_path, SPELLINGS["rlhf"] | {"preference": preference}).pair()
+
+
+@pytest.mark.parametrize("to", PAIRS_WRITTEN)
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_every_spelling_can_be_written_in_every_other(tmp_path, name, to):
+    raw = SPELLINGS[name] | {"id": "7"}
+    before = record_of(tmp_path, raw).pair()
+    mixture = Mixture(list_sources([tmp_path / "pairs.jsonl"]), seed=0)
+    found = convert_mixture(mixture, PAIRS_WRITTEN[to], tmp_path / "new.jsonl", tmp_path / "bad.jsonl")
+    assert (found.written, found.flaws.total()) == (1, 0)
+    [record] = read_records(tmp_path / "new.jsonl")
+    for mine, theirs in zip(record.pair(), before, strict=True):
+        assert [(m.role, m.text.strip(), m.media, m.weight) for m in mine.messages] == [
+            (m.role, m.text.strip(), m.media, m.weight) for m in theirs.messages
+        ]
+    assert record.raw["id"] == "7" and record.raw.get("hallucination") is raw.get("hallucination")
+
+
+def test_what_is_no_pair_or_cannot_be_said_is_listed_and_not_written(tmp_path, run):
+    video = {"video": "clip.mp4", "prompt": ASKED, "chosen": GOOD, "rejected": BAD}
+    equal = SPELLINGS["trl"] | {"rejected": GOOD}
+    tiny.picture(tmp_path / "x.png")
+    rows = [SPELLINGS["trl"], video, equal]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "new.jsonl"
+    code, said, _ = run("data", "convert", tmp_path / "pairs.jsonl", "--to", "trl-pairs", "--out", out)
+    assert code == 1 and "1 of 3 records written as trl-pairs (read as 1 pairs)" in said
+    assert "pairs.jsonl:2: record: trl-pairs cannot say it: it has no videos" in said
+    assert "pairs.jsonl:3: answer: chosen and rejected are equal" in said
+    assert len(out.read_text().splitlines()) == 1

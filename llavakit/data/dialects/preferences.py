@@ -6,9 +6,15 @@ Read are LLaVA-RLHF's (`output_1`, `output_2`, `preference`), TRL's and LLaVA-Ne
 """
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError
+from llavakit.data.dialects.llava import write_llava
+from llavakit.data.dialects.trl import write_trl
+from llavakit.text.conversation import Conversation
 
 Raw = dict[str, Any]
 VIDEO_MARK = re.compile(r"<(image|video)>\n?")
@@ -47,7 +53,7 @@ def _rlhf(raw: Raw) -> tuple[Raw, Raw]:
     turns = raw.get("conversations")
     if not isinstance(turns, list) or not turns:
         raise DataError("'conversations' must be a non-empty list")
-    dropped = ("output_1", "output_2", "preference", "hallucination")
+    dropped = ("output_1", "output_2", "preference")
     rest = {name: value for name, value in raw.items() if name not in dropped}
     first, second = ({**rest, "conversations": [*turns[:-1], raw[f"output_{number}"]]} for number in (1, 2))
     return (first, second) if preference == 1 else (second, first)
@@ -71,3 +77,33 @@ def _completion(prompt: Any, answer: Any) -> Any:
     ):
         return answer[0].get("content")
     return answer
+
+
+@dataclass(frozen=True)
+class PairDialect:
+    """A way to write a pair as a record of a file in a folder."""
+
+    name: str
+    write: Callable[[Conversation, Conversation, Path], Raw]  # chosen, rejected
+
+
+def write_rlhf(chosen: Conversation, rejected: Conversation, folder: Path) -> Raw:
+    """LLaVA-RLHF's record; the preferred answer is `output_1`. DataError for what the format cannot say."""
+    good, bad = (write_llava(_counting_alike(talk), folder) for talk in (chosen, rejected))
+    outputs = {"output_1": good["conversations"][-1], "output_2": bad["conversations"][-1]}
+    return good | outputs | {"preference": 1}
+
+
+def _counting_alike(talk: Conversation) -> Conversation:
+    """Whoever reads a pair learns of its last answers alone, whatever earlier ones count."""
+    return Conversation(tuple(replace(message, weight=1.0) for message in talk.messages))
+
+
+def write_trl_pair(chosen: Conversation, rejected: Conversation, folder: Path) -> Raw:
+    """TRL's record, its answers as messages. DataError for what the format cannot say."""
+    good, bad = (write_trl(talk, folder) for talk in (chosen, rejected))
+    answers = {"chosen": good.pop("completion"), "rejected": bad["completion"]}
+    return good | answers
+
+
+PAIR_DIALECTS = (PairDialect("rlhf", write_rlhf), PairDialect("trl-pairs", write_trl_pair))
