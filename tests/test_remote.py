@@ -202,7 +202,9 @@ def test_the_terminal_is_the_same_with_a_model_and_with_a_server(run, model, tmp
     with served() as (url, _):
         here = run("chat", "--model", model, "--max-tokens", 6, stdin="\n".join(lines))
         there = run("chat", "--remote", url, "--max-tokens", 6, stdin="\n".join(lines))
-        assert there == here and here[0] == 0 and here[1].count("error:") == 1
+        start, said = here[1].split("\n", 1)  # a model here says what it runs on
+        assert start.startswith("the decoder runs on torch kernels")
+        assert there == (here[0], said, here[2]) and here[0] == 0 and said.count("error:") == 1
         once = run(
             "chat", "--remote", url, "--model-name", "tiny", "--video", clip, "--max-tokens", 3, "What?"
         )

@@ -16,9 +16,9 @@ from tests import tiny
 class Recorder(Engine):
     """An engine that remembers what it was asked."""
 
-    def stream(self, samples, sampling, *ends):
+    def events(self, samples, sampling, *ends):
         self.seen = [sample.ids for sample in samples]
-        return super().stream(samples, sampling, *ends)
+        return super().events(samples, sampling, *ends)
 
 
 @pytest.mark.parametrize("name", list(tiny.TOKENIZERS))
