@@ -24,9 +24,12 @@ from llavakit.train.run import Run
 FREE = {
     "TowerConfig.layer": "an index into hidden states, from either end; ViTTower knows how many",
     "Sampling.seed": "a stream of draws; any number names one (taken modulo 2**63)",
-    "ChatRequest.frequency_penalty": "only 0 is taken",
-    "ChatRequest.presence_penalty": "only 0 is taken",
-    "ChatRequest.logit_bias": "only {} is taken",
+    "Drawn.min_tokens": "only 0 is taken",
+    "Generated.min_tokens": "only 0 is taken",
+    "ChatRequest.min_tokens": "only 0 is taken",
+    "CompletionRequest.min_tokens": "only 0 is taken",
+    "ResponsesRequest.min_tokens": "only 0 is taken",
+    "CompletionRequest.best_of": "only 1 is taken",
 }
 BOUNDS = (annotated_types.Ge, annotated_types.Gt)
 

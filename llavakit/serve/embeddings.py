@@ -6,7 +6,7 @@ It is no model that was trained to embed: vectors of like texts lie near each ot
 import base64
 from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from llavakit.data.encode import Sample
@@ -23,7 +23,7 @@ class EmbeddingRequest(Asked):
 
     input: Prompt
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = None
+    dimensions: Annotated[int | None, Field(ge=1)] = None
     add_special_tokens: Annotated[bool | None, only(True)] = None
 
     @property

@@ -165,7 +165,7 @@ class ResponsesRequest(Drawn):
         None  # what is not there adds nothing
     )
     stream_options: EventOptions | None = None
-    max_tool_calls: int | None = None  # of tools that OpenAI runs
+    max_tool_calls: Annotated[int | None, Field(ge=0)] = None  # of tools that OpenAI runs
     # Taken where they say what happens here anyway.
     truncation: Annotated[str | None, only("disabled")] = None
     background: Annotated[bool | None, only(False)] = None

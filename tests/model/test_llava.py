@@ -18,7 +18,7 @@ def gradients(model, batches) -> dict[str, torch.Tensor]:
     """Gradients of the summed loss over batches, by parameter name."""
     model.zero_grad(set_to_none=True)
     for batch in batches:
-        SFT().loss(model, batch).loss.backward()
+        SFT().loss(model, batch).terms["tokens"].backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -88,7 +88,7 @@ def conversations(card: Card) -> list[Conversation]:
 def gradients(model: Llava, batches) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
     for batch in batches:
-        SFT().loss(model, batch).loss.backward()
+        SFT().loss(model, batch).terms["tokens"].backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -84,8 +84,8 @@ def test_openais_client_parses_what_has_a_schema(theirs):
 def test_openais_client_knows_our_errors(theirs, address):
     with pytest.raises(openai.NotFoundError, match="not served here"):
         theirs.chat.completions.create(model="gpt", messages=[{"role": "user", "content": "x"}])
-    with pytest.raises(openai.BadRequestError, match="cannot honour it") as error:
-        ask(theirs, presence_penalty=1)
+    with pytest.raises(openai.BadRequestError, match="less than or equal to 2") as error:
+        ask(theirs, presence_penalty=3)
     assert error.value.param == "presence_penalty"
 
 
