@@ -25,6 +25,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from llavakit.model.settings import TowerConfig
 from llavakit.model.tower import Tower
 from llavakit.vision.anyres import AnyresConfig, best_pinpoint, hd_grids, tile_grids, transpose
 from llavakit.vision.frames import VideoConfig, plan_video
@@ -43,7 +44,7 @@ class Bare(Tower):
     """A tower of nothing but its normalisation."""
 
     def __init__(self, image: ImageConfig) -> None:
-        super().__init__(image)
+        super().__init__(TowerConfig(), image)
         self.weight = nn.Parameter(torch.zeros(1))
 
 

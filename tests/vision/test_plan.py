@@ -114,7 +114,7 @@ def test_the_fill_colour_is_the_mean_cut_to_whole_steps():
 def test_one_tile_gives_grid_times_grid_tokens_in_reading_order(size, kind, grid):
     plan = plan_image(ImageConfig(kind=kind, size=14 * grid, grid=grid), size)
     assert plan.num_tokens == grid * grid
-    assert plan_tokens(plan).gathers[0].rows.ravel().tolist() == list(range(grid * grid))
+    assert plan_tokens(plan).token_rows[0].rows.ravel().tolist() == list(range(grid * grid))
     assert plan.grid == (grid, grid)
     assert plan.tiles == 1
     assert plan.tile == (14 * grid, 14 * grid)
