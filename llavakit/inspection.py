@@ -1,6 +1,7 @@
 """`llavakit inspect`: what a record becomes, token by token. `llavakit data`: all records checked, or rewritten."""
 
 import os
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from rich.text import Text
 from llavakit.core.errors import ConfigError, DataError, pick, printable
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
-from llavakit.data.check import BAD, FLAWS, LENGTHS, check_mixture, draw_lengths, report_table
+from llavakit.data.check import BAD, FLAWS, LENGTHS, Flaw, check_mixture, draw_lengths, report_table
 from llavakit.data.convert import PAIRS_WRITTEN, WRITTEN, convert_mixture
 from llavakit.data.dialects.preferences import PairDialect
 from llavakit.data.dialects.table import Dialect
@@ -76,8 +77,7 @@ def check_data(
         mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
     )
     console.print(report_table(report))
-    for name, flaw in report.first:
-        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    _say_flaws(report.first)
     if any(tally.lengths for tally in report.tallies):
         draw_lengths(report, tokens, out / LENGTHS)
         say(f"lengths: {out / LENGTHS}")
@@ -110,12 +110,17 @@ def check_pair_data(
         mixture, out, encoder=encoder, tokens=tokens, workers=_threads(workers), ignore=ignore
     )
     console.print(pair_table(report))
-    for name, flaw in report.first:
-        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    _say_flaws(report.first)
     if encoder is None:
         say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
     say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
     return report.num_bad == 0
+
+
+def _say_flaws(first: Sequence[tuple[str, Flaw]]) -> None:
+    """The first flaws that were found, a line each."""
+    for name, flaw in first:
+        say(f"{name}: {flaw.kind}: {flaw.reason}")
 
 
 def convert_data(
@@ -127,8 +132,7 @@ def convert_data(
     mixture = _mixture(files, images, unread, seed)
     bad = out.with_name(f"{out.name}.bad.jsonl")
     found = convert_mixture(mixture, dialect, out, bad)
-    for name, flaw in found.first:
-        say(f"{name}: {flaw.kind}: {flaw.reason}")
+    _say_flaws(found.first)
     read = ", ".join(f"{count} {name}" for name, count in sorted(found.dialects.items()))
     say(f"{found.written} of {len(mixture)} records written as {to} (read as {read or 'none'}): {out}")
     if found.flaws:
