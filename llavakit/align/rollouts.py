@@ -43,7 +43,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
 
     A picture that is no file yet (of a table or an archive) becomes one, once, in `media/` beside the file.
     """
-    folder, prompts = path.parent, dict[int, dict[str, Any]]()
+    prompts: dict[int, dict[str, Any]] = {}
     for each in rollouts:
         if each.group not in prompts:
             prompts[each.group] = _record(each, path)
