@@ -14,7 +14,7 @@ C_FILES = sorted((ROOT / "llavakit").rglob("*.[ch]"))
 LEVELS = {
     "version": -1,  # anybody may import it
     "core": 0,
-    "text": 1, "vision": 1,
+    "text": 1, "vision": 1, "rules": 1,
     "data": 2, "model": 2,
     "train": 3, "engine": 3,
     "chat": 4, "remote": 4, "tools": 4, "align": 4, "catalog": 4, "preview": 4,

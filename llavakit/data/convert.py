@@ -14,10 +14,10 @@ from llavakit.core.progress import bar
 from llavakit.data.check import SHOWN, Flaw, flaw_line
 from llavakit.data.dialects.preferences import PAIR_DIALECTS, PairDialect, split_pair
 from llavakit.data.dialects.table import DIALECTS, Dialect
-from llavakit.data.dialects.writing import joined
+from llavakit.data.dialects.writing import comparable
 from llavakit.data.mixture import Mixture
 from llavakit.data.records import ADVICE, Record
-from llavakit.text.conversation import Conversation, Image, Part, Text, Video
+from llavakit.text.conversation import Conversation
 
 WRITTEN = {dialect.name: dialect for dialect in DIALECTS if dialect.write is not None}
 PAIRS_WRITTEN = {dialect.name: dialect for dialect in PAIR_DIALECTS}
@@ -116,22 +116,6 @@ def _written(
         raise record.error(f"{name} cannot say it: {error.what.removesuffix(ADVICE)}", error.kind) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise record.error(f"{name} cannot say it: a field is no JSON: {error}") from None
-    if list(map(_comparable, again)) != list(map(_comparable, talks)):
+    if list(map(comparable, again)) != list(map(comparable, talks)):
         raise record.error(f"{name} cannot say it: read again it is another conversation")
     return text
-
-
-def _comparable(talk: Conversation) -> list[Any]:
-    """What two conversations are compared by: neighbouring texts are one, and paths are whole."""
-    return [
-        (message.role, message.weight, [_whole(part) for part in joined(message.parts)])
-        for message in talk.messages
-    ]
-
-
-def _whole(part: Part) -> Any:
-    if isinstance(part, Video) and isinstance(part.source, tuple):
-        return [_whole(Image(frame)) for frame in part.source]
-    if isinstance(part, Text) or not isinstance(part.source, Path):
-        return part
-    return type(part), part.source.absolute()

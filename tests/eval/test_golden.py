@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llavakit.eval.rules import (
+from llavakit.rules import (
     boxes,
     captions,
     choices,

@@ -27,8 +27,8 @@ from llavakit.eval.layouts import (
     text_in,
     texts_in,
 )
-from llavakit.eval.rules import choices, numbers
-from llavakit.eval.rules.means import mean
+from llavakit.rules import choices, numbers
+from llavakit.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user
 
 ROUND = 1_000_000  # MMBench: a rotation has the index of its question and as many of these as it is rotated

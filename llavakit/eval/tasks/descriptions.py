@@ -6,8 +6,8 @@ from pathlib import Path
 
 from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
 from llavakit.eval.layouts import find, find_all, picture_in, read_object, read_rows, rows_of
-from llavakit.eval.rules import boxes, captions
-from llavakit.eval.rules.means import mean
+from llavakit.rules import boxes, captions
+from llavakit.rules.means import mean
 from llavakit.text.conversation import user
 from llavakit.vision.image import image_size
 
