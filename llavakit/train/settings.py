@@ -35,7 +35,8 @@ class OptimConfig(Config):
     steps: int | None = Field(None, ge=1)  # default: as many as `epochs` gives
     epochs: float = Field(1.0, gt=0)
     warmup: float = Field(0.03, ge=0, le=1)  # fraction of the steps
-    final: float = Field(0.0, ge=0, le=1)  # the cosine ends at this fraction of the peak
+    decay: Literal["cosine", "linear"] = "cosine"  # how the rate falls after the warm-up
+    final: float = Field(0.0, ge=0, le=1)  # it ends at this fraction of the peak
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
