@@ -1,15 +1,19 @@
 """A run: every setting of one training stage. A recipe is a function that returns one."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
+from llavakit.data.facts import Facts
+from llavakit.data.grader import Grader
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.settings import (
     EvalConfig,
     OptimConfig,
@@ -55,6 +59,7 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -62,9 +67,31 @@ class Run(Config):
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
+    @model_validator(mode="after")
+    def _one_lesson(self) -> Self:
+        if self.preference is not None and self.reward is not None:
+            raise ConfigError("preference and reward are two lessons: a run learns one of them")
+        if self.reward is not None and "score" not in self.train:
+            raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
+        if self.reward is not None and self.data.weights != "ours":
+            raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
+        return self
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a record of the data is two answers, of which one is better."""
+        return self.preference is not None or self.reward is not None
+
+    def grader(self) -> Grader | None:
+        """What puts the answers of a reward model's data before it; reads the files that the settings name."""
+        if self.reward is None:
+            return None
+        facts = None if self.reward.facts is None else Facts(self.reward.facts)
+        return Grader(self.reward.grading(), facts, self.seed)
+
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
-        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(card))}
+        changes: dict[str, object] = {"model": self.model.model_copy(update=card.choices())}
         if self.precision == "auto":
             changes["precision"] = precision
         return self.model_copy(update=changes)
