@@ -100,7 +100,7 @@ def check_pair_data(
     seed: int,
     against: Path | None = None,
 ) -> bool:
-    """As `check_data`, of pairs of answers. `against` is what the model was trained from: its reward is told too."""
+    """As `check_data`, of pairs of answers. `against`: what the model was trained from; its reward is told too."""
     if against is not None and model is None:
         raise ConfigError("--against START needs --model DIR, the model that was trained from it")
     for kind in ignore:
