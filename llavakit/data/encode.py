@@ -103,13 +103,18 @@ class Encoder:
         return self._fitting(join([self._encode(talk, media, open_turn=False) for talk in talks]))
 
     def encode_graded(
-        self, conversations: Sequence[Conversation], grading: Grading, facts: Sequence[str]
+        self,
+        conversations: Sequence[Conversation],
+        grading: Grading,
+        facts: Sequence[str] = (),
+        *,
+        plan: PlanMedia = plan_media,
     ) -> Sample:
         """The same, each with what asks a reward model to grade its last answer.
 
         The reward is read where the last token of a leaf would be predicted; the token itself only says so.
         """
-        media = self._plan(conversations[0])
+        media = self._plan(conversations[0], plan)
         talks = [self._tell_times(grading.turns(talk, facts), media) for talk in conversations]
         behind = grading.pieces(facts, self.template.end)
         return self._fitting(

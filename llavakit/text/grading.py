@@ -37,11 +37,16 @@ class Grading(Config):
     facts: bool = False  # whether the model was taught with facts, and so expects them
 
     @model_validator(mode="after")
-    def _has_place(self) -> "Grading":
-        text = self.question if self.suffix is None else self.suffix
-        if self.facts and not any(slot in text for slot in SLOTS):
+    def _takes_facts(self) -> "Grading":
+        if self.facts and not self.has_place:
             raise ConfigError(f"a grading prompt for facts needs the place where they stand, {SLOT}")
         return self
+
+    @property
+    def has_place(self) -> bool:
+        """Whether facts can be put into the prompt."""
+        text = self.question if self.suffix is None else self.suffix
+        return any(slot in text for slot in SLOTS)
 
     def turns(self, conversation: Conversation, facts: Sequence[str]) -> Conversation:
         """The conversation with the turn behind it, of which alone something is learned."""

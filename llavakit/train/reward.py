@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
-from llavakit.train.answers import count_tokens, num_answers
+from llavakit.train.answers import num_answers
 from llavakit.train.objectives import LossSum, Totals
 from llavakit.train.pair_losses import center_absolute, center_squared, reward_loss
 from llavakit.train.reward_settings import RewardModelConfig
@@ -16,13 +16,7 @@ from llavakit.train.reward_settings import RewardModelConfig
 
 def answer_scores(model: Llava, batch: Batch) -> Tensor:
     """float32[A]: the reward of every answer of the row, read before its last token (`Encoder.encode_graded`)."""
-    return model.score(model.hidden(batch)[_last_rows(batch)])
-
-
-def _last_rows(batch: Batch) -> Tensor:
-    """[A]: the row of every answer's last token but one."""
-    last_A = count_tokens(batch).cumsum(0).long() - 1  # an answer's tokens stand together
-    return batch.predict_L[last_A]
+    return model.score(model.hidden(batch)[batch.ends_A])
 
 
 class RewardPairs:
@@ -48,7 +42,7 @@ class RewardPairs:
             "score_chosen": ("pairs", chosen_P.sum()),
             "score_rejected": ("pairs", rejected_P.sum()),
         }
-        ends_A = batch.positions_T[_last_rows(batch)].float()
+        ends_A = batch.positions_T[batch.ends_A].float()
         related = {"length_correlation": (difference_P, ends_A[0::2] - ends_A[1::2])}
         return LossSum({"pairs": loss}, report, ranges={"score": scores_A.detach()}, related=related)
 

@@ -221,10 +221,10 @@ def test_a_checkpoint_is_a_directory_with_the_head_and_the_prompt(tmp_path, lora
 
 
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path):
-    plain = reward_run(tmp_path, "plain", **{"optim.steps": 3})
+    plain = reward_run(tmp_path, "plain")
     train(plain)
-    stopped = reward_run(tmp_path, "stopped", **{"optim.steps": 3})
-    interrupt_after(stopped, 1)
+    stopped = reward_run(tmp_path, "stopped")
+    interrupt_after(stopped, 3)
     train(stopped, resume=True)
     assert all(torch.equal(weights(stopped)[key], tensor) for key, tensor in weights(plain).items())
     assert "score.weight" in weights(plain)

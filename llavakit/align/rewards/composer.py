@@ -7,9 +7,10 @@ from typing import Protocol, Self
 
 import torch
 
+from llavakit.align.reward_model import Score, Unscorable
 from llavakit.align.rewards.processes import Mathematical, Regex, UserFunction
 from llavakit.align.rewards.rules import RULES
-from llavakit.align.rewards.term import Each, Score, Term, Unscorable
+from llavakit.align.rewards.term import Each, Term
 from llavakit.align.rollouts import Rollout
 from llavakit.core.errors import ConfigError
 from llavakit.train import reward_terms as settings
