@@ -109,6 +109,7 @@ class Loop:
         """From where `state` stands to the last step, or to the end of the one in which a stop is asked for."""
         run, state = self.run, self.state
         self.checkpoint.model.train()
+        self.monitor.begin(state)
         with (
             closing(self._batches()) as source,
             bar(run.name, state.steps, done=state.step) as progress,

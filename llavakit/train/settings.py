@@ -74,6 +74,21 @@ class ProbeConfig(Config):
     max_tokens: int = Field(128, ge=1)
 
 
+class RetentionConfig(Config):
+    """Held-out questions with short answers, asked before the first step and after the last; off without files."""
+
+    files: tuple[Path, ...] = ()
+    images: Path | None = None  # folder of relative image paths; default: each file's own folder
+    count: int | None = Field(None, ge=1)  # questions, the first ones; default: all
+    every: int = Field(0, ge=0)  # steps at which they are asked too; 0: none
+    max_tokens: int = Field(32, ge=1)
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
+
+
 class ParallelConfig(Config):
     """How ranks share the work. Used when `torchrun` starts several; one process ignores it."""
 
