@@ -3,7 +3,6 @@
 Scoring needs the questions and the answers file, no model and no picture.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -12,8 +11,8 @@ import numpy as np
 from llavakit.core.errors import DataError
 from llavakit.eval.answers import Answers, Given
 from llavakit.eval.benchmark import Aggregate, Benchmark, Figures, Points, Question, accuracy
+from llavakit.rules.thinking import strip_thinking
 
-THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 DRAWS, SLOW_DRAWS = 2000, 200  # resamples of an interval: of a mean, and of what Python has to compute
 SEED = 0
 
@@ -47,11 +46,6 @@ class Score:
     @property
     def headline(self) -> tuple[str, float]:
         return next(iter(self.figures.items()))
-
-
-def strip_thinking(answer: str) -> str:
-    """The answer without what a model thought in front of it."""
-    return THINKING.sub("", answer)
 
 
 def score_answers(
