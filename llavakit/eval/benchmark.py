@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, pick
-from llavakit.eval.rules.means import mean
+from llavakit.rules.means import mean
 from llavakit.text.conversation import Conversation, Message, Part
 
 FAULTS = (ValueError, TypeError, AttributeError, LookupError)  # what other people's files make a reader raise
