@@ -6,7 +6,8 @@ from statistics import fmean, stdev
 
 from llavakit.eval.benchmark import Benchmark
 from llavakit.eval.resample import headline
-from llavakit.eval.score import Repeats, Verdict, strip_thinking
+from llavakit.eval.score import Repeats, Verdict
+from llavakit.rules.thinking import strip_thinking
 
 SHORT = 32  # max_tokens of answers that can be voted on: two long texts are never the same
 

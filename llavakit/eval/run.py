@@ -17,8 +17,9 @@ from llavakit.eval.compare import Comparison, compare
 from llavakit.eval.controls import CONTROLS
 from llavakit.eval.pages import draw_comparison, draw_index, draw_page
 from llavakit.eval.repeats import sum_up
-from llavakit.eval.score import Score, Verdict, score_answers, strip_thinking
+from llavakit.eval.score import Score, Verdict, score_answers
 from llavakit.eval.tasks.table import BENCHMARKS
+from llavakit.rules.thinking import strip_thinking
 
 ANSWERS, SETTINGS, RESULTS, PAGE, INDEX = (
     "answers.jsonl", "settings.json", "results.json", "report.html", "index.html",

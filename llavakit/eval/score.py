@@ -3,7 +3,6 @@
 Scoring needs the questions and the answers file, no model and no picture.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +10,7 @@ from llavakit.core.errors import DataError
 from llavakit.eval.answers import Answers, Given
 from llavakit.eval.benchmark import Benchmark, Figures, Question
 from llavakit.eval.resample import headline, interval
-
-THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+from llavakit.rules.thinking import strip_thinking
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,6 @@ class Score:
 def cluster_of(given: Given) -> str:
     """What a question's answer depends on together with others: its first picture or video."""
     return (given.pictures or (given.id,))[0]
-
-
-def strip_thinking(answer: str) -> str:
-    """The answer without what a model thought in front of it."""
-    return THINKING.sub("", answer)
 
 
 def score_answers(

@@ -14,9 +14,9 @@ from llavakit.core.errors import ConfigError, DataError, Interrupted, UserError
 from llavakit.engine.responder import Answer
 from llavakit.eval.answers import open_answers
 from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, plan_tasks, rescore
-from llavakit.eval.score import strip_thinking
 from llavakit.model import checkpoint
 from llavakit.remote import Remote
+from llavakit.rules.thinking import strip_thinking
 from tests import tiny
 from tests.eval.layouts import written
 from tests.eval.responders import Scripted
