@@ -60,13 +60,25 @@ class RewardModel:
         """
         known = facts or [()] * len(conversations)
         if any(known) and not self.grading.has_place:
-            raise ConfigError("the reward model's prompt has no place for facts; withhold them (facts: false)")
+            raise ConfigError(
+                "the reward model's prompt has no place for facts; withhold them (facts: false)"
+            )
         found: dict[int, Score] = {}
         together = list(_neighbours(conversations, known))
         for start in range(0, len(together), WINDOW):
             window = together[start : start + WINDOW]
-            self._score([g for places in window for g in self._read(conversations, known, places, found)], found)
+            self._score(
+                [g for places in window for g in self._read(conversations, known, places, found)], found
+            )
         return [found[at] for at in range(len(conversations))]
+
+    @property
+    def wants_facts(self) -> bool:
+        """Whether it was taught with facts."""
+        return self.grading.facts
+
+    def close(self) -> None:
+        """Holds nothing but the model."""
 
     def _read(
         self,

@@ -2,24 +2,24 @@
 
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from llavakit.align.remote_reward import RemoteRewardModel
 from llavakit.align.reward_model import RewardModel, Score, Unscorable, open_reward_model
 from llavakit.align.rollouts import Rollout
-from llavakit.core.errors import ConfigError, UserError
+from llavakit.core.errors import ConfigError
 from llavakit.engine.responder import Answer, Responder
 from llavakit.engine.sampler import Sampling
-from llavakit.text.conversation import Conversation, assistant, user
+from llavakit.text.conversation import Conversation, Message, Text, assistant
 from llavakit.train import reward_terms as settings
 
 OpenResponder = Callable[[str], Responder]  # a directory or a URL -> who answers
 URL = ("http://", "https://")
 JUDGE = (
     "Here are a question about the image and an answer to it.\n\nQuestion: {question}\n\nAnswer: {answer}\n\n"
-    "Reference: {reference}\n{facts}\nHow good is the answer, from {lowest:g} (useless or wrong) to {highest:g} "
+    "Reference: {reference}\n{facts}\nHow good is the answer, from {lowest} (useless or wrong) to {highest} "
     "(right and helpful)? Give a reason in one sentence, then the number alone on the last line."
 )
+PLACE = re.compile(r"\{(question|answer|reference|facts|lowest|highest)\}")
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
@@ -29,11 +29,13 @@ class RewardModelScores:
     def __init__(self, term: settings.RewardModelTerm) -> None:
         self.facts = term.facts
         self._model: RewardModel | RemoteRewardModel
-        self._model = RemoteRewardModel(term.model) if term.model.startswith(URL) else open_reward_model(term.model)
+        self._model = (
+            RemoteRewardModel(term.model) if term.model.startswith(URL) else open_reward_model(term.model)
+        )
 
     def scores(self, rollouts: Sequence[Rollout]) -> list[Score]:
         talks = [_answered(rollout) for rollout in rollouts]
-        if not self._shows_facts:
+        if not (self._model.wants_facts if self.facts is None else self.facts):
             return self._model.scores(talks)
         scorable = [at for at, rollout in enumerate(rollouts) if rollout.facts]
         given = self._model.scores([talks[at] for at in scorable], [rollouts[at].facts for at in scorable])
@@ -42,10 +44,6 @@ class RewardModelScores:
 
     def close(self) -> None:
         self._model.close()
-
-    @property
-    def _shows_facts(self) -> bool:
-        return self._model.grading.facts if self.facts is None else self.facts
 
 
 class JudgeScores:
@@ -76,15 +74,20 @@ class JudgeScores:
             "answer": rollout.text,
             "reference": rollout.reference or "none",
             "facts": f"Known about the image:\n{facts}" if facts else "",
+            "lowest": f"{self.term.lowest:g}",
+            "highest": f"{self.term.highest:g}",
         }
-        return Conversation((user(self._filled(values), ),))
+        text = PLACE.sub(lambda place: values[place[1]], self.prompt)
+        return Conversation((Message("user", (*rollout.prompt.media, Text(text))),))
 
     def _read(self, answer: Answer, rollout: Rollout) -> Score:
         """The last number, if it is within the bounds."""
         numbers = NUMBER.findall(answer.text)
         low, high = self.term.lowest, self.term.highest
         if not numbers or not low <= float(numbers[-1]) <= high:
-            return Unscorable(f"{rollout.key}: no number from {low:g} to {high:g} in the judge's {answer.text[-80:]!r}")
+            return Unscorable(
+                f"{rollout.key}: no number from {low:g} to {high:g} in the judge's {answer.text[-80:]!r}"
+            )
         return (float(numbers[-1]) - low) / (high - low)
 
 
