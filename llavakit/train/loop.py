@@ -43,7 +43,7 @@ from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
-from llavakit.train.reward import RewardPairs
+from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
@@ -365,7 +365,7 @@ def _loader(
         seed=run.seed,
         pairs=run.reads_pairs,
         changed_weight=changed,
-        grader=run.grader(),
+        grader=open_grader(run.reward, run.seed),
         key=key,
     )
     if data.features is not None:

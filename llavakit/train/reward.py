@@ -7,11 +7,20 @@ import torch
 from torch import Tensor
 
 from llavakit.core.types import Batch
+from llavakit.data.facts import Facts
+from llavakit.data.grader import Grader
 from llavakit.model.llava import Llava
 from llavakit.train.answers import num_answers
 from llavakit.train.objectives import LossSum, Totals
 from llavakit.train.pair_losses import center_absolute, center_squared, reward_loss
 from llavakit.train.reward_settings import RewardModelConfig
+
+
+def open_grader(config: RewardModelConfig | None, seed: int) -> Grader | None:
+    """What puts the answers of the data before a reward model; reads the files that the settings name."""
+    if config is None:
+        return None
+    return Grader(config.grading(), None if config.facts is None else Facts(config.facts), seed)
 
 
 def answer_scores(model: Llava, batch: Batch) -> Tensor:

@@ -7,8 +7,6 @@ from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError
-from llavakit.data.facts import Facts
-from llavakit.data.grader import Grader
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
@@ -81,13 +79,6 @@ class Run(Config):
     def reads_pairs(self) -> bool:
         """Whether a record of the data is two answers, of which one is better."""
         return self.preference is not None or self.reward is not None
-
-    def grader(self) -> Grader | None:
-        """What puts the answers of a reward model's data before it; reads the files that the settings name."""
-        if self.reward is None:
-            return None
-        facts = None if self.reward.facts is None else Facts(self.reward.facts)
-        return Grader(self.reward.grading(), facts, self.seed)
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
