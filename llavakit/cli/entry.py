@@ -15,7 +15,7 @@ from llavakit.cli.demo import demo
 from llavakit.cli.eval import eval_
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
-from llavakit.cli.judge import pairwise, pointwise, report
+from llavakit.cli.judge import pairwise, pointwise, prefer, report
 from llavakit.cli.merge import merge
 from llavakit.cli.models import models
 from llavakit.cli.plan import plan
@@ -31,7 +31,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, eval_, inspect, models, plan, convert, export)
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
-JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, report)
+JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
 
 
 def _version(wanted: bool) -> None:
