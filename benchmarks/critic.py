@@ -1,9 +1,10 @@
 """A critic where truth is known: right and wrong answers to easy-vqa's questions, judged before and after it.
 
-Takes a demo model (`llavakit demo`), makes labelled pairs of the training questions, fine-tunes the model as a
-critic on them (recipe `critic`), and lets both judge pairs of the test questions: agreement with the truth, and
-what the place of an answer does before and after both orders are put together. With `--policy`, a model that knows less
-answers training questions several times, the critic compares, and DPO learns from best against worst.
+Takes a demo model (`llavakit demo`), makes labelled pairs of the training questions, fine-tunes the model as
+a critic on them (recipe `critic`), and lets both judge pairs of the test questions: agreement with the truth,
+and what the place of an answer does before and after both orders are put together. With `--policy`, a model
+that knows less answers training questions several times, the critic compares, and DPO learns from best
+against worst.
 
     OMP_NUM_THREADS=1 python -m benchmarks.critic --demo runs/demo --out runs/critic-report
 
