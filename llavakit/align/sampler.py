@@ -62,7 +62,7 @@ class Sampler:
         self.engine.refresh({} if self.shared else trained_weights(self.learner))
 
     def answers(self, prompts: Sequence[Sample], seeds: Sequence[int]) -> list[list[Sampled]]:
-        """`policy.answers` answers to each prompt; a prompt's are drawn from its seed on, whoever runs beside it."""
+        """`policy.answers` answers to each prompt; drawn from its seed on, whoever runs beside it."""
         training, failed = self.learner.training, list[Exception]()
         self.learner.eval()
         with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):

@@ -1,7 +1,7 @@
 """Learning from scored answers (PPO, GRPO and kin): the clipped loss of every token, against who sampled it.
 
-A row is prompts with the answers that were sampled to them; image and prompt are computed once for all of them. What
-was found out about each token stands beside it in the batch (`columns`).
+A row is prompts with the answers that were sampled to them; image and prompt are computed once for all of them.
+What was found out about each token stands beside it in the batch (`columns`).
 """
 
 import torch
@@ -24,7 +24,8 @@ class PolicyObjective:
     """The objective: a clipped policy loss, and what it strays from the reference where that is a part of it.
 
     Columns of a batch, one number a learned token: `old`, the log-probability under which it was drawn, recomputed
-    by the learner; `advantages`; and, where there are any, `reference` (log-probabilities) and `importance` (weights).
+    by the learner; `advantages`; and, where there are any, `reference` (log-probabilities) and `importance`
+    (weights).
     """
 
     def __init__(self, config: PolicyConfig) -> None:

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
 from llavakit.core.errors import ConfigError, pick
+from llavakit.train.reward_terms import TOTAL, RewardsConfig
 
 Estimator = Literal["k1", "k1_clamped", "k2", "k3", "abs"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 Scale = Literal["group", "batch", "none"]
 Advantage = Literal["group", "leave_one_out", "gae"]
-TOTAL = "total"  # the name of an answer's whole reward, beside its terms
 
 
 class PolicySettings(Config):
@@ -76,7 +76,7 @@ class PolicyConfig(Config):
     """Learning from answers that the model samples and rewards score. A round is prompts with new answers."""
 
     algorithm: Algorithm = Field(default_factory=lambda: Algorithm.model_validate("grpo"))
-    rewards: dict[str, Any] = Field(default_factory=lambda: {"exact": 1.0})  # see docs/reward.md
+    rewards: RewardsConfig = Field(default_factory=RewardsConfig)
     prompts: int = Field(16, ge=1)  # of a round
     answers: int = Field(8, ge=1)  # to each of them
     epochs: int = Field(1, ge=1)  # how often a round's answers are learned from

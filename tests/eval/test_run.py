@@ -173,7 +173,7 @@ def test_after_kill_9_it_goes_on(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     first, second = open_answers(path, {"task": "x"}), open_answers(path, {"task": "x"})
-    with first, pytest.raises(ConfigError, match="another process is adding answers"), second:
+    with first, pytest.raises(ConfigError, match="another process is adding to it"), second:
         pass
 
 

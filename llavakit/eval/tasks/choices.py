@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 
-from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
-from llavakit.eval.layouts import (
+from llavakit.data.layouts import (
     LETTER,
     SHORT,
     Fields,
@@ -27,6 +26,7 @@ from llavakit.eval.layouts import (
     text_in,
     texts_in,
 )
+from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
 from llavakit.rules import choices, numbers
 from llavakit.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user

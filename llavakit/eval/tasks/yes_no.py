@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llavakit.core.errors import DataError
+from llavakit.data.layouts import SHORT, find, find_all, read_rows
 from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, each
-from llavakit.eval.layouts import SHORT, find, find_all, read_rows
 from llavakit.rules import yes_no
 from llavakit.rules.means import mean
 from llavakit.rules.yes_no import YesNo
