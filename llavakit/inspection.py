@@ -98,8 +98,11 @@ def check_pair_data(
     ignore: list[str],
     unread: list[str],
     seed: int,
+    against: Path | None = None,
 ) -> bool:
-    """As `check_data`, of pairs of answers."""
+    """As `check_data`, of pairs of answers. `against`: what the model was trained from; its reward is told too."""
+    if against is not None and model is None:
+        raise ConfigError("--against START needs --model DIR, the model that was trained from it")
     for kind in ignore:
         pick(PAIR_FLAWS, kind, "--ignore")
     encoder = _some_encoder(model, tokenizer, template_name)
@@ -112,6 +115,13 @@ def check_pair_data(
     if encoder is None:
         say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
     say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
+    if model is not None and against is not None:
+        from llavakit.align.implicit_reward import (
+            ImplicitReward,  # it brings PyTorch, which check does not need
+        )
+        from llavakit.align.margins import compare_blind, tell_blind
+
+        tell_blind(compare_blind(mixture, ImplicitReward(model, against, tokens=tokens)))
     return report.num_bad == 0
 
 

@@ -55,6 +55,13 @@ def check(
 def pairs(
     files: DataFiles,
     model: Encoding = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --model was trained from: also say how far its learned reward tells the answers apart, with"
+            " their pictures and with those of other pairs."
+        ),
+    ] = None,
     tokenizer: Vocabulary = None,
     template: OtherTemplate = None,
     images: Images = None,
@@ -78,6 +85,7 @@ def pairs(
     good = check_pair_data(
         files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
         workers=workers, ignore=ignore or [], unread=unread or [], seed=seed,
+        against=against,
     )  # fmt: skip
     if not good:
         raise typer.Exit(1)
