@@ -237,7 +237,7 @@ def _prepare(
     if run.policy is not None:
         if policy is None:
             raise ConfigError(
-                "policy is set, but nothing samples: train(run, policy=llavakit.align.open_policy)"
+                "policy is set, but nothing samples: train(run, policy=llavakit.align.opening.open_policy)"
             )
         objective, source = policy(run, checkpoint, loader, reference, newest, ranks)
     assert objective is not None
