@@ -65,6 +65,10 @@ class RemoteError(UserError):
     """Another server that cannot be reached, or that refuses."""
 
 
+class RemoteTimeout(RemoteError):
+    """Another server that did not answer in time."""
+
+
 class CheckpointError(UserError):
     """A directory that is not a checkpoint, or one that does not fit what was asked."""
 
