@@ -40,23 +40,31 @@ class PolicyObjective:
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         new_L = policy_logprobs(model, batch, self.config.temperature)
-        mask_BT = as_table(torch.ones_like(new_L), batch.answers_L)
-        table = {name: as_table(column_L, batch.answers_L) for name, column_L in batch.columns.items()}
-        new_BT = as_table(new_L, batch.answers_L)
-        old_BT = table.get("old", new_BT.detach())  # a row of no answers has no columns
-        advantages_BT = table.get("advantages", torch.zeros_like(new_BT))
-        ref_BT = table.get("reference") if self.how.kl_in == "loss" else None
-        terms = policy_terms(new_BT, old_BT, advantages_BT, mask_BT, self.how, ref_BT)
-        loss_BT = terms.loss_BT * table.get("importance", 1.0)
-        total, _ = aggregate(loss_BT, mask_BT, self.how.aggregation, longest=self.room)
+        answers_L, same_L = batch.answers_L, new_L.detach()
+        # A row of no answers has no columns, and must report all that the rows of other ranks do.
+        new_BT, old_BT, ref_BT, advantages_BT, weights_BT, mask_BT = (
+            as_table(column_L, answers_L)
+            for column_L in (
+                new_L,
+                batch.columns.get("old", same_L),
+                batch.columns.get("reference", same_L),
+                batch.columns.get("advantages", torch.zeros_like(same_L)),
+                batch.columns.get("importance", torch.ones_like(same_L)),
+                torch.ones_like(same_L),
+            )
+        )
+        in_loss = ref_BT if self.how.kl_in == "loss" else None
+        terms = policy_terms(new_BT, old_BT, advantages_BT, mask_BT, self.how, in_loss)
+        how = self.how.aggregation
+        total, _ = aggregate(terms.loss_BT * weights_BT, mask_BT, how, longest=self.room)
         with torch.no_grad():
             report = {
                 "clip_fraction": ("tokens", terms.clipped_BT.sum()),
                 "kl_old": ("tokens", (kl_estimate(new_BT, old_BT, "k2") * mask_BT).sum()),
             }
-            if "reference" in table:
-                kl_BT = kl_estimate(new_BT, table["reference"], "k3")
-                report["kl_reference"] = ("tokens", (kl_BT * mask_BT).sum())
+            if self.config.needs_reference:
+                kl_BT = kl_estimate(new_BT, ref_BT, "k3") * mask_BT
+                report["kl_reference"] = ("tokens", kl_BT.sum())
         return LossSum({self.unit: total}, report)
 
 
