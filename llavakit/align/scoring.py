@@ -9,7 +9,7 @@ from llavakit.align.reward_model import Score, Unscorable
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.journal import Row, open_journal
 from llavakit.core.progress import bar
-from llavakit.data.cases import Case, layout_of, read_case
+from llavakit.data.cases import Case, brings_answers, read_case
 from llavakit.data.facts import Facts
 from llavakit.data.records import Record, read_records
 from llavakit.rules.agreement import Figures, group_accuracy, pair_figures, pearson
@@ -53,8 +53,7 @@ class Answered:
 
 def read_answers(record: Record) -> Answered:
     """Pairs of any dialect, benchmark rows and our own (data/cases.py), or one conversation: its last answer."""
-    layout = None if not isinstance(record.raw, dict) else layout_of(record.raw)
-    if layout is None or not layout.has_answers:
+    if not brings_answers(record.raw):
         talk, rest = record.read()
         case = Case(str(rest.get("id") or record.line), "", (), (talk.messages[-1].text,))
         return Answered(record, case, (talk,))

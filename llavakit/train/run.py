@@ -11,6 +11,7 @@ from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.settings import (
     EvalConfig,
@@ -33,6 +34,8 @@ HARMLESS = {
     "data.edited",
     "data.workers",
     "preference.reference",
+    "policy.drift",
+    "policy.page_every",
 }
 HARMLESS_PARTS = {"parallel", "eval", "probes", "retention", "watch"}
 
@@ -58,6 +61,7 @@ class Run(Config):
         None  # learn from pairs of answers; default: from the answers there are
     )
     reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
+    policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -65,10 +69,17 @@ class Run(Config):
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
+    @property
+    def lesson(self) -> str | None:
+        """The setting that says what a model that answers already shall learn; None: from the answers there are."""
+        named = {"preference": self.preference, "reward": self.reward, "policy": self.policy}
+        return next((name for name, given in named.items() if given is not None), None)
+
     @model_validator(mode="after")
     def _one_lesson(self) -> Self:
-        if self.preference is not None and self.reward is not None:
-            raise ConfigError("preference and reward are two lessons: a run learns one of them")
+        lessons = [given for given in (self.preference, self.reward, self.policy) if given is not None]
+        if len(lessons) > 1:
+            raise ConfigError("of preference, reward and policy a run learns one")
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
         if self.reward is not None and self.data.weights != "ours":

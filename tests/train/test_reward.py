@@ -242,12 +242,12 @@ def test_a_reward_model_learns_on_from_its_own_head(tmp_path):
     ("changes", "problem"),
     [
         ({"train": "[language]"}, "a reward model's head, score, has to learn"),
-        ({"preference": "{}"}, "preference and reward are two lessons"),
+        ({"preference": "{}"}, "of preference, reward and policy a run learns one"),
         ({"data.weights": "compat"}, "data.weights=compat: nothing of the answers is learned"),
         ({"reward": "{facts: {}}"}, "facts: name the file or the fields they are in"),
         ({"reward": "{facts: {file: gone.json}}"}, "facts.file=gone.json does not exist"),
         ({"reward": "{prompt: gone.txt}"}, "reward.prompt=gone.txt: cannot be read"),
-        ({"model.start": "null"}, "pairs need model.start"),
+        ({"model.start": "null"}, "reward needs model.start"),
     ],
 )
 def test_wrong_settings_are_one_line(tmp_path, changes, problem):
