@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from llavakit.critic.formats import FORMATS, Format, scores
 from llavakit.data.cases import Case
-from llavakit.data.layouts import Fields, find, picture_in, read_object, read_rows, text_in
+from llavakit.data.layouts import Fields, find, picture_in, read_object, read_rows, text_in, video_at
 from llavakit.eval.benchmark import (
     Aggregate,
     Asked,
@@ -28,7 +28,6 @@ KINDS = (
     "other",
 )  # fmt: skip  # of MMHal-Bench, by a question's place
 HALLUCINATES = 3  # ratings below it
-VIDEOS = (".mp4", ".MP4", ".mkv")
 
 
 def read_mmhal(folder: Path) -> list[Question]:
@@ -141,7 +140,7 @@ def read_videochatgpt(folder: Path) -> list[Question]:
     found = []
     for dimension in DIMENSIONS:
         for number, row in enumerate(read_rows(find(folder, dimension.file))):
-            video = _video(folder / "Test_Videos", row)
+            video = video_at(folder / "Test_Videos", text_in(row, "video_name"))
             asked = ("Q1", "Q2") if dimension.name == "consistency" else ("Q",)
             for field in asked:
                 parts = user(text_in(row, field), videos=[video]).parts
@@ -151,12 +150,6 @@ def read_videochatgpt(folder: Path) -> list[Question]:
                     Question(name, parts, {"answer": text_in(row, "A")}, group=dimension.name, unit=unit)
                 )
     return found
-
-
-def _video(folder: Path, row: Fields) -> Path:
-    name = text_in(row, "video_name")
-    paths = [folder / f"{name}{ending}" for ending in VIDEOS]
-    return next((path for path in paths if path.exists()), paths[0])
 
 
 def ask_about_videos(questions: Sequence[Question], answers: Mapping[str, str]) -> Asked:
