@@ -71,7 +71,7 @@ def _read(path: Path) -> Iterator[Rollout]:
 def _record(rollout: Rollout, path: Path) -> dict[str, Any]:
     """The prompt as a record of the file."""
     try:
-        prompt = _by_path(rollout.prompt, path.parent)
+        prompt = file_media(rollout.prompt, path.parent)
         raw = write_messages(prompt, path.parent)
         if comparable(Record(raw, path, 0, path.parent).conversation()) != comparable(prompt):
             raise DataError("read again it is another conversation")
@@ -86,7 +86,7 @@ def _facts(rollout: Rollout) -> dict[str, Any]:
     return found | {"extra": dict(rollout.extra)}
 
 
-def _by_path(prompt: Conversation, folder: Path) -> Conversation:
+def file_media(prompt: Conversation, folder: Path) -> Conversation:
     """The prompt with every picture and video that is bytes as a file in the folder's `media`, named by content."""
 
     def filed(part: Part) -> Part:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llavakit.cli.chat import chat
+from llavakit.cli.collect import collect
 from llavakit.cli.convert import convert
 from llavakit.cli.data import check, pairs
 from llavakit.cli.data import convert as convert_data
@@ -29,7 +30,9 @@ from llavakit.version import __version__
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
-VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, eval_, inspect, models, plan, convert, export)
+VERBS: tuple[Verb, ...] = (
+    demo, train, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
+)  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, report)
 

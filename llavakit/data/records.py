@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from llavakit.core.errors import DataError, FlawKind
-from llavakit.data.dialects.judged import Verdict
+from llavakit.data.dialects.judged import Verdict, settle
 from llavakit.data.dialects.kto import is_kto, split_kto
 from llavakit.data.dialects.pair_table import PairDialect, recognise_pair
 from llavakit.data.dialects.reader import Reader
@@ -21,6 +21,7 @@ from llavakit.data.dialects.unread import refuse_unread
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import Members, Packed, ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
+from llavakit.data.votes import SUFFIX, VoteRows
 from llavakit.text.conversation import Conversation, learn_last_answer
 
 # What other people's data make libraries raise, besides DataError: of one record, it is that record's flaw.
@@ -100,7 +101,7 @@ class Record:
             raise self.error("the two answers do not belong to one prompt")
         if first.messages[-1].text.strip() == second.messages[-1].text.strip():
             raise self.error("chosen and rejected are equal", "answer")
-        return Alternatives(first, second, judged.verdict, len(judged.verdicts), read[0][1])
+        return Alternatives(first, second, judged.verdicts, read[0][1])
 
     def pair(self) -> tuple[Conversation, Conversation]:
         """(chosen, rejected): one prompt with two answers, which alone are learned. DataError on any flaw."""
@@ -134,17 +135,22 @@ class Alternatives:
 
     first: Conversation
     second: Conversation
-    verdict: Verdict | None  # what most of those who judged them said
-    judges: int  # how many decided
+    verdicts: tuple[Verdict | None, ...]  # what people said, as in Judged
     rest: dict[str, Any]  # the fields beside them, as `id`
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What most of them said."""
+        return settle(self.verdicts)
 
     @property
     def undecided(self) -> tuple[str, FlawKind]:
         """Why there is no better one: in words, and whether people meant it."""
-        if not self.judges:
+        if not self.verdicts:
             return "it does not say which of the two answers is better", "record"
         if self.verdict is None:
-            return "the annotators do not agree", "undecided"
+            agreed = all(verdict is None for verdict in self.verdicts)
+            return "it was skipped" if agreed else "the annotators do not agree", "undecided"
         return f"no answer is better: {'a tie' if self.verdict == 'tie' else 'both are bad'}", "undecided"
 
 
@@ -190,8 +196,8 @@ def read_records(path: Path, folder: Path | None = None, unread: frozenset[str] 
 
     `unread` are fields and placeholders that look as if they should be read and are passed over on purpose.
 
-    `.parquet` and `.tar` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one that
-    `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a
+    `.parquet`, `.tar` and `.votes` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one
+    that `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a
     DataError here; a record that cannot be read, as one that is not JSON, fails when it is used.
     """
     base = path.parent if folder is None else folder
@@ -205,5 +211,7 @@ def read_records(path: Path, folder: Path | None = None, unread: frozenset[str] 
         raise DataError(
             "packed files cannot be read at random; unpack it first (a plain .tar is fine)", path=path
         )
-    kinds: dict[str, type[ParquetRows | ShardRows]] = {".parquet": ParquetRows, ".tar": ShardRows}
+    kinds: dict[str, type[ParquetRows | ShardRows | VoteRows]] = {
+        ".parquet": ParquetRows, ".tar": ShardRows, SUFFIX: VoteRows,
+    }  # fmt: skip
     return Records(kinds.get(path.suffix.lower(), TextRows)(path), path, base, unread)

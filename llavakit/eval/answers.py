@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from llavakit.core.journal import Journal, Row, open_journal, read_journal
 from llavakit.eval.benchmark import Question
 from llavakit.text.conversation import Image, Text
 from llavakit.vision.image import digest
+from llavakit.vision.video import video_digest
 
 SKIPPED = "skipped"
 
@@ -42,8 +44,15 @@ def prompt_digest(question: Question) -> str:
 
 
 def picture_digests(question: Question) -> tuple[str, ...]:
-    """A name for each picture's file. DataError if it cannot be read."""
-    return tuple(digest(part.source)[:16] for part in question.parts if isinstance(part, Image))
+    """A name for each picture's and video's file. DataError if it cannot be read."""
+    return tuple(
+        (digest(part.source) if isinstance(part, Image) else _video_digest(part.source))[:16]
+        for part in question.parts
+        if not isinstance(part, Text)
+    )
+
+
+_video_digest = cache(video_digest)  # many questions are about one video, which may be gigabytes
 
 
 class Answers:

@@ -90,6 +90,17 @@ def test_the_first_step_costs_the_log_of_two_and_moves_apart(tmp_path):
     assert rows[-1]["rewards/margins"] > 0.05
 
 
+def test_in_bf16_too_the_policy_answers_with_its_own_weights(tmp_path):
+    """Autocast remembers weights in bf16: those of the reference must not serve for the policy."""
+    margins = {}
+    for precision in ("float32", "bf16"):
+        run = preference_run(tmp_path, precision, **{"precision": precision, "optim.steps": 3})
+        train(run)
+        rows = read_metrics(run.out / "metrics.jsonl")
+        margins[precision] = [row["rewards/margins"] for row in rows[1:]]
+    assert margins["bf16"] == pytest.approx(margins["float32"], rel=0.1)
+
+
 @pytest.mark.parametrize("lora", ["{r: 4}", "{r: 4, dropout: 0.5}"])
 def test_the_reference_of_adapters_is_what_they_start_from(tmp_path, lora):
     """Fresh ones, and ones that go on from a run with adapters: the first step is log 2 both times."""

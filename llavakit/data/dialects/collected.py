@@ -23,8 +23,7 @@ def split_collected(raw: Raw) -> Judged:
         rest | {"messages": [*raw["messages"], {"role": "assistant", "content": answer}]}
         for answer in answers
     )
-    said = [read_verdict(vote.get("verdict")) for vote in votes]
-    return Judged(first, second, tuple(verdict for verdict in said if verdict is not None))
+    return Judged(first, second, tuple(read_verdict(vote.get("verdict")) for vote in votes))
 
 
 def read_verdict(value: Any) -> Verdict | None:

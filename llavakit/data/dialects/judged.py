@@ -24,20 +24,20 @@ WORDS: dict[str, Verdict] = {
 
 @dataclass(frozen=True)
 class Judged:
-    """Two answers, each as a record of a conversation, and what every annotator who decided said of them."""
+    """Two answers, each as a record of a conversation, and what every annotator said; None: he skipped them."""
 
     first: Raw
     second: Raw
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict | None, ...]
 
     @property
     def verdict(self) -> Verdict | None:
         return settle(self.verdicts)
 
 
-def settle(verdicts: Iterable[Verdict]) -> Verdict | None:
-    """What most annotators said; None where nobody did, or where two opinions are equally frequent."""
-    most = Counter(verdicts).most_common(2)
+def settle(verdicts: Iterable[Verdict | None]) -> Verdict | None:
+    """What most of those said who did not skip; None where two opinions are equally frequent, or none is."""
+    most = Counter(verdict for verdict in verdicts if verdict is not None).most_common(2)
     if not most or (len(most) == 2 and most[0][1] == most[1][1]):
         return None
     return most[0][0]
@@ -75,7 +75,9 @@ def prompt_name(fields: Raw) -> str:
     raise DataError(f"the question is in none of the fields {', '.join(PROMPTS)}")
 
 
-def split_fields(fields: Raw, names: tuple[str, str], verdicts: Sequence[Verdict], beside: Raw) -> Judged:
+def split_fields(
+    fields: Raw, names: tuple[str, str], verdicts: Sequence[Verdict | None], beside: Raw
+) -> Judged:
     """Two answers that lie in an object's fields with their prompt and media; `beside` is taken along."""
     asked = prompt_name(fields)
     media = {name: value for name, value in fields.items() if name not in (asked, *names)}

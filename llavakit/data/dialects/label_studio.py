@@ -38,7 +38,7 @@ def split_label_studio(raw: Raw) -> Judged:
     marked = [each for each in raw["annotations"] if isinstance(each, dict) and each.get("ground_truth")]
     found = [_read(each, names) for each in marked or raw["annotations"]]
     beside = {"id": raw["id"]} if raw.get("id") is not None else {}
-    return split_fields(data, names, [verdict for verdict in found if verdict is not None], beside)
+    return split_fields(data, names, found, beside)
 
 
 def write_label_studio(chosen: Conversation, rejected: Conversation, folder: Path, rest: Raw) -> Raw:

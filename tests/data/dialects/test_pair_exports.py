@@ -151,6 +151,7 @@ CHOICE = {"type": "choices", "from_name": "tie", "to_name": "prompt", "value": {
     ("raw", "kind", "what"),
     [
         (task(), "record", "does not say which"),
+        (task(annotation("left", was_cancelled=True)), "undecided", "was skipped"),
         (task(annotation("left"), annotation("right")), "undecided", "do not agree"),
         (task(annotation("", result=[CHOICE])), "undecided", "both are bad"),
         (task(annotation("up")), "record", "selects 'up'"),
