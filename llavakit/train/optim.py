@@ -32,7 +32,7 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
-    """The fraction of the peak at 0-based `step`: linear warm-up, then a cosine or a line down to `final`; again in each cycle."""
+    """The fraction of the peak at 0-based `step`: linear warm-up, then down to `final`; again in each cycle."""
     each = math.ceil(steps / config.cycles)
     cycle, step = divmod(step, each)
     steps = min(each, steps - cycle * each)
