@@ -34,15 +34,19 @@ class Chat(Responder):
         """The next assistant text of each conversation, all generated together."""
         samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
         replies = [self.reply(sampling) for _ in samples]
-        finishes = ["stop"] * len(samples)
+        finishes, said = ["stop"] * len(samples), [0] * len(samples)
         for index, event in self.engine.events(
             samples, _without_stops(sampling), lambda index, token: _ends(replies[index], token)
         ):
+            said[index] += event.token is not None
             if event.finish is not None:
                 finishes[index] = event.finish
         for reply in replies:
             reply.finish()
-        return [Answer(reply.text.strip(), finish) for reply, finish in zip(replies, finishes, strict=True)]
+        return [
+            Answer(reply.text.strip(), finish, sample.num_tokens, count)
+            for reply, finish, sample, count in zip(replies, finishes, samples, said, strict=True)
+        ]
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""

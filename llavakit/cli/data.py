@@ -55,6 +55,13 @@ def check(
 def pairs(
     files: DataFiles,
     model: Encoding = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --model was trained from: also say how far its learned reward tells the answers apart, with"
+            " their pictures and with those of other pairs."
+        ),
+    ] = None,
     tokenizer: Vocabulary = None,
     template: OtherTemplate = None,
     images: Images = None,
@@ -78,6 +85,7 @@ def pairs(
     good = check_pair_data(
         files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
         workers=workers, ignore=ignore or [], unread=unread or [], seed=seed,
+        against=against,
     )  # fmt: skip
     if not good:
         raise typer.Exit(1)
@@ -87,7 +95,10 @@ def convert(
     files: DataFiles,
     to: Annotated[
         str,
-        typer.Option(help="How it is written: llava, messages, sharegpt or trl; pairs: rlhf or trl-pairs."),
+        typer.Option(
+            help="How it is written: llava, messages, sharegpt or trl; pairs: rlhf, trl-pairs, label-studio or"
+            " argilla; pairs or judged answers: kto."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="The new file, of JSON lines; it must not be there yet.")],
     images: Images = None,
@@ -97,7 +108,8 @@ def convert(
     """Write the conversations of any data in another dialect, record by record.
 
     A record that cannot be read, or that the other dialect cannot say, is listed beside the new file
-    (OUT.bad.jsonl) and not written. Exit code 0 if all were written, 1 if one was not, 2 if none could be read.
+    (OUT.bad.jsonl) and not written. Exit code 0 if all were written but pairs of which no answer is better, 1 if
+    another one was not, 2 if none could be read.
     """
     from llavakit.inspection import convert_data
 

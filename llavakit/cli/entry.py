@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from llavakit.cli.chat import chat
+from llavakit.cli.collect import collect
 from llavakit.cli.convert import convert
 from llavakit.cli.data import check, pairs
 from llavakit.cli.data import convert as convert_data
@@ -15,6 +16,7 @@ from llavakit.cli.demo import demo
 from llavakit.cli.eval import eval_
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
+from llavakit.cli.judge import pairwise, pointwise, report
 from llavakit.cli.merge import merge
 from llavakit.cli.models import models
 from llavakit.cli.plan import plan
@@ -28,8 +30,11 @@ from llavakit.version import __version__
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
-VERBS: tuple[Verb, ...] = (demo, train, merge, chat, serve, eval_, inspect, models, plan, convert, export)
+VERBS: tuple[Verb, ...] = (
+    demo, train, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
+)  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
+JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, report)
 
 
 def _version(wanted: bool) -> None:
@@ -65,6 +70,10 @@ def make_app() -> typer.Typer:
     for verb in DATA_VERBS:
         data.command()(verb)
     program.add_typer(data, name="data")
+    judge = typer.Typer(no_args_is_help=True, help="Judge answers, and look at how good a judge is.")
+    for verb in JUDGE_VERBS:
+        judge.command()(verb)
+    program.add_typer(judge, name="judge")
     return program
 
 

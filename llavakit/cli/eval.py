@@ -1,21 +1,25 @@
 """`llavakit eval`: benchmarks with a model here or behind a URL, or the answers of a run scored again."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from llavakit.cli.options import Template
+from llavakit.cli.options import Template, finite
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 
-RESCORE = "rescore"
+TABLE = "scores.png"
+RESCORE, COMPARE = "rescore", "compare"
 
 
 def eval_(
     tasks: Annotated[
         list[str],
-        typer.Argument(metavar="TASK...", help="Benchmarks (docs/eval.md), `list`, or `rescore RUN`."),
+        typer.Argument(
+            metavar="TASK...", help="Benchmarks (docs/eval.md), `list`, `rescore RUN`, `compare A B`."
+        ),
     ],
     data: Annotated[
         Path | None, typer.Option(help="Folder with a folder for each task, or with the files of one.")
@@ -34,7 +38,7 @@ def eval_(
     ] = None,
     template: Template = None,
     rules: Annotated[
-        Literal["official", "lmms", "vlmevalkit"] | None,
+        Literal["official", "lmms", "vlmevalkit", "ours"] | None,
         typer.Option(help="Whose scoring; default: the first that a task has."),
     ] = None,
     out: Annotated[
@@ -44,32 +48,77 @@ def eval_(
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Of an answer, instead of the task's own.")
     ] = None,
+    temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Of the answers; 0 is greedy.")
+    ] = 0.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Ask everything so often, with other seeds.")] = 1,
     on_bad: Annotated[
         Literal["stop", "skip"], typer.Option(help="What a question that cannot be asked does.")
     ] = "stop",
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
-    from llavakit.eval.report import draw_table
-    from llavakit.eval.run import evaluate, plan_tasks, rescore
-    from llavakit.eval.tasks.table import BENCHMARKS
+    from llavakit.eval.run import benchmark_of, evaluate, plan_tasks
 
+    if tasks[0] in (RESCORE, COMPARE):
+        if model is not None or remote is not None:
+            raise ConfigError("answers are scored again and compared without a model")
+        (_rescore if tasks[0] == RESCORE else _compare)([Path(each) for each in tasks[1:]], data, rules, out)
+        return
     if tasks == ["list"]:
-        for name, row in BENCHMARKS.items():
-            say(f"{name:<14}{row.title:<29}{', '.join(row.rules)}")
+        _list()
         return
-    if tasks[0] == RESCORE:
-        if len(tasks) != 2 or model is not None or remote is not None:
-            raise ConfigError("scoring again takes one directory and no model: llavakit eval rescore RUN")
-        say(draw_table(rescore(Path(tasks[1]), data=data, rules=rules)))
-        return
-    if data is None:
-        raise ConfigError("give --data with the folder of the benchmarks' files")
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
     responder, who = _open(model, template, remote, model_name, api_key)
     where = out or Path("runs") / "eval" / Path(str(who["model"])).name
-    scores = evaluate(responder, who, plans, where, rules=rules, max_tokens=max_tokens, on_bad=on_bad)
-    say(draw_table(scores))
-    say(f"answers, results.json and pages of wrong answers: {where}")
+    scores = evaluate(
+        responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
+        repeats=repeats, on_bad=on_bad,
+    )  # fmt: skip
+    _show(where, scores)
+    for plan in plans:
+        if (submission := benchmark_of(plan.task).submission) is not None:
+            say(f"{where / plan.task / submission.file}: to hand in at {submission.server}")
+
+
+def _list() -> None:
+    from llavakit.eval.tasks.table import BENCHMARKS
+
+    for name, row in BENCHMARKS.items():
+        server = row.submission.server if row.submission else ""
+        say(f"{name:<18}{row.title:<34}{', '.join(row.rules) or f'scored by {server}'}")
+
+
+def _show(where: Path, scores: Sequence[Any]) -> None:
+    """The table in the terminal, and as a picture."""
+    from llavakit.core.files import read_json
+    from llavakit.eval.report import draw_scores, draw_table
+    from llavakit.eval.run import INDEX, RESULTS
+
+    if scores:
+        say(draw_table(scores))
+        draw_scores(where.name, read_json(where / RESULTS), where / TABLE)
+    say(f"answers, {RESULTS}, {INDEX} and {TABLE}: {where}")
+
+
+def _rescore(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:
+    from llavakit.eval.run import rescore
+
+    if len(runs) != 1 or out is not None:
+        raise ConfigError("scoring again takes one directory, and writes there: llavakit eval rescore RUN")
+    _show(runs[0], rescore(runs[0], data=data, rules=rules))
+
+
+def _compare(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:
+    from llavakit.eval.report import draw_differences
+    from llavakit.eval.run import compare_runs
+
+    if len(runs) != 2:
+        raise ConfigError("two directories are compared: llavakit eval compare A B")
+    first, second = runs
+    where = out or second / f"against-{first.name}"
+    say(f"A: {first}, B: {second}")
+    say(draw_differences(compare_runs(first, second, where, data=data, rules=rules)))
+    say(f"pages of the answers that changed, comparison.json: {where}")
 
 
 def _open(

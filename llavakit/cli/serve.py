@@ -53,7 +53,7 @@ def serve(
     from llavakit.chat import load
 
     try:
-        from llavakit.serve.server import listen
+        from llavakit.serve.listener import listen
         from llavakit.serve.server import serve as serve_model
         from llavakit.serve.service import Service
         from llavakit.serve.settings import ServeConfig

@@ -11,8 +11,8 @@ from typing import Literal, TypeVar
 
 T = TypeVar("T")
 LONG_WORD = re.compile(r"\S{400,}")  # no path of people's; a picture in base64, say
-# What can be wrong with a record before its media are looked at.
-FlawKind = Literal["record", "placeholders", "answer", "unread"]
+# What can be wrong with a record before its media are looked at; `undecided`: two answers of which none is better.
+FlawKind = Literal["record", "placeholders", "answer", "unread", "undecided"]
 
 
 class UserError(Exception):
@@ -63,6 +63,10 @@ def _encodable(text: str) -> str:
 
 class RemoteError(UserError):
     """Another server that cannot be reached, or that refuses."""
+
+
+class RemoteTimeout(RemoteError):
+    """Another server that did not answer in time."""
 
 
 class CheckpointError(UserError):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,18 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import draft_of
 from llavakit.core.progress import bar
 from llavakit.data.check import SHOWN, Flaw, flaw_line
-from llavakit.data.dialects.preferences import PAIR_DIALECTS, PairDialect, split_pair
+from llavakit.data.dialects.kto import is_kto, split_kto, write_kto
+from llavakit.data.dialects.pair_table import PAIR_DIALECTS, PairDialect
 from llavakit.data.dialects.table import DIALECTS, Dialect
-from llavakit.data.dialects.writing import joined
+from llavakit.data.dialects.writing import comparable
 from llavakit.data.mixture import Mixture
 from llavakit.data.records import ADVICE, Record
-from llavakit.text.conversation import Conversation, Image, Part, Text, Video
+from llavakit.text.conversation import Conversation
 
 WRITTEN = {dialect.name: dialect for dialect in DIALECTS if dialect.write is not None}
-PAIRS_WRITTEN = {dialect.name: dialect for dialect in PAIR_DIALECTS}
+PAIRS_WRITTEN = {dialect.name: dialect for dialect in PAIR_DIALECTS if dialect.write is not None}
+UNDECIDED = "undecided"  # the kind of flaw that people may well mean: no answer is better
+KTO = "kto"  # the target that takes pairs and single answers alike
 
 
 @dataclass
@@ -33,8 +37,10 @@ class Conversion:
     first: list[tuple[str, Flaw]] = field(default_factory=list)
 
 
-def convert_mixture(mixture: Mixture, dialect: Dialect | PairDialect, out: Path, bad: Path) -> Conversion:
-    """Write every chosen record as a line of `out`; one that cannot be read, or not be said, is a line of `bad`.
+def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversion:
+    """Write every chosen record into `out`; one that cannot be read, or not be said, is a line of `bad`.
+
+    `to` is a name of WRITTEN or of PAIRS_WRITTEN, or KTO, for which a pair becomes two lines.
 
     Neither file may be there before; they appear when all is written, and `bad` only if it has a line.
     """
@@ -52,11 +58,8 @@ def convert_mixture(mixture: Mixture, dialect: Dialect | PairDialect, out: Path,
         ):
             for record in mixture:
                 try:
-                    if isinstance(dialect, PairDialect):
-                        text, read_as = _pair_line(record, dialect, out.parent), "pairs"
-                    else:
-                        text, read_as = _line(record, dialect, out.parent), record.dialect().name
-                    lines.write(text + "\n")
+                    texts, read_as = _lines(record, to, out.parent)
+                    lines.writelines(f"{text}\n" for text in texts)
                     found.written += 1
                     found.dialects[read_as] += 1
                 except DataError as error:
@@ -73,6 +76,15 @@ def convert_mixture(mixture: Mixture, dialect: Dialect | PairDialect, out: Path,
             with suppress(OSError):
                 draft.unlink()
     return found
+
+
+def _lines(record: Record, to: str, folder: Path) -> tuple[list[str], str]:
+    """(the record in another dialect, how it was written before)."""
+    if to == KTO:
+        return _kto_lines(record, folder), KTO if is_kto(record.raw) else record.pair_dialect().name
+    if to in PAIRS_WRITTEN:
+        return [_pair_line(record, PAIRS_WRITTEN[to], folder)], record.pair_dialect().name
+    return [_line(record, WRITTEN[to], folder)], record.dialect().name
 
 
 def _line(record: Record, dialect: Dialect, folder: Path) -> str:
@@ -92,12 +104,30 @@ def _line(record: Record, dialect: Dialect, folder: Path) -> str:
 
 def _pair_line(record: Record, dialect: PairDialect, folder: Path) -> str:
     """As `_line`, of a pair of answers."""
+    write = dialect.write
+    assert write is not None
     chosen, rejected = record.pair()
-    _, rest = replace(record, raw=split_pair(record.raw)[0]).read()
+    rest = record.alternatives().rest
     return _written(
         record, dialect.name, folder, [chosen, rejected],
-        lambda: rest | dialect.write(chosen, rejected, folder), lambda new: [*new.pair()],
+        lambda: write(chosen, rejected, folder, rest), lambda new: [*new.pair()],
     )  # fmt: skip
+
+
+def _kto_lines(record: Record, folder: Path) -> list[str]:
+    """As `_line`, of every answer of a record and whether it is wanted."""
+    judged = record.judged()
+    if is_kto(record.raw):
+        rest = replace(record, raw=split_kto(record.raw)[0]).read()[1]
+    else:
+        rest = record.alternatives().rest
+    return [
+        _written(
+            record, KTO, folder, [talk],
+            partial(write_kto, talk, wanted, folder, rest), lambda new: [new.judged()[0][0]],
+        )
+        for talk, wanted in judged
+    ]  # fmt: skip
 
 
 def _written(
@@ -116,22 +146,6 @@ def _written(
         raise record.error(f"{name} cannot say it: {error.what.removesuffix(ADVICE)}", error.kind) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise record.error(f"{name} cannot say it: a field is no JSON: {error}") from None
-    if list(map(_comparable, again)) != list(map(_comparable, talks)):
+    if list(map(comparable, again)) != list(map(comparable, talks)):
         raise record.error(f"{name} cannot say it: read again it is another conversation")
     return text
-
-
-def _comparable(talk: Conversation) -> list[Any]:
-    """What two conversations are compared by: neighbouring texts are one, and paths are whole."""
-    return [
-        (message.role, message.weight, [_whole(part) for part in joined(message.parts)])
-        for message in talk.messages
-    ]
-
-
-def _whole(part: Part) -> Any:
-    if isinstance(part, Video) and isinstance(part.source, tuple):
-        return [_whole(Image(frame)) for frame in part.source]
-    if isinstance(part, Text) or not isinstance(part.source, Path):
-        return part
-    return type(part), part.source.absolute()

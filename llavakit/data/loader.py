@@ -18,6 +18,7 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import Batch
 from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.cache import FeatureCache
+from llavakit.data.changes import weigh_changes
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
@@ -86,16 +87,18 @@ class Loader:
         seed: int,
         cache: FeatureCache | None = None,
         pairs: bool = False,
+        changed_weight: float = 1.0,
         key: Callable[[Sample], str] | None = None,
     ) -> None:
         """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected.
+        Tokens that only one of them has count `changed_weight` times as much.
 
         `key` gives the names of samples that batches shall have.
         """
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.pairs, self.key = pairs, key
+        self.pairs, self.changed_weight, self.key = pairs, changed_weight, key
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -188,7 +191,7 @@ class Loader:
             if self.config.turns == "independent" and not self.pairs:
                 sample = self.encoder.encode_turns(talks[0])
             else:
-                sample = self.encoder.encode_alternatives(talks)
+                sample = weigh_changes(self.encoder.encode_alternatives(talks), self.changed_weight)
         except (DataError, *FAULTS) as error:
             raise record.blame(error) from None
         if sample.num_inputs > self.config.tokens:

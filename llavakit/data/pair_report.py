@@ -22,6 +22,7 @@ from llavakit.text.conversation import Conversation
 from llavakit.vision.frames import VideoConfig
 
 PAIR_FLAWS = FLAWS | {
+    "undecided": "no answer is better: a tie, both bad, or annotators who do not agree",
     "duplicate": "the same question with the same two answers as an earlier pair",
     "swapped": "an earlier pair prefers the other one of the same two answers",
     "near": "the answers hardly differ: at most a word in twenty, or letter case and punctuation only",

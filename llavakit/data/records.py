@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any, overload
 
 from llavakit.core.errors import DataError, FlawKind
-from llavakit.data.dialects.preferences import split_pair
+from llavakit.data.dialects.judged import Verdict, settle
+from llavakit.data.dialects.kto import is_kto, split_kto
+from llavakit.data.dialects.pair_table import PairDialect, recognise_pair
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.dialects.table import Dialect, recognise
 from llavakit.data.dialects.unread import refuse_unread
 from llavakit.data.index import Rows, TextRows, Unreadable
 from llavakit.data.shards import Members, Packed, ShardRows
 from llavakit.data.tables import HUB, ArrowRows, HubRows, ParquetRows
+from llavakit.data.votes import SUFFIX, VoteRows
 from llavakit.text.conversation import Conversation, learn_last_answer
 
 # What other people's data make libraries raise, besides DataError: of one record, it is that record's flaw.
@@ -76,20 +79,47 @@ class Record:
             raise self.blame(error) from None
         return talk, reader.top.left()
 
-    def pair(self) -> tuple[Conversation, Conversation]:
-        """(chosen, rejected): one prompt with two answers, which alone are learned. DataError on any flaw."""
+    def pair_dialect(self) -> PairDialect:
+        """How it spells a pair. DataError, with file:line, if no dialect fits."""
         raw = self._object()
         try:
-            halves = split_pair(raw)
+            return recognise_pair(raw)
         except DataError as error:
             raise self.error(error.what, error.kind) from None
-        both = [replace(self, raw=half).conversation() for half in halves]
-        chosen, rejected = (learn_last_answer(talk) for talk in both)
-        if chosen.messages[:-1] != rejected.messages[:-1]:
+
+    def alternatives(self) -> "Alternatives":
+        """One prompt with two answers, and which is better if that is known. DataError on any flaw."""
+        dialect = self.pair_dialect()
+        try:
+            judged = dialect.split(self.raw)
+        except DataError as error:
+            raise self.error(error.what, error.kind) from None
+        halves = [replace(self, raw=half) for half in (judged.first, judged.second)]
+        read = [half.read() for half in halves]
+        first, second = (learn_last_answer(talk) for talk, _ in read)
+        if first.messages[:-1] != second.messages[:-1]:
             raise self.error("the two answers do not belong to one prompt")
-        if chosen.messages[-1].text.strip() == rejected.messages[-1].text.strip():
+        if first.messages[-1].text.strip() == second.messages[-1].text.strip():
             raise self.error("chosen and rejected are equal", "answer")
-        return chosen, rejected
+        return Alternatives(first, second, judged.verdicts, read[0][1])
+
+    def pair(self) -> tuple[Conversation, Conversation]:
+        """(chosen, rejected): one prompt with two answers, which alone are learned. DataError on any flaw."""
+        found = self.alternatives()
+        if found.verdict not in (1, 2):
+            raise self.error(*found.undecided)
+        return (found.first, found.second) if found.verdict == 1 else (found.second, found.first)
+
+    def judged(self) -> list[tuple[Conversation, bool]]:
+        """Answers to one prompt, each with whether it is wanted: of a KTO record one, of a pair two."""
+        raw = self._object()
+        if is_kto(raw):
+            half, wanted = split_kto(raw)
+            return [(learn_last_answer(replace(self, raw=half).conversation()), wanted)]
+        found = self.alternatives()
+        if found.verdict in (None, "tie"):
+            raise self.error(*found.undecided)
+        return [(found.first, found.verdict == 1), (found.second, found.verdict == 2)]
 
     def _object(self) -> dict[str, Any]:
         if isinstance(self.raw, Unreadable):
@@ -97,6 +127,31 @@ class Record:
         if not isinstance(self.raw, dict):
             raise self.error(f"a record must be an object, found {type(self.raw).__name__}")
         return self.raw
+
+
+@dataclass(frozen=True)
+class Alternatives:
+    """Two answers to one prompt."""
+
+    first: Conversation
+    second: Conversation
+    verdicts: tuple[Verdict | None, ...]  # what people said, as in Judged
+    rest: dict[str, Any]  # the fields beside them, as `id`
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What most of them said."""
+        return settle(self.verdicts)
+
+    @property
+    def undecided(self) -> tuple[str, FlawKind]:
+        """Why there is no better one: in words, and whether people meant it."""
+        if not self.verdicts:
+            return "it does not say which of the two answers is better", "record"
+        if self.verdict is None:
+            agreed = all(verdict is None for verdict in self.verdicts)
+            return "it was skipped" if agreed else "the annotators do not agree", "undecided"
+        return f"no answer is better: {'a tie' if self.verdict == 'tie' else 'both are bad'}", "undecided"
 
 
 class Records(Sequence[Record]):
@@ -141,8 +196,8 @@ def read_records(path: Path, folder: Path | None = None, unread: frozenset[str] 
 
     `unread` are fields and placeholders that look as if they should be read and are passed over on purpose.
 
-    `.parquet` and `.tar` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one that
-    `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a
+    `.parquet`, `.tar` and `.votes` are told by their ending, `hf:NAME[:SPLIT]` by its beginning; a directory is one
+    that `datasets` saved; anything else is a JSON list or JSON lines. What cannot be split into records at all is a
     DataError here; a record that cannot be read, as one that is not JSON, fails when it is used.
     """
     base = path.parent if folder is None else folder
@@ -156,5 +211,7 @@ def read_records(path: Path, folder: Path | None = None, unread: frozenset[str] 
         raise DataError(
             "packed files cannot be read at random; unpack it first (a plain .tar is fine)", path=path
         )
-    kinds: dict[str, type[ParquetRows | ShardRows]] = {".parquet": ParquetRows, ".tar": ShardRows}
+    kinds: dict[str, type[ParquetRows | ShardRows | VoteRows]] = {
+        ".parquet": ParquetRows, ".tar": ShardRows, SUFFIX: VoteRows,
+    }  # fmt: skip
     return Records(kinds.get(path.suffix.lower(), TextRows)(path), path, base, unread)

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from llavakit.core.errors import DataError, UserError
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
 
@@ -16,6 +17,10 @@ class Answer:
 
     text: str
     finish: str
+    prompt_tokens: int | None = field(
+        default=None, compare=False
+    )  # of pictures too; None: a server did not say
+    answer_tokens: int | None = field(default=None, compare=False)
 
 
 class Responder(ABC):
@@ -43,6 +48,27 @@ class Responder(ABC):
     @abstractmethod
     def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """`batch`, with the reason why each answer ended."""
+
+    def outcomes(
+        self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY
+    ) -> Iterator[tuple[int, Answer | UserError]]:
+        """(number, its answer or why it has none), as they become known. Number i draws with seed + i.
+
+        Here all are asked at once; where one of them cannot be (a broken picture), by halves to find it.
+        """
+        try:
+            answers = self.answers(conversations, sampling=sampling)
+        except DataError as error:
+            if len(conversations) == 1:
+                yield 0, error
+                return
+            half = len(conversations) // 2
+            for start, part in ((0, conversations[:half]), (half, conversations[half:])):
+                shifted = sampling.model_copy(update={"seed": sampling.seed + start})
+                for number, outcome in self.outcomes(part, sampling=shifted):
+                    yield start + number, outcome
+            return
+        yield from enumerate(answers)
 
     @abstractmethod
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:

@@ -1,23 +1,22 @@
 """The file of a model's answers: it only grows, says who answered what, and is scored without the model.
 
-JSON lines. The first says who was asked and how, each other one holds an answer with the digests of its question.
-A line that a killed process left unfinished is cut off when the file is opened again.
+A journal: its first line says who was asked and how, each other one holds an answer with digests of its question.
 """
 
-import fcntl
 import hashlib
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import ConfigError, DataError
+from llavakit.core.journal import Journal, Row, open_journal, read_journal
 from llavakit.eval.benchmark import Question
 from llavakit.text.conversation import Image, Text
 from llavakit.vision.image import digest
+from llavakit.vision.video import video_digest
 
 SKIPPED = "skipped"
 
@@ -45,8 +44,15 @@ def prompt_digest(question: Question) -> str:
 
 
 def picture_digests(question: Question) -> tuple[str, ...]:
-    """A name for each picture's file. DataError if it cannot be read."""
-    return tuple(digest(part.source)[:16] for part in question.parts if isinstance(part, Image))
+    """A name for each picture's and video's file. DataError if it cannot be read."""
+    return tuple(
+        (digest(part.source) if isinstance(part, Image) else _video_digest(part.source))[:16]
+        for part in question.parts
+        if not isinstance(part, Text)
+    )
+
+
+_video_digest = cache(video_digest)  # many questions are about one video, which may be gigabytes
 
 
 class Answers:
@@ -76,65 +82,44 @@ class Answers:
 
 def read_answers(path: Path) -> Answers:
     """The whole lines of an answers file."""
-    try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # what is behind the last line break was not finished
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", path=path) from None
-    if not lines:
+    rows = read_journal(path)
+    if not rows:
         raise DataError("no answers in it", path=path)
+    return _answers(path, rows)
+
+
+def _answers(path: Path, rows: Sequence[Row]) -> Answers:
     given = {}
-    header: dict[str, Any] = {}
-    for number, line in enumerate(lines, 1):
+    for number, row in enumerate(rows[1:], 2):
         try:
-            row = json.loads(line)
-            if number == 1:
-                header = dict(row)
-            else:
-                one = Given(**row | {"pictures": tuple(row["pictures"])})
-                given[one.id] = one
-        except (ValueError, TypeError, KeyError):
+            one = Given(**row | {"pictures": tuple(row["pictures"])})
+        except (TypeError, KeyError):
             raise DataError("not a line that an evaluation wrote", path=path, line=number) from None
-    return Answers(path, header, given)
+        given[one.id] = one
+    return Answers(path, rows[0], given)
 
 
 class Writer:
     """Adds answers to a file, so that what was added survives whatever ends the process."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
 
     def add(self, given: Sequence[Given]) -> None:
-        self.write([asdict(one) for one in given])
-
-    def write(self, rows: Sequence[dict[str, Any]]) -> None:
-        data = "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows).encode()
-        while data:
-            data = data[os.write(self._descriptor, data) :]
-        os.fsync(self._descriptor)
+        self._journal.add([asdict(one) for one in given])
 
 
 @contextmanager
 def open_answers(path: Path, header: dict[str, Any]) -> Iterator[tuple[Answers, Writer]]:
     """What is in the file, and what adds to it. Refused: another process that writes, and another header."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{path}: another process is adding answers to it") from None
-        whole = path.read_bytes().rfind(b"\n") + 1
-        os.ftruncate(descriptor, whole)
-        writer = Writer(descriptor)
-        if not whole:
-            writer.write([header])
-        found = read_answers(path)
+    with open_journal(path) as (rows, journal):
+        if not rows:
+            journal.add([header])
+        found = _answers(path, rows or [header])
         for key in header:
             if found.header.get(key) != header[key]:
                 had = found.header.get(key)
                 raise ConfigError(
                     f"{path}: its answers have {key} {had!r}, not {header[key]!r}; use another --out"
                 )
-        yield found, writer
-    finally:
-        os.close(descriptor)
+        yield found, Writer(journal)

@@ -1,6 +1,6 @@
 """Asking: questions to answers, in batches that share pictures, kept as they come."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from llavakit.core.errors import DataError, Interrupted
@@ -27,21 +27,23 @@ def ask_all(
     """Ask what is not answered yet. Ctrl-C keeps what is done.
 
     A question that cannot be asked (a broken picture) stops everything, or is skipped, counted, and tried again by
-    the next run.
+    the next run. A question draws from the seed and its place, whatever was answered before.
     """
     asked: list[Question] = []
-    left: list[Question] = []
-    for question in neighbours(questions):
+    left: list[tuple[int, Question]] = []
+    for place, question in enumerate(neighbours(questions)):
         given = answers.given.get(question.id)
-        (left if given is None or given.skipped else asked).append(question)
+        if given is None or given.skipped:
+            left.append((place, question))
+        else:
+            asked.append(question)
     for question in asked:
         answers.check_pictures(question, picture_digests(question))
     done = len(asked)
     try:
         with bar(title, len(questions), done=done) as progress:
-            for at in range(0, len(left), CHUNK):
-                chunk = left[at : at + CHUNK]
-                new = _ask(responder, chunk, sampling, on_bad)
+            for place, chunk in chunks(left):
+                new = _ask(responder, chunk, _from(sampling, place), on_bad)
                 writer.add(new)
                 answers.given.update({one.id: one for one in new})
                 progress.advance(len(chunk))
@@ -57,6 +59,22 @@ def neighbours(questions: Sequence[Question]) -> list[Question]:
     return [question for _, question in sorted(zip(keys, questions, strict=True), key=lambda pair: pair[0])]
 
 
+def chunks(left: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, list[Question]]]:
+    """At most CHUNK questions whose places follow each other, with the first place."""
+    at = 0
+    while at < len(left):
+        end = at + 1
+        while end < min(len(left), at + CHUNK) and left[end][0] == left[end - 1][0] + 1:
+            end += 1
+        yield left[at][0], [question for _, question in left[at:end]]
+        at = end
+
+
+def _from(sampling: Sampling, place: int) -> Sampling:
+    """A responder draws its i-th answer from seed + i."""
+    return sampling.model_copy(update={"seed": sampling.seed + place})
+
+
 def _ask(
     responder: Responder, questions: Sequence[Question], sampling: Sampling, on_bad: OnBad
 ) -> list[Given]:
@@ -67,11 +85,8 @@ def _ask(
     except DataError as error:
         if len(questions) > 1:
             half = len(questions) // 2
-            return [
-                given
-                for part in (questions[:half], questions[half:])
-                for given in _ask(responder, part, sampling, on_bad)
-            ]
+            first = _ask(responder, questions[:half], sampling, on_bad)
+            return first + _ask(responder, questions[half:], _from(sampling, half), on_bad)
         [question] = questions
         if on_bad == "stop":
             raise DataError(

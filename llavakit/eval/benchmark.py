@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, pick
-from llavakit.eval.rules.means import mean
+from llavakit.rules.means import mean
 from llavakit.text.conversation import Conversation, Message, Part
 
 FAULTS = (ValueError, TypeError, AttributeError, LookupError)  # what other people's files make a reader raise
@@ -65,14 +65,25 @@ class Rules:
 
 
 @dataclass(frozen=True)
+class Submission:
+    """How a server that scores takes the answers."""
+
+    file: str
+    server: str  # where it goes, for people
+    write: Callable[[Sequence[Question], Sequence[str]], bytes]
+
+
+@dataclass(frozen=True)
 class Benchmark:
     """A row of the table."""
 
     title: str  # as people write it
     files: str  # what a folder of it holds, for people
     read: Callable[[Path], list[Question]]
-    rules: Mapping[str, Rules]  # the first is the one used if none is asked for
+    rules: Mapping[str, Rules]  # the first is the one used if none is asked for; none: a server scores
     max_tokens: int = 16
+    submission: Submission | None = None  # how the answers are handed in
+    built_in: bool = False  # needs no files
 
     def questions(self, folder: Path) -> list[Question]:
         """All questions, in the order of the files. DataError for missing files and ids that are there twice."""

@@ -1,33 +1,16 @@
-"""What people look at: a table of scores in 80 columns, and a page of one task's answers, wrong ones first."""
+"""What people look at first: scores and comparisons as text in 80 columns, and scores as a picture."""
 
-import base64
-import html
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from llavakit.core.errors import DataError
-from llavakit.eval.score import Score, Verdict
-from llavakit.text.conversation import Image, ImageSource
-from llavakit.vision.image import load_image
+from llavakit.core.errors import shorten
+from llavakit.eval.compare import Comparison
+from llavakit.eval.score import Score
 
-SHOWN = 200  # answers on the page; their pictures are in it
-SIDE = 200  # pixels of a picture
 HEAD = f"{'task':<14}{'rules':<11}{'score':>18}{'95 %':>15}{'n':>8}{'unread':>7}{'cut':>6}"
-STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 60em; color: #222 }
-article { display: flex; gap: 1em; border-top: 1px solid #ccc; padding: .8em 0 }
-.wrong b { color: #b01e28 } .right b { color: #14783c } .unread b { color: #9a6700 }
-img { max-width: 200px; max-height: 200px } p { margin: .2em 0; white-space: pre-wrap }
-"""
-SCRIPT = """
-const kind = document.querySelector("select"), text = document.querySelector("input");
-function show() {
-  for (const each of document.querySelectorAll("article"))
-    each.hidden = (kind.value && !each.classList.contains(kind.value))
-      || !each.textContent.toLowerCase().includes(text.value.toLowerCase());
-}
-kind.onchange = text.oninput = show;
-"""
+AGAINST = f"{'task':<14}{'A':>8}{'B':>8}{'B - A':>8}{'95 %':>16}{'p':>8}{'n':>8}{'least':>8}"
+FLIPS = 10  # of a task, in the terminal
 
 
 def draw_table(scores: Sequence[Score]) -> str:
@@ -44,6 +27,8 @@ def draw_table(scores: Sequence[Score]) -> str:
             lines.append(
                 f"{'':<14}not read: {score.if_wrong:.2f} if wrong, {score.if_chance:.2f} if answered by chance"
             )
+        if score.repeats is not None:
+            lines.append(f"{'':<14}{score.repeats}")
         if score.skipped:
             lines.append(f"{'':<14}{score.skipped} questions could not be asked and are in no score")
         left = score.questions - score.answered - score.skipped
@@ -52,46 +37,64 @@ def draw_table(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
-def draw_page(score: Score, verdicts: Sequence[Verdict]) -> str:
-    """HTML that needs nothing else: not read and wrong answers first, with pictures, and a filter."""
-    ordered = sorted(verdicts, key=lambda v: -1.0 if v.point is None else v.point)[:SHOWN]
-    figures = ", ".join(f"{html.escape(name)} {value:.2f}" for name, value in score.figures.items())
-    return "\n".join(
-        (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(score.title)}</title>',
-            f"<style>{STYLE}</style><h1>{html.escape(score.title)}</h1>",
-            f"<p>Rules {html.escape(score.rules)}: {figures}. {score.answered} answers, {score.unparsed} not read, "
-            f"{score.truncated} cut; the {len(ordered)} with the fewest points.</p>",
-            '<p><select aria-label="kind"><option value="">all<option value="unread">not read'
-            '<option value="wrong">wrong<option value="right">right</select> <input aria-label="filter" '
-            'placeholder="filter"></p>',
-            *(_article(verdict) for verdict in ordered),
-            f"<script>{SCRIPT}</script></html>",
+def draw_differences(comparisons: Sequence[Comparison]) -> str:
+    """Two runs, task by task, with the first answers that changed. `least`: the smallest difference n can show."""
+    lines = [AGAINST]
+    for each in comparisons:
+        between = "" if each.interval is None else f"{each.interval[0]:+.1f} to {each.interval[1]:+.1f}"
+        least = "" if each.detectable is None else f"{each.detectable:.2f}"
+        lines.append(
+            f"{each.task:<14}{each.first:>8.2f}{each.second:>8.2f}{each.gain:>+8.2f}{between:>16}"
+            f"{each.p:>8.4f}{each.questions:>8}{least:>8}"
         )
+        better = sum(flip.better for flip in each.flips)
+        lines.append(
+            f"{'':<14}{each.name}, {each.rules}; {better} answers better, {len(each.flips) - better} worse; "
+            f"p by {each.test}"
+        )
+        if each.left:
+            lines.append(f"{'':<14}{each.left} answers of one run only are left out")
+        for flip in sorted(each.flips, key=lambda flip: flip.better)[:FLIPS]:
+            said = [shorten(verdict.given.answer, 24) for verdict in (flip.before, flip.after)]
+            word = "better" if flip.better else "worse"
+            lines.append(
+                f"{'':<4}{word:<8}{shorten(flip.before.question.id, 20)}: {said[0]!r} -> {said[1]!r}"
+            )
+    return "\n".join(lines)
+
+
+def draw_scores(title: str, results: Mapping[str, Mapping[str, Mapping[str, Any]]], path: Path) -> None:
+    """A PNG for a README: every task and rule set with its figure, a bar, and its interval.
+
+    Bars are relative to 100, or to the largest end of an interval where a figure may be larger.
+    """
+    # Imported here: it costs half a second, and only ends of runs draw.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = [(task, rules, score) for task, sets in results.items() for rules, score in sets.items()]
+    figure = Figure(figsize=(8, 0.8 + 0.32 * len(rows)), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for at, (_, _, score) in enumerate(rows):
+        value = next(iter(score["figures"].values()))
+        low, high = score["interval"] or (value, value)
+        full = max(100.0, high)
+        axes.barh(at, value / full, color="C0", height=0.6)
+        axes.plot([low / full, high / full], [at, at], color="black", linewidth=1.5)
+        unread = f", {score['unparsed']} not read" if score["unparsed"] else ""
+        axes.text(
+            1.02, at, f"{value:.1f} ({low:.1f} to {high:.1f}), n {score['answered']}{unread}", va="center"
+        )
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{task} ({rules})\n{next(iter(score['figures']))}" for task, rules, score in rows],
+        fontsize=8,
     )
-
-
-def _article(verdict: Verdict) -> str:
-    question, point = verdict.question, verdict.point
-    kind = "unread" if point is None else "right" if point >= 0.5 else "wrong"
-    asked = question.conversation.messages[0].text
-    pictures = "".join(_picture(part.source) for part in question.parts if isinstance(part, Image))
-    told = "not read" if point is None else f"{point:.2f}"
-    return (
-        f'<article class="{kind}"><div>{pictures}</div><div><p>{html.escape(asked)}</p>'
-        f"<p><b>{html.escape(verdict.given.answer) or '(nothing)'}</b></p>"
-        f"<p>reference: {html.escape(str(question.reference))}; points: {told}; "
-        f"{html.escape(question.id)}, {html.escape(verdict.given.finish)}</p></div></article>"
-    )
-
-
-def _picture(source: ImageSource) -> str:
-    """A small copy in the page; pictures that have gone since they were asked about are named."""
-    try:
-        picture = load_image(source)
-    except DataError as error:
-        return f"<p>{html.escape(str(error))}</p>"
-    picture.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xticks([])
+    axes.set_title(title)
+    for side in ("top", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    figure.savefig(path, bbox_inches="tight")

@@ -1,8 +1,8 @@
 """A run of benchmarks: ask, keep the answers, score them, write results. Scoring alone goes over the same files."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +10,35 @@ from llavakit.core.errors import ConfigError, DataError, pick
 from llavakit.core.files import read_json, write_text
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
-from llavakit.eval.answers import open_answers, read_answers
+from llavakit.eval.answers import Answers, open_answers, read_answers
 from llavakit.eval.ask import OnBad, ask_all
 from llavakit.eval.benchmark import Benchmark, Question
-from llavakit.eval.report import draw_page
+from llavakit.eval.compare import Comparison, compare
+from llavakit.eval.controls import CONTROLS
+from llavakit.eval.pages import draw_comparison, draw_index, draw_page
+from llavakit.eval.repeats import sum_up
 from llavakit.eval.score import Score, Verdict, score_answers
 from llavakit.eval.tasks.table import BENCHMARKS
+from llavakit.rules.thinking import strip_thinking
 
-ANSWERS, SETTINGS, RESULTS, PAGE = "answers.jsonl", "settings.json", "results.json", "report.html"
+ANSWERS, SETTINGS, RESULTS, PAGE, INDEX = (
+    "answers.jsonl", "settings.json", "results.json", "report.html", "index.html",
+)  # fmt: skip
+APART = 1_000_000_007  # between the seeds of two repeats: more than questions
 
 
 @dataclass(frozen=True)
 class Plan:
     """What to ask: the questions of a benchmark, out of a folder."""
 
-    task: str
+    task: str  # with its control, if it has one
     folder: Path
     limit: int | None
     everything: tuple[Question, ...]
 
     @property
     def benchmark(self) -> Benchmark:
-        return BENCHMARKS[self.task]
+        return benchmark_of(self.task)
 
     @property
     def questions(self) -> list[Question]:
@@ -41,22 +48,37 @@ class Plan:
         return [question for question in self.everything if (question.unit or question.id) in kept]
 
 
-def plan_tasks(tasks: Sequence[str], data: Path, limit: int | None, rules: str | None) -> list[Plan]:
+def benchmark_of(task: str) -> Benchmark:
+    """The row of a name, whatever control stands behind it."""
+    return pick(BENCHMARKS, task.partition(".")[0], "benchmark")
+
+
+def plan_tasks(tasks: Sequence[str], data: Path | None, limit: int | None, rules: str | None) -> list[Plan]:
     """Every task with its questions from DATA/TASK, or from DATA itself where there is no such folder.
 
     Everything that can be known before a model is asked, which may take hours, is refused here.
     """
-    if not data.is_dir():
+    if data is not None and not data.is_dir():
         raise DataError("not a folder", path=data)
     for task in tasks:
-        pick(BENCHMARKS, task, "benchmark").choose(rules)
-    return [
-        _plan(task, data / task if (data / task).is_dir() else data, limit) for task in dict.fromkeys(tasks)
-    ]
+        row = benchmark_of(task)
+        if row.rules:
+            row.choose(rules)
+        if data is None and not row.built_in:
+            raise ConfigError("give --data with the folder of the benchmarks' files")
+    plans = []
+    for task in dict.fromkeys(tasks):
+        own = Path() if data is None else data / task.partition(".")[0]
+        plans.append(_plan(task, own if data is None or own.is_dir() else data, limit))
+    return plans
 
 
 def _plan(task: str, folder: Path, limit: int | None) -> Plan:
-    return Plan(task, folder, limit, tuple(pick(BENCHMARKS, task, "benchmark").questions(folder)))
+    questions = benchmark_of(task).questions(folder)
+    _, dot, control = task.partition(".")
+    if dot:
+        questions = pick(CONTROLS, control, "control")(questions)
+    return Plan(task, folder, limit, tuple(questions))
 
 
 def evaluate(
@@ -67,38 +89,50 @@ def evaluate(
     *,
     rules: str | None = None,
     max_tokens: int | None = None,
+    temperature: float = 0.0,
+    repeats: int = 1,
     on_bad: OnBad = "stop",
 ) -> list[Score]:
-    """Ask every task's questions and score the answers; results are written after each. `who` names the model."""
+    """Ask every task's questions and score the answers; results are written after each. `who` names the model.
+
+    Tasks that a server scores have no score here: their answers are written as it takes them.
+    """
+    if repeats > 1 and temperature == 0:
+        raise ConfigError("greedy answers are the same every time; give --temperature with --repeats")
     scores = []
     for plan in plans:
-        questions = plan.questions
-        sampling = Sampling(max_tokens=max_tokens or plan.benchmark.max_tokens)
-        header = {
-            "task": plan.task,
-            **who,
-            "sampling": sampling.model_dump(mode="json", exclude_defaults=True),
-        }
-        folder = out / plan.task
-        with open_answers(folder / ANSWERS, header) as (answers, writer):
-            write_text(
-                folder / SETTINGS,
-                json.dumps({"folder": str(plan.folder.absolute()), "limit": plan.limit, "rules": rules}),
+        folder, runs = out / plan.task, []
+        for repeat in range(repeats):
+            sampling = Sampling(
+                max_tokens=max_tokens or plan.benchmark.max_tokens,
+                temperature=temperature,
+                seed=repeat * APART,
             )
-            answers.check_prompts(plan.everything)
-            ask_all(responder, questions, answers, writer, sampling=sampling, on_bad=on_bad, title=plan.task)
-            score, verdicts = score_answers(plan.task, plan.benchmark, questions, answers, rules)
-        scores.append(score)
-        write_results(out, score, verdicts)
+            said = sampling.model_dump(mode="json", exclude_defaults=True)
+            header = {"task": plan.task, **who, "sampling": said}
+            with open_answers(folder / file_of(repeat), header) as (answers, writer):
+                settings = {"folder": str(plan.folder.absolute()), "limit": plan.limit, "rules": rules}
+                write_text(folder / SETTINGS, json.dumps(settings))
+                answers.check_prompts(plan.everything)
+                title = plan.task if repeats == 1 else f"{plan.task} {repeat + 1}/{repeats}"
+                ask_all(
+                    responder, plan.questions, answers, writer, sampling=sampling, on_bad=on_bad, title=title
+                )
+            runs.append(answers)
+        scores += finish(out, plan, runs, rules)
     return scores
 
 
-def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) -> list[Score]:
-    """Score the answers of a run again, without a model; with other rules, or from data that has moved."""
+def file_of(repeat: int) -> str:
+    """Where the answers of a repeat are: answers.jsonl, answers-2.jsonl, ..."""
+    return f"answers-{repeat + 1}.jsonl" if repeat else ANSWERS
+
+
+def kept(out: Path, data: Path | None, rules: str | None) -> Iterator[tuple[Plan, list[Answers], str | None]]:
+    """The tasks of a run with the answers of every repeat, and the rule set that they are scored by."""
     found = sorted(out.glob(f"*/{ANSWERS}"))
     if not found:
         raise ConfigError(f"{out} is not the directory of an evaluation: no TASK/{ANSWERS} in it")
-    scores = []
     for path in found:
         settings = read_json(path.with_name(SETTINGS))
         task = path.parent.name
@@ -106,20 +140,82 @@ def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) ->
             plan = _plan(task, Path(settings["folder"]), settings["limit"])
         else:
             [plan] = plan_tasks([task], data, settings["limit"], rules)
-        answers = read_answers(path)
-        answers.check_prompts(plan.everything)
-        score, verdicts = score_answers(
-            task, plan.benchmark, plan.questions, answers, rules or settings["rules"]
-        )
-        scores.append(score)
-        write_results(out, score, verdicts)
-    return scores
+        runs = [read_answers(path)]
+        while (more := path.with_name(file_of(len(runs)))).exists():
+            runs.append(read_answers(more))
+        for answers in runs:
+            answers.check_prompts(plan.everything)
+        yield plan, [runs[0], *(each for each in runs[1:] if each.given)], rules or settings["rules"]
+
+
+def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) -> list[Score]:
+    """Score the answers of a run again, without a model; with other rules, or from data that has moved."""
+    return [score for found in kept(out, data, rules) for score in finish(out, *found)]
+
+
+def finish(out: Path, plan: Plan, runs: Sequence[Answers], rules: str | None) -> list[Score]:
+    """The score of a task's answers, written; or the file for the server that scores them."""
+    if not plan.benchmark.rules:
+        write_submission(out, plan, runs[0])
+        return []
+    scored = [score_answers(plan.task, plan.benchmark, plan.questions, answers, rules) for answers in runs]
+    score, verdicts = scored[0]
+    if len(scored) > 1:
+        score = replace(score, repeats=sum_up(plan.benchmark, score.rules, [each for _, each in scored]))
+    write_results(out, score, verdicts)
+    return [score]
+
+
+def write_submission(out: Path, plan: Plan, answers: Answers) -> None:
+    """The answers as the server takes them; those of questions that could not be asked are empty."""
+    submission = plan.benchmark.submission
+    assert submission is not None
+    asked = [question for question in plan.questions if question.id in answers.given]
+    said = [strip_thinking(answers.given[question.id].answer) for question in asked]
+    (out / plan.task / submission.file).write_bytes(submission.write(asked, said))
 
 
 def write_results(out: Path, score: Score, verdicts: Sequence[Verdict]) -> None:
-    """The score into results.json, beside those of other tasks and rule sets, and the page of answers."""
+    """The score into results.json, beside those of other tasks and rule sets, and the pages that show it."""
     path = out / RESULTS
     results = read_json(path) if path.exists() else {}
     results.setdefault(score.task, {})[score.rules] = asdict(score)
     write_text(path, json.dumps(results, indent=1) + "\n")
     write_text(out / score.task / PAGE, draw_page(score, verdicts))
+    write_text(out / INDEX, draw_index(out.name, results, PAGE))
+
+
+def compare_runs(
+    first: Path, second: Path, out: Path, *, data: Path | None = None, rules: str | None = None
+) -> list[Comparison]:
+    """Every task that both runs have, its first repeat; a page of the answers that changed is written to `out`."""
+    if first.resolve() == second.resolve():
+        raise ConfigError("a run is compared with another one")
+    before = {plan.task: (plan, runs[0]) for plan, runs, _ in kept(first, data, rules)}
+    found = []
+    for plan, runs, chosen in kept(second, data, rules):
+        if plan.task not in before or not plan.benchmark.rules:
+            continue
+        own, answers = before[plan.task]
+        name, how = plan.benchmark.choose(chosen)
+        _, one = score_answers(plan.task, own.benchmark, own.questions, answers, name)
+        _, other = score_answers(plan.task, plan.benchmark, plan.questions, runs[0], name)
+        found.append(compare(plan.task, name, how.aggregate, one, other))
+    if not found:
+        raise ConfigError(f"{first} and {second} have no scored task in common")
+    for each in found:
+        write_text(out / f"{each.task}.html", draw_comparison(each, str(first), str(second)))
+    table = [asdict(replace(each, flips=())) | {"flips": _named(each)} for each in found]
+    write_text(out / "comparison.json", json.dumps(table, indent=1) + "\n")
+    return found
+
+
+def _named(comparison: Comparison) -> list[dict[str, Any]]:
+    """The flips as results: ids, answers and points."""
+    return [
+        {
+            "id": flip.before.question.id, "answers": [flip.before.given.answer, flip.after.given.answer],
+            "points": [flip.before.point, flip.after.point],
+        }
+        for flip in comparison.flips
+    ]  # fmt: skip

@@ -3,19 +3,14 @@
 Scoring needs the questions and the answers file, no model and no picture.
 """
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass
 
 from llavakit.core.errors import DataError
 from llavakit.eval.answers import Answers, Given
-from llavakit.eval.benchmark import Aggregate, Benchmark, Figures, Points, Question, accuracy
-
-THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
-DRAWS, SLOW_DRAWS = 2000, 200  # resamples of an interval: of a mean, and of what Python has to compute
-SEED = 0
+from llavakit.eval.benchmark import Benchmark, Figures, Question
+from llavakit.eval.resample import headline, interval
+from llavakit.rules.thinking import strip_thinking
 
 
 @dataclass(frozen=True)
@@ -25,6 +20,25 @@ class Verdict:
     question: Question
     given: Given
     point: float | None
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The headline of every repeat and what they say together, over the questions that all have answered."""
+
+    scores: tuple[float, ...]
+    mean: float
+    spread: float  # standard deviation of one repeat
+    any_right: float  # pass@k: the best of each question's answers
+    majority: float | None  # the answer said most often; None where answers are too long to be said twice
+
+    def __str__(self) -> str:
+        k = len(self.scores)
+        vote = "" if self.majority is None else f", majority {self.majority:.2f}"
+        return (
+            f"{k} repeats: mean {self.mean:.2f}, spread {self.spread:.2f} "
+            f"({min(self.scores):.2f} to {max(self.scores):.2f}), pass@{k} {self.any_right:.2f}{vote}"
+        )
 
 
 @dataclass(frozen=True)
@@ -43,15 +57,16 @@ class Score:
     if_wrong: float  # the headline if all that was not read is wrong
     if_chance: float  # and if it has the points of a guesser
     interval: tuple[float, float] | None  # 95 %, pictures drawn again; None for fewer than two pictures
+    repeats: Repeats | None = None  # this score is of the first one
 
     @property
     def headline(self) -> tuple[str, float]:
         return next(iter(self.figures.items()))
 
 
-def strip_thinking(answer: str) -> str:
-    """The answer without what a model thought in front of it."""
-    return THINKING.sub("", answer)
+def cluster_of(given: Given) -> str:
+    """What a question's answer depends on together with others: its first picture or video."""
+    return (given.pictures or (given.id,))[0]
 
 
 def score_answers(
@@ -66,7 +81,7 @@ def score_answers(
         raise DataError("no question has an answer", path=answers.path)
     asked = [question for question, _ in pairs]
     points = chosen.judge(asked, [strip_thinking(given.answer) for _, given in pairs])
-    clusters = [(given.pictures or (given.id,))[0] for _, given in pairs]
+    clusters = [cluster_of(given) for _, given in pairs]
     wrong = [0.0 if point is None else point for point in points]
     guessed = [q.chance if point is None else point for q, point in zip(asked, points, strict=True)]
     score = Score(
@@ -80,36 +95,3 @@ def score_answers(
         interval=interval(asked, points, clusters, chosen.aggregate),
     )  # fmt: skip
     return score, [Verdict(*pair, point) for pair, point in zip(pairs, points, strict=True)]
-
-
-def headline(figures: Figures) -> float:
-    return next(iter(figures.values()))
-
-
-def interval(
-    questions: Sequence[Question], points: Points, clusters: Sequence[str], aggregate: Aggregate
-) -> tuple[float, float] | None:
-    """95 % of the headline when pictures are drawn again, with all their questions (percentile bootstrap)."""
-    names = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
-    if len(names) < 2:
-        return None
-    members: list[list[int]] = [[] for _ in names]
-    for at, name in enumerate(clusters):
-        members[names[name]].append(at)
-    random = np.random.default_rng(SEED)
-    if aggregate is accuracy:
-        sums_C = np.array([sum(points[at] or 0.0 for at in each) for each in members])
-        sizes_C = np.array([len(each) for each in members])
-        draws = (random.integers(len(names), size=len(names)) for _ in range(DRAWS))
-        found = [100 * sums_C[draw].sum() / sizes_C[draw].sum() for draw in draws]
-    else:
-        found = []
-        for _ in range(SLOW_DRAWS):
-            drawn = list(enumerate(random.integers(len(names), size=len(names))))
-            # A picture drawn twice is two pictures.
-            again = [
-                replace(questions[a], unit=f"{questions[a].unit}#{n}") for n, c in drawn for a in members[c]
-            ]
-            found.append(headline(aggregate(again, [points[a] for _, c in drawn for a in members[c]])))
-    low, high = np.percentile(found, [2.5, 97.5])
-    return float(low), float(high)

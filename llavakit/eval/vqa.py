@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from llavakit.chat import Chat
 from llavakit.core.progress import bar
 from llavakit.engine.sampler import Sampling
+from llavakit.eval.controls import derange
 from llavakit.text.conversation import Conversation, user
 
 CHUNK = 128  # questions handed to the engine at once
@@ -48,10 +47,7 @@ def answer_questions(chat: Chat, questions: Sequence[Question], title: str) -> l
 
 def shuffle_images(questions: Sequence[Question], seed: int = 0) -> list[Question]:
     """Every image's questions are asked about another image; the answers stay those of the right one."""
-    images = list(dict.fromkeys(question.image for question in questions))
-    order = np.random.default_rng(seed).permutation(len(images))
-    # A rotation of a random order: nobody keeps their own image.
-    other = {images[a]: images[b] for a, b in zip(order, np.roll(order, 1), strict=True)}
+    other = derange(list(dict.fromkeys(question.image for question in questions)), seed)
     return [replace(question, image=other[question.image]) for question in questions]
 
 

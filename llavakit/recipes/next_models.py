@@ -12,6 +12,7 @@ from llavakit.model.families.next_models import five_grids
 from llavakit.model.families.row import Family, clip_tower, tiled
 from llavakit.model.formats.towers import CLIP_336, SIGLIP
 from llavakit.recipes.stage import INSTRUCTIONS, RUNS, Mean, Stage, alignment, full, short
+from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.vision.anyres import AnyresConfig
 
 NEXT_DATA = "llava_next_raw_format_processed.json"  # the public part of the 760K and 790K mixtures
@@ -21,6 +22,8 @@ RECAP = ("LLaVA-ReCap-118K", "LLaVA-ReCap-558K", "LLaVA-ReCap-CC3M")
 RECAPTIONS = Mean(text=224)  # detailed descriptions
 # One picture in eight is a video in the first release; half of the samples are in that of July.
 FEW_FILMS, MANY_FILMS = Mean(text=320, single=0.85, videos=0.12), Mean(text=256, single=0.48, videos=0.52)
+# A question about a video and two answers of some sentences.
+FILM_PAIRS = Mean(text=256, single=0.0, videos=1.0)
 # M4-Instruct: 307K single pictures, 265K videos, the rest of 1,178K with about three pictures each.
 M4 = Mean(text=192, single=0.26, several=1.55, videos=0.22)
 ALIGNED_UNSEEN = ("rate", "batch", "that pictures are cut square in this stage")
@@ -227,6 +230,27 @@ _VIDEO = (
     ),
 )
 
+# LLaVA-Hound's 17K pairs (arXiv 2404.01258): answers of a video model, ranked by a judge that reads captions.
+_VIDEO_DPO = tuple(
+    Stage(
+        name=f"next-video-dpo-{size}",
+        system="LLaVA-NeXT-Video",
+        does="DPO from AI feedback on videos",
+        family=family(f"llava-next-video-{size}-dpo"),
+        rates={"language": 5e-7},
+        batch=128,
+        data=("sft_dpo_17k.jsonl",),
+        mean=FILM_PAIRS,
+        tokens=8192,
+        epochs=3,
+        start=RUNS / f"next-video-{size}",
+        preference=PreferenceConfig(),
+        schedule={"warmup": 0.1, "decay": "linear"},
+        unverified=("that the tower is frozen", "frames (a frame a second in its script, 32 here)"),
+    )
+    for size in ("7b", "34b")
+)
+
 
 # Interleave (blog of 2024-06-16): goes on from a model of single pictures.
 
@@ -282,4 +306,4 @@ _INTERLEAVE = tuple(
     )
 )
 
-STAGES = (*_V16, *_LARGE, *_ABLATIONS, *_VIDEO, *_INTERLEAVE)
+STAGES = (*_V16, *_LARGE, *_ABLATIONS, *_VIDEO, *_VIDEO_DPO, *_INTERLEAVE)

@@ -12,6 +12,7 @@ from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.families.row import Family, family_config, one_tile
 from llavakit.model.settings import LoraSettings
+from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.frames import plan_video
@@ -68,6 +69,8 @@ class Stage:
     rope_factor: float | None = None
     lora: LoraSettings | None = None  # adapters in the decoder learn, its own weights do not
     media_front: float = 0.0
+    preference: PreferenceConfig | None = None  # the data are pairs of answers
+    schedule: Mapping[str, object] = field(default_factory=dict)  # where warm-up and decay are not the usual
     unverified: tuple[str, ...] = ()  # numbers above that no source states
 
     def __call__(self) -> Run:
@@ -87,7 +90,8 @@ class Stage:
                 lr=LearningRates(**{**self.rates, **self._newline}),
                 rows=rows_for(self.batch, self.mean.tokens(card), self.tokens),
                 epochs=self.epochs,
-            ),
+            ).model_copy(update=dict(self.schedule)),
+            preference=self.preference,
             checkpointing=True,  # as every released script; less time without it, where memory allows
             save_every=500,
         )

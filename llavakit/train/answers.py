@@ -13,16 +13,21 @@ def num_answers(batch: Batch) -> int:
     return int(batch.answers_L.max()) + 1 if len(batch.answers_L) else 0
 
 
-def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
-    """(summed log-probability, number of learned tokens) of every answer of the row, float32[A] each.
+def count_tokens(batch: Batch) -> Tensor:
+    """Learned tokens of every answer of the row, float32[A]."""
+    return torch.bincount(batch.answers_L, minlength=num_answers(batch)).float()
 
-    With `length_weight` below 1 the tokens of a pair's longer answer beyond the shorter one's length count so much
-    (LD-DPO). A token also counts its own weight.
+
+def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(summed log-probability, what its learned tokens count) of every answer of the row, float32[A] each.
+
+    A token counts its own weight, 1 if nothing was said. With `length_weight` below 1 the log-probabilities of a
+    pair's longer answer beyond the shorter one's length count so much of it (LD-DPO).
     """
     hidden_LD = model.hidden(batch)[batch.predict_L]
     logprobs_L, _ = token_logprobs(hidden_LD, batch.labels_L, model.logits)
     answers_L = batch.answers_L
-    tokens_A = torch.bincount(answers_L, minlength=num_answers(batch)).float()
+    tokens_A = count_tokens(batch)
     weights_L = batch.weights_L
     if length_weight != 1:
         first_A = (
@@ -32,4 +37,5 @@ def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> t
         shorter_A = tokens_A.view(-1, 2).amin(dim=1).repeat_interleave(2)
         weights_L = torch.where(place_L < shorter_A[answers_L], weights_L, weights_L * length_weight)
     zeros_A = torch.zeros_like(tokens_A)
-    return zeros_A.index_add(0, answers_L, logprobs_L * weights_L), tokens_A
+    counts_A = zeros_A.index_add(0, answers_L, batch.weights_L)
+    return zeros_A.index_add(0, answers_L, logprobs_L * weights_L), counts_A

@@ -59,6 +59,7 @@ def _data(run: Run) -> Iterator[tuple[str, Path, Path | None]]:
     """Every data file or mixture list, with the folder of its images."""
     yield from (("data.files", file, run.data.images) for file in run.data.files)
     yield from (("eval.files", file, run.eval.images) for file in run.eval.files)
+    yield from (("retention.files", file, run.retention.images) for file in run.retention.files)
     if run.probes.file is not None:
         yield "probes.file", run.probes.file, run.probes.images
 
@@ -68,6 +69,7 @@ def _folders(run: Run) -> Iterator[tuple[str, Path]]:
         ("data.images", run.data.images),
         ("eval.images", run.eval.images),
         ("probes.images", run.probes.images),
+        ("retention.images", run.retention.images),
     ):
         if folder is not None:
             yield setting, folder

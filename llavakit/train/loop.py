@@ -109,6 +109,7 @@ class Loop:
         """From where `state` stands to the last step, or to the end of the one in which a stop is asked for."""
         run, state = self.run, self.state
         self.checkpoint.model.train()
+        self.monitor.begin(state)
         with (
             closing(self._batches()) as source,
             bar(run.name, state.steps, done=state.step) as progress,
@@ -354,7 +355,10 @@ def _loader(
         weights=data.weights, context=checkpoint.model.context, stretched=checkpoint.model.stretched,
     )  # fmt: skip
     key = None if stored is None else stored.key
-    loader = Loader(data, encoder, seed=run.seed, pairs=run.preference is not None, key=key)
+    changed = 1.0 if run.preference is None else run.preference.changed_weight
+    loader = Loader(
+        data, encoder, seed=run.seed, pairs=run.preference is not None, changed_weight=changed, key=key
+    )
     if data.features is not None:
         loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)
     if stored is not None:

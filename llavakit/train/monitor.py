@@ -1,4 +1,4 @@
-"""What looks on while a run trains and changes nothing in it: speed, held-out loss, probes."""
+"""What looks on while a run trains and changes nothing in it: speed, held-out loss, probes, short answers."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,6 +13,7 @@ from llavakit.train.metrics import Row
 from llavakit.train.objectives import Objective
 from llavakit.train.probes import Answer, Probes
 from llavakit.train.ranks import ALONE, Ranks
+from llavakit.train.retention import Retention
 from llavakit.train.run import Run
 from llavakit.train.sharding import is_sharded
 from llavakit.train.state import State
@@ -45,18 +46,24 @@ class Monitor:
         self._highest_mfu = NEAR
         self.held_out = load(run.eval.data(run.data)) if run.eval.files else None
         self.probes: Probes | None = None
-        if run.probes.file is not None:
-            if answer is None:
-                raise ConfigError(
-                    "probes.file is set, but nothing can answer: train(run, answer=llavakit.chat.answer)"
-                )
-            if is_sharded(checkpoint.model):
-                raise ConfigError(
-                    "probes.file: no rank of a sharded model can answer alone; "
-                    "leave probes out, or use parallel.mode=ddp"
-                )
-            if ranks.is_first:
-                self.probes = Probes(run.probes, checkpoint, answer, run.out, done=done)
+        if run.probes.file is not None and (asks := self._answers(answer, "probes.file")) is not None:
+            self.probes = Probes(run.probes, checkpoint, asks, run.out, done=done)
+        self.retention: Retention | None = None
+        if run.retention.files and (asks := self._answers(answer, "retention.files")) is not None:
+            self.retention = Retention(run.retention, checkpoint, asks, run.out, done=done)
+
+    def _answers(self, answer: Answer | None, setting: str) -> Answer | None:
+        """Who answers for this rank: the first one alone asks. ConfigError where nobody can."""
+        if answer is None:
+            raise ConfigError(
+                f"{setting} is set, but nothing can answer: train(run, answer=llavakit.chat.answer)"
+            )
+        if is_sharded(self.checkpoint.model):
+            raise ConfigError(
+                f"{setting}: no rank of a sharded model can answer alone; "
+                "leave it out, or use parallel.mode=ddp"
+            )
+        return answer if self.ranks.is_first else None
 
     def figures(self, batches: Sequence[Batch], seconds: float) -> Row:
         """What a step's rows say about speed; `batches` are this rank's, the figures are those of all.
@@ -94,7 +101,17 @@ class Monitor:
     def is_due(self, state: State) -> bool:
         """Whether there is anything to look at after this step; the same on every rank."""
         evaluates = bool(self.run.eval.files) and _is_time(state, self.run.eval.every)
-        return evaluates or (self.run.probes.file is not None and _is_time(state, self.run.probes.every))
+        probes = self.run.probes.file is not None and _is_time(state, self.run.probes.every)
+        return evaluates or probes or (bool(self.run.retention.files) and self._asks(state))
+
+    def begin(self, state: State) -> None:
+        """Before the first step: what the model answers that the run starts from."""
+        if self.retention is not None and not self.retention.answers:
+            self.retention.ask(state.step)
+
+    def _asks(self, state: State) -> bool:
+        every = self.run.retention.every
+        return state.step == state.steps or bool(every and state.step % every == 0)
 
     def look(self, state: State) -> Row:
         """After step `state.step`: the held-out loss and new answers, where it is time for them."""
@@ -110,6 +127,9 @@ class Monitor:
             )
         if self.probes is not None and _is_time(state, self.run.probes.every):
             self.probes.ask(state.step)
+        if self.retention is not None and self._asks(state):
+            row |= self.retention.ask(state.step)
+            self.retention.tell()
         return row
 
 

@@ -1,4 +1,4 @@
-"""AdamW with a learning rate per part of the model, warm-up and cosine decay."""
+"""AdamW with a learning rate per part of the model, warm-up and decay."""
 
 import math
 
@@ -32,12 +32,13 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
-    """The fraction of the peak at 0-based `step`: linear warm-up, then a cosine down to `final`."""
+    """The fraction of the peak at 0-based `step`: linear warm-up, then a cosine or a line down to `final`."""
     warm = math.ceil(config.warmup * steps)
     if step < warm:
         return (step + 1) / warm
     done = (step - warm) / max(1, steps - warm)
-    return config.final + (1 - config.final) * 0.5 * (1 + math.cos(math.pi * done))
+    left = 1 - done if config.decay == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+    return config.final + (1 - config.final) * left
 
 
 def set_rates(optimizer: AdamW, fraction: float) -> dict[str, float]:

@@ -36,6 +36,7 @@ class PairSettings(Config):
     tau: float = Field(0.05, gt=0, le=100)  # discopop: temperature between its two losses
     shift: float = Field(0.0, ge=-1e6, le=1e6)  # bco_pair: running mean of the rewards, 0 without one
     length_weight: float = Field(1.0, ge=0, le=1)  # LD-DPO: what tokens beyond the shorter answer count
+    changed_weight: float = Field(1.0, gt=0, le=1000)  # RLHF-V: what tokens count that one answer alone has
 
 
 SFT_TERM = "sft"  # the likelihood of the chosen answers, per token of the step

@@ -3,12 +3,14 @@
 A pair is one prompt with two leaves, chosen and rejected in this order; image and prompt are computed once.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
-from llavakit.train.answers import answer_logprobs, num_answers
+from llavakit.train.answers import answer_logprobs, count_tokens, num_answers
 from llavakit.train.objectives import LossSum, Totals
 from llavakit.train.pair_losses import PAIR_LOSSES, Pairs, pair_metrics
 from llavakit.train.pair_settings import SFT_TERM, PreferenceConfig
@@ -23,9 +25,8 @@ class Preference:
         self.config, self.reference = config, reference
 
     def weights(self, batch: Batch) -> Totals:
-        return {
-            "pairs": float(num_answers(batch) // 2), "tokens": float((batch.answers_L % 2 == 0).sum()),
-        }  # fmt: skip
+        chosen_L = batch.answers_L % 2 == 0
+        return {"pairs": float(num_answers(batch) // 2), "tokens": float(batch.weights_L[chosen_L].sum())}
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         """A row of no pairs takes the same way, so that every rank has a gradient of the same parts."""
@@ -37,7 +38,8 @@ class Preference:
         pairs = Pairs(
             logprobs_A[0::2], logprobs_A[1::2], ref_A[0::2], ref_A[1::2], tokens_A[0::2], tokens_A[1::2]
         )
-        return self._sums(pairs)
+        found = self._sums(pairs)
+        return replace(found, report=found.report | _lengths(count_tokens(batch)))
 
     def _sums(self, pairs: Pairs) -> LossSum:
         terms = {"pairs": pairs.chosen_P.sum() * 0, "tokens": pairs.chosen_P.sum() * 0}
@@ -51,5 +53,14 @@ class Preference:
             name: ("pairs", value.sum()) for name, value in pair_metrics(pairs, self.config.beta).items()
         }
         report["logprob_chosen"] = ("tokens", pairs.chosen_P.sum())
-        report["tokens_chosen_more"] = ("pairs", (pairs.chosen_tokens_P - pairs.rejected_tokens_P).sum())
+        report["logprob_rejected"] = ("pairs", pairs.rejected_mean_P.sum())
         return LossSum(terms, report)
+
+
+def _lengths(tokens_A: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """How much longer chosen answers are: in tokens, and as a ratio."""
+    chosen_P, rejected_P = tokens_A[0::2], tokens_A[1::2]
+    return {
+        "tokens_chosen_more": ("pairs", (chosen_P - rejected_P).sum()),
+        "length_ratio": ("pairs", (chosen_P / rejected_P).sum()),
+    }

@@ -65,6 +65,7 @@ class CopiedReference:
     def _exchange(self, model: Llava) -> None:
         """Swap weights and copies, one at a time, so that no third set of them exists."""
         reshard(model)  # gathered weights would be used in the place of those that are swapped
+        torch.clear_autocast_cache()  # and so would their copies in bf16
         for name, param in model.named_parameters():
             if name in self.copies:
                 here, there = local_shard(param.data), self.copies[name]

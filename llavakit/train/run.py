@@ -10,7 +10,14 @@ from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
-from llavakit.train.settings import EvalConfig, OptimConfig, ParallelConfig, ProbeConfig, WatchConfig
+from llavakit.train.settings import (
+    EvalConfig,
+    OptimConfig,
+    ParallelConfig,
+    ProbeConfig,
+    RetentionConfig,
+    WatchConfig,
+)
 
 # What a resumed run may change: how it is computed, who looks on, not what is learned.
 HARMLESS = {
@@ -25,7 +32,7 @@ HARMLESS = {
     "data.workers",
     "preference.reference",
 }
-HARMLESS_PARTS = {"parallel", "eval", "probes", "watch"}
+HARMLESS_PARTS = {"parallel", "eval", "probes", "retention", "watch"}
 
 
 class Run(Config):
@@ -52,6 +59,7 @@ class Run(Config):
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     probes: ProbeConfig = Field(default_factory=ProbeConfig)
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
     def settled(self, card: Card, precision: str) -> "Run":

@@ -35,7 +35,8 @@ class OptimConfig(Config):
     steps: int | None = Field(None, ge=1)  # default: as many as `epochs` gives
     epochs: float = Field(1.0, gt=0)
     warmup: float = Field(0.03, ge=0, le=1)  # fraction of the steps
-    final: float = Field(0.0, ge=0, le=1)  # the cosine ends at this fraction of the peak
+    decay: Literal["cosine", "linear"] = "cosine"  # how the rate falls after the warm-up
+    final: float = Field(0.0, ge=0, le=1)  # it ends at this fraction of the peak
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
@@ -71,6 +72,21 @@ class ProbeConfig(Config):
     every: int = Field(500, ge=1)  # steps; the last step always counts
     count: int = Field(8, ge=1)  # records, the first ones
     max_tokens: int = Field(128, ge=1)
+
+
+class RetentionConfig(Config):
+    """Held-out questions with short answers, asked before the first step and after the last; off without files."""
+
+    files: tuple[Path, ...] = ()
+    images: Path | None = None  # folder of relative image paths; default: each file's own folder
+    count: int | None = Field(None, ge=1)  # questions, the first ones; default: all
+    every: int = Field(0, ge=0)  # steps at which they are asked too; 0: none
+    max_tokens: int = Field(32, ge=1)
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _one_file(cls, value: object) -> object:
+        return (value,) if isinstance(value, str | Path) else value
 
 
 class ParallelConfig(Config):

@@ -136,15 +136,15 @@ def _frames(
             yield from _load_group(container, stream, info, name, key=key, wanted=list(group))
 
 
-def video_digest(source: VideoSource, indices: Sequence[int]) -> str:
-    """A name for what these frames of this video show, whatever its path."""
+def video_digest(source: VideoSource, indices: Sequence[int] | None = None) -> str:
+    """A name for what these frames of this video show, or all of them, whatever its path."""
     pictures = _pictures(source)
     if pictures is not None:
-        content = [image.digest(pictures[index]) for index in indices]
+        content = [image.digest(pictures[index]) for index in indices or range(len(pictures))]
     else:
         with open_file(_file(source)) as file:
             content = [hashlib.file_digest(file, "sha256").hexdigest()]
-    return hashlib.sha256(f"video {content} {list(indices)}".encode()).hexdigest()
+    return hashlib.sha256(f"video {content} {list(indices or ())}".encode()).hexdigest()
 
 
 def name_of(source: VideoSource) -> str:

@@ -21,7 +21,7 @@ EXAMPLES = {name: json.loads(record) for name, record in ROW.findall(PAGE)}
 
 def convert(source: Path, to: str, out: Path) -> Conversion:
     mixture = Mixture(list_sources([source]), seed=0)
-    return convert_mixture(mixture, WRITTEN[to], out, out.with_suffix(".bad"))
+    return convert_mixture(mixture, to, out, out.with_suffix(".bad"))
 
 
 def talks(path: Path) -> list[Conversation]:

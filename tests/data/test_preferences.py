@@ -81,9 +81,12 @@ def test_what_is_no_pair_is_named(tmp_path, changes, what):
         record_of(tmp_path, SPELLINGS["trl"] | changes).pair()
 
 
-@pytest.mark.parametrize("preference", [None, 0, 3, "1"])
-def test_a_preference_is_one_or_two(tmp_path, preference):
-    with pytest.raises(DataError, match="'preference' must be 1 or 2"):
+@pytest.mark.parametrize(
+    ("preference", "what"),
+    [(None, "does not say which"), *((wrong, "'preference' must be 1 or 2") for wrong in (0, 3, "1", True))],
+)
+def test_a_preference_is_one_or_two(tmp_path, preference, what):
+    with pytest.raises(DataError, match=what):
         record_of(tmp_path, SPELLINGS["rlhf"] | {"preference": preference}).pair()
 
 
@@ -93,14 +96,15 @@ def test_every_spelling_can_be_written_in_every_other(tmp_path, name, to):
     raw = SPELLINGS[name] | {"id": "7"}
     before = record_of(tmp_path, raw).pair()
     mixture = Mixture(list_sources([tmp_path / "pairs.jsonl"]), seed=0)
-    found = convert_mixture(mixture, PAIRS_WRITTEN[to], tmp_path / "new.jsonl", tmp_path / "bad.jsonl")
+    found = convert_mixture(mixture, to, tmp_path / "new.jsonl", tmp_path / "bad.jsonl")
     assert (found.written, found.flaws.total()) == (1, 0)
     [record] = read_records(tmp_path / "new.jsonl")
     for mine, theirs in zip(record.pair(), before, strict=True):
         assert [(m.role, m.text.strip(), m.media, m.weight) for m in mine.messages] == [
             (m.role, m.text.strip(), m.media, m.weight) for m in theirs.messages
         ]
-    assert record.raw["id"] == "7" and record.raw.get("hallucination") is raw.get("hallucination")
+    rest = record.alternatives().rest
+    assert rest["id"] == "7" and rest.get("hallucination") is raw.get("hallucination")
 
 
 def test_what_is_no_pair_or_cannot_be_said_is_listed_and_not_written(tmp_path, run):
@@ -111,7 +115,7 @@ def test_what_is_no_pair_or_cannot_be_said_is_listed_and_not_written(tmp_path, r
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "new.jsonl"
     code, said, _ = run("data", "convert", tmp_path / "pairs.jsonl", "--to", "trl-pairs", "--out", out)
-    assert code == 1 and "1 of 3 records written as trl-pairs (read as 1 pairs)" in said
+    assert code == 1 and "1 of 3 records written as trl-pairs (read as 1 trl-pairs)" in said
     assert "pairs.jsonl:2: record: trl-pairs cannot say it: it has no videos" in said
     assert "pairs.jsonl:3: answer: chosen and rejected are equal" in said
     assert len(out.read_text().splitlines()) == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from llavakit.eval.rules.yes_no import COGNITION, PERCEPTION
+from llavakit.rules.yes_no import COGNITION, PERCEPTION
 from tests import tiny
 
 PEOPLE = ["red"] * 6 + ["blue"] * 4

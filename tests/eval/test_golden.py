@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llavakit.eval.rules import (
+from llavakit.rules import (
     boxes,
     captions,
     choices,
@@ -109,6 +109,7 @@ def as_list(found: tuple | None) -> list | None:
     return None if found is None else list(found)
 
 
+MATHEMATICS = mathematics.Mathematics()  # one process for all cases
 RUNS: dict[str, Run] = {
     "VQAv2/OK-VQA/TextVQA/VizWiz accuracy": lambda a, r, rules: short_answers.VQA_RULES[rules](a, r),
     "POPE": pope,
@@ -143,7 +144,7 @@ RUNS: dict[str, Run] = {
     "Video detail description judge parse": lambda a, _, rules: verdicts.DETAIL_RULES[rules](a),
     "PTB tokenisation of captions": lambda a, _, rules: captions.tokenize(a),
     "COCO captioning, three images": caption_corpus,
-    "math answer equality (reward term and scorer)": lambda a, r, _: mathematics.compare([(a, r)])[0],
+    "math answer equality (reward term and scorer)": lambda a, r, _: MATHEMATICS.compare(a, r).value,
 }
 # Whose `score` in the file is one of several figures that ours gives beside it.
 WITH_MORE = {"MathVista normalise + compare"}

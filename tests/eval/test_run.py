@@ -11,46 +11,21 @@ import pytest
 
 from llavakit.chat import load
 from llavakit.core.errors import ConfigError, DataError, Interrupted, UserError
-from llavakit.engine.responder import Answer, Responder
+from llavakit.engine.responder import Answer
 from llavakit.eval.answers import open_answers
 from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, plan_tasks, rescore
-from llavakit.eval.score import strip_thinking
 from llavakit.model import checkpoint
 from llavakit.remote import Remote
-from llavakit.vision.image import load_image
+from llavakit.rules.thinking import strip_thinking
 from tests import tiny
 from tests.eval.layouts import written
+from tests.eval.responders import Scripted
 from tests.serve.live import ScriptedWorker, served
 
 WHO = {"model": "scripted", "weights": None}
 
 
-class Scripted(Responder):
-    """Says what `say` gives for a question's text; counts what it was asked."""
-
-    def __init__(self, say, *, dies_after: int | None = None) -> None:
-        self.say, self.dies_after, self.asked = say, dies_after, []
-
-    def answers(self, conversations, *, sampling=None):
-        if self.dies_after is not None and len(self.asked) >= self.dies_after:
-            raise KeyboardInterrupt
-        for talk in conversations:
-            for image in talk.images:
-                load_image(image.source)
-        self.asked += [talk.messages[0].text for talk in conversations]
-        return [self.say(talk.messages[0].text) for talk in conversations]
-
-    def stream(self, conversation, *, sampling=None):
-        raise AssertionError
-
-    def num_tokens(self, answer):
-        raise AssertionError
-
-    def describe(self, video):
-        raise AssertionError
-
-
-def red(_: str) -> Answer:
+def red(*_) -> Answer:
     return Answer("red", "stop")
 
 
@@ -142,11 +117,12 @@ from pathlib import Path
 from llavakit.eval import ask
 from llavakit.eval.answers import open_answers
 from llavakit.eval.run import evaluate, plan_tasks
-from tests.eval.test_run import WHO, Scripted, red
+from tests.eval.responders import Scripted
+from tests.eval.test_run import WHO, red
 ask.CHUNK = 2
-def slow(text):
+def slow(*_):
     time.sleep(0.05)
-    return red(text)
+    return red()
 data, out = map(Path, sys.argv[1:])
 evaluate(Scripted(slow), WHO, plan_tasks(["pope"], data, None, None), out)
 """
@@ -173,7 +149,7 @@ def test_after_kill_9_it_goes_on(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     first, second = open_answers(path, {"task": "x"}), open_answers(path, {"task": "x"})
-    with first, pytest.raises(ConfigError, match="another process is adding answers"), second:
+    with first, pytest.raises(ConfigError, match="another process is adding to it"), second:
         pass
 
 

@@ -91,8 +91,8 @@ def small_image(image: ImageConfig) -> ImageConfig:
 
 def write_data(stage: Stage, folder: Path) -> Path:
     """A file of what the stage's mean sample has: single pictures, several in a sample, films. Always the same."""
-    several, films = bool(stage.mean.several), bool(stage.mean.videos)
-    path = folder / f"pictures{'_several' * several}{'_films' * films}.json"
+    several, films, pairs = bool(stage.mean.several), bool(stage.mean.videos), stage.preference is not None
+    path = folder / f"pictures{'_several' * several}{'_films' * films}{'_pairs' * pairs}.json"
     if path.exists():
         return path
     train = EasyVqa("train")
@@ -115,8 +115,17 @@ def write_data(stage: Stage, folder: Path) -> Path:
         rows += [
             {**talk, "id": str(200 + number), "video": talk["image"], "image": None} for number in range(2)
         ]
+    if pairs:
+        rows = [as_pair(row) for row in rows]
     path.write_text(json.dumps(rows))
     return path
+
+
+def as_pair(row: dict) -> dict:
+    """The record with its answer preferred to another one."""
+    *_, said = row["conversations"]
+    outputs = {"output_1": {"from": "gpt", "value": "nothing of the kind"}, "output_2": said}
+    return row | outputs | {"preference": 2}
 
 
 def photo_records(folder: Path) -> list[dict]:

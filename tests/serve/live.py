@@ -22,7 +22,8 @@ from llavakit.engine.request import Event
 from llavakit.engine.worker import Ticket
 from llavakit.serve.app import create_app
 from llavakit.serve.decoding import Decoders
-from llavakit.serve.server import http_config, listen
+from llavakit.serve.listener import listen
+from llavakit.serve.server import http_config
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.frames import VideoConfig

@@ -16,8 +16,8 @@ import pytest
 from llavakit.cli import main
 from llavakit.model import checkpoint as checkpoints
 from llavakit.serve.fetch import Fetcher
+from llavakit.serve.listener import listen
 from llavakit.serve.media import MediaReader
-from llavakit.serve.server import listen
 from tests import tiny
 from tests.serve import hostile
 from tests.serve.live import (

@@ -338,6 +338,8 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert rates[99] == pytest.approx(0.2, abs=0.001)
     assert all(a >= b for a, b in pairwise(rates[10:]))
     assert schedule(0, 1, config) == 1.0
+    line = OptimConfig(warmup=0.0, final=0.2, decay="linear")
+    assert [schedule(step, 4, line) for step in range(4)] == pytest.approx([1.0, 0.8, 0.6, 0.4])
 
 
 def test_a_bad_record_stops_with_its_place_or_is_listed(tmp_path):

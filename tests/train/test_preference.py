@@ -90,6 +90,17 @@ def test_the_first_step_costs_the_log_of_two_and_moves_apart(tmp_path):
     assert rows[-1]["rewards/margins"] > 0.05
 
 
+def test_in_bf16_too_the_policy_answers_with_its_own_weights(tmp_path):
+    """Autocast remembers weights in bf16: those of the reference must not serve for the policy."""
+    margins = {}
+    for precision in ("float32", "bf16"):
+        run = preference_run(tmp_path, precision, **{"precision": precision, "optim.steps": 3})
+        train(run)
+        rows = read_metrics(run.out / "metrics.jsonl")
+        margins[precision] = [row["rewards/margins"] for row in rows[1:]]
+    assert margins["bf16"] == pytest.approx(margins["float32"], rel=0.1)
+
+
 @pytest.mark.parametrize("lora", ["{r: 4}", "{r: 4, dropout: 0.5}"])
 def test_the_reference_of_adapters_is_what_they_start_from(tmp_path, lora):
     """Fresh ones, and ones that go on from a run with adapters: the first step is log 2 both times."""
@@ -178,3 +189,56 @@ def test_a_longer_answer_counts_less_beyond_the_shorter_one(tmp_path):
     torch.testing.assert_close(none[0::2], whole[0::2])
     torch.testing.assert_close(half, (whole + none) / 2)
     assert (none[1::2] > whole[1::2]).any()
+
+
+def test_what_answers_share_counts_less_than_what_they_do_not(tmp_path):
+    """RLHF-V against its definition, token by token: (shared + 5 x changed) / (how many + 5 x how many)."""
+    model = tiny.checkpoint().model
+    encoder = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE)
+    file = tmp_path / "pair.json"
+    pair = {
+        "prompt": "What is it?",
+        "chosen": "It is a red circle.",
+        "rejected": "It is a blue, large circle.",
+    }
+    file.write_text(json.dumps([pair]))
+
+    def read(weight: float) -> Sample:
+        source = Loader(DataConfig(files=(file,)), encoder, seed=0, pairs=True, changed_weight=weight)
+        return source.samples(source.records[0])
+
+    plain, weighed = read(1.0), read(5.0)
+    assert (plain.ids, plain.segments) == (weighed.ids, weighed.segments)
+    means = []
+    for leaf in plain.leaves:
+        words = [encoder.tokenizer.hf.decode([token]) for token in plain.ids[leaf.start : leaf.end]]
+        changed = [weight == 5.0 for weight in weighed.weights[leaf.start : leaf.end]]
+        assert (
+            "".join(word for word, new in zip(words, changed, strict=True) if not new)
+            == "It is a circle.<|im_end|>"
+        )
+        row = collate([alone(plain, leaf)])
+        logits = model.logits(model.hidden(row)[row.predict_L]).log_softmax(-1)
+        each = logits.gather(1, row.labels_L[:, None])[:, 0]
+        counts = torch.tensor([5.0 if new else 1.0 for new in changed])
+        means.append((each * counts).sum() / counts.sum())
+    config = PreferenceConfig(loss={"sigmoid_norm": 1.0}, beta=0.5, changed_weight=5.0)
+    found = Preference(config, CopiedReference(tiny.checkpoint(seed=1).model)).loss(model, collate([weighed]))
+    with_reference = answer_logprobs(tiny.checkpoint(seed=1).model, collate([weighed]))
+    held = with_reference[0] / with_reference[1]
+    margin = (means[0] - held[0]) - (means[1] - held[1])
+    torch.testing.assert_close(found.terms["pairs"], -torch.nn.functional.logsigmoid(0.5 * margin))
+
+
+def test_lengths_and_likelihoods_of_a_step_are_told(tmp_path):
+    batch = one_batch(tmp_path)
+    model = tiny.checkpoint().model
+    objective = Preference(PreferenceConfig(), CopiedReference(model))
+    _, figures = train_step(model, objective, [batch], precision="float32")
+    lengths = torch.bincount(batch.answers_L).float()
+    with torch.no_grad():
+        logprobs, _ = answer_logprobs(model, batch)
+    assert figures["length_ratio"] == pytest.approx(float((lengths[0::2] / lengths[1::2]).mean()))
+    assert figures["tokens_chosen_more"] == pytest.approx(float((lengths[0::2] - lengths[1::2]).mean()))
+    assert figures["logprob_chosen"] == pytest.approx(float(logprobs[0::2].sum() / lengths[0::2].sum()))
+    assert figures["logprob_rejected"] == pytest.approx(float((logprobs[1::2] / lengths[1::2]).mean()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from llavakit.core.errors import DataError
 from llavakit.text.conversation import Conversation, Image, Medium, Message, Part, Text, Video
@@ -43,3 +44,19 @@ def joined(parts: Iterable[Part]) -> list[Part]:
 def refuse_weights(talk: Conversation) -> None:
     if any(message.weight != 1 for message in talk.messages):
         raise DataError("it has no weights, and an answer does not count 1")
+
+
+def comparable(talk: Conversation) -> list[Any]:
+    """What two conversations are compared by: neighbouring texts are one, and paths are whole."""
+    return [
+        (message.role, message.weight, [_whole(part) for part in joined(message.parts)])
+        for message in talk.messages
+    ]
+
+
+def _whole(part: Part) -> Any:
+    if isinstance(part, Video) and isinstance(part.source, tuple):
+        return [_whole(Image(frame)) for frame in part.source]
+    if isinstance(part, Text) or not isinstance(part.source, Path):
+        return part
+    return type(part), part.source.absolute()

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from math import prod
 from pathlib import Path
 
-from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
-from llavakit.eval.layouts import (
+from llavakit.data.layouts import (
     LETTER,
     SHORT,
     Fields,
@@ -27,8 +26,9 @@ from llavakit.eval.layouts import (
     text_in,
     texts_in,
 )
-from llavakit.eval.rules import choices, numbers
-from llavakit.eval.rules.means import mean
+from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
+from llavakit.rules import choices, numbers
+from llavakit.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user
 
 ROUND = 1_000_000  # MMBench: a rotation has the index of its question and as many of these as it is rotated

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from llavakit.data.layouts import find, find_all, picture_in, read_object, read_rows, rows_of
 from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
-from llavakit.eval.layouts import find, find_all, picture_in, read_object, read_rows, rows_of
-from llavakit.eval.rules import boxes, captions
-from llavakit.eval.rules.means import mean
+from llavakit.rules import boxes, captions
+from llavakit.rules.means import mean
 from llavakit.text.conversation import user
 from llavakit.vision.image import image_size
 

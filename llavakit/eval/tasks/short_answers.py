@@ -4,9 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llavakit.data.layouts import SHORT, Fields, find, read_object, read_rows, rows_of, text_in, texts_in
 from llavakit.eval.benchmark import Benchmark, Question, Rules, each
-from llavakit.eval.layouts import SHORT, Fields, find, read_object, read_rows, rows_of, text_in, texts_in
-from llavakit.eval.rules import numbers, short_answers
+from llavakit.rules import numbers, short_answers
 from llavakit.text.conversation import user
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llavakit.core.errors import DataError
+from llavakit.data.layouts import SHORT, find, find_all, read_rows
 from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, each
-from llavakit.eval.layouts import SHORT, find, find_all, read_rows
-from llavakit.eval.rules import yes_no
-from llavakit.eval.rules.means import mean
-from llavakit.eval.rules.yes_no import YesNo
+from llavakit.rules import yes_no
+from llavakit.rules.means import mean
+from llavakit.rules.yes_no import YesNo
 from llavakit.text.conversation import user
 
 PICTURES = (".jpg", ".jpeg", ".png")

@@ -7,9 +7,10 @@ import random
 import pytest
 
 from llavakit.core.errors import DataError
+from llavakit.data.layouts import Fields
 from llavakit.eval.answers import Answers, Given, prompt_digest
-from llavakit.eval.layouts import Fields
-from llavakit.eval.score import headline, score_answers
+from llavakit.eval.resample import headline
+from llavakit.eval.score import score_answers
 from llavakit.eval.tasks import choices
 from llavakit.eval.tasks.table import BENCHMARKS
 from llavakit.text.conversation import Image

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 
-from llavakit.eval.rules.short_answers import strip_punctuation
+from llavakit.rules.short_answers import strip_punctuation
 
 Options = Mapping[str, str]  # letter -> text
 ENDS = ",.!?;:'"

@@ -4,7 +4,7 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
-from llavakit.eval.rules.edits import edit_distance
+from llavakit.rules.edits import edit_distance
 
 ARTICLES = {"a", "an", "the"}
 NUMBERS = dict(

@@ -18,6 +18,14 @@ JUDGEMENT = re.compile(
 )
 RATING = re.compile(r"(?i)rating\s*:\s*(\d+(?:\.\d+)?)")
 LABEL = re.compile(r"\[\[([AB])\]\]")
+ARENA = re.compile(r"\[\[(A>>B|A>B|A=B|B>A|B>>A)\]\]")
+BETTER = re.compile(
+    r"(?i)better response\s*(?:is)?\s*:?[\s*]*\[?\s*(first|second|1|2|A|B|equally good|tie)\b"
+    r"|\[(first|second|1|2|A|B|equally good|tie)\](?!\])|(?:responses|answers) are (equally good)"
+)
+NAMES = {"first": "first", "1": "first", "a": "first", "second": "second", "2": "second", "b": "second"}
+FINAL = re.compile(r"(?i)final score\W{0,8}?(-?\d+(?:\.\d+)?)")
+BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
 MISSING = object()
 
 
@@ -29,11 +37,8 @@ def mmhal_official(text: str) -> int:
 
 def mmhal(text: str) -> int | None:
     """The one rating from 0 to 6."""
-    found = {float(number) for number in RATING.findall(text)}
-    if len(found) != 1:
-        return None
-    [rating] = found
-    return int(rating) if rating in range(7) else None
+    rating = one_rating(text, 0, 6)
+    return None if rating is None else int(rating)
 
 
 MMHAL_RULES: dict[str, Callable[[str], int | None]] = {"official": mmhal_official, "ours": mmhal}
@@ -116,6 +121,39 @@ def first_label(text: str) -> str | None:
 LABEL_RULES: dict[str, Callable[[str], str | None]] = {"ours": last_label, "official": first_label}
 
 
+def better_response(text: str) -> str | None:
+    """LLaVA-Critic: the last verdict, whichever labels it has; "first", "second" or "tie"."""
+    found = [next(filter(None, groups)) for groups in BETTER.findall(text)]
+    return NAMES.get(found[-1].lower(), "tie") if found else None
+
+
+def arena(text: str) -> str | None:
+    """WildVision: the last of A>>B, A>B, A=B, B>A, B>>A."""
+    found = ARENA.findall(text)
+    return found[-1] if found else None
+
+
+def final_score(text: str, lowest: float, highest: float) -> Number | None:
+    """Detailed captions: the last "Final Score: n" within the range."""
+    inside = [float(number) for number in FINAL.findall(text) if lowest <= float(number) <= highest]
+    return _plain(inside[-1]) if inside else None
+
+
+def one_rating(text: str, lowest: float, highest: float) -> Number | None:
+    """The one whole rating within the range."""
+    found = {float(number) for number in RATING.findall(text)}
+    if len(found) != 1:
+        return None
+    [rating] = found
+    return int(rating) if lowest <= rating <= highest and rating.is_integer() else None
+
+
+def boxed(text: str) -> str | None:
+    """LLaVA-Critic-R1: the last box, if it names answer 1 or 2."""
+    found = BOXED.findall(text)
+    return found[-1].strip() if found and found[-1].strip() in ("1", "2") else None
+
+
 def _dictionary(text: str) -> dict[str, Any] | None:
     """The first {...} of a text: as JSON, or with the quotes of Python's."""
     found = re.search(r"\{[^{}]*\}", text)
@@ -189,6 +227,6 @@ DETAIL_RULES: dict[str, Callable[[str], Number | None]] = {"ours": detail, "lmms
 
 def critic_r1(text: str, truth: str) -> float:
     """LLaVA-Critic-R1's reward: 0.9 for the verdict in a box, 0.1 for thinking before it."""
-    boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
+    boxes = BOXED.findall(text)
     thought = re.fullmatch(r"(?s)\s*<think>.*</think>.*\\boxed\{.*\}.*", text) is not None
-    return 0.9 * float(bool(boxed) and boxed[-1].strip() == truth) + 0.1 * float(thought)
+    return 0.9 * float(bool(boxes) and boxes[-1].strip() == truth) + 0.1 * float(thought)

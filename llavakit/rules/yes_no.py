@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from llavakit.eval.rules.short_answers import strip_punctuation
+from llavakit.rules.short_answers import strip_punctuation
 
 YesNo = Literal["yes", "no"]
 PERCEPTION = (

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llavakit.eval.rules.edits import edit_distance
+from llavakit.rules.edits import edit_distance
 
 TOLERANCE = 0.05  # ChartQA (arXiv 2203.10244): within five per cent
 INDICATORS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")

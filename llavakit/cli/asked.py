@@ -1,0 +1,35 @@
+"""Whom a verb asks: a model here or one behind a URL, and the names that its answers are kept under."""
+
+from pathlib import Path
+from typing import Any
+
+Who = dict[str, str | None]
+
+
+def open_model(model: Path, template: str | None) -> tuple[Any, Who]:
+    """A model in this process."""
+    from llavakit.chat import load
+    from llavakit.model.adapters import fingerprint
+    from llavakit.model.directory import resolve
+
+    folder = resolve(model)
+    return load(model, template_name=template), {
+        "model": str(model), "weights": fingerprint(folder), "template": template,
+    }  # fmt: skip
+
+
+def open_remote(url: str, model_name: str | None, api_key: str | None, **how: float) -> tuple[Any, Who]:
+    """A model behind an OpenAI-compatible server; `how` are settings of `Remote`."""
+    from llavakit.remote import Remote
+
+    asked = Remote(url, model_name=model_name, api_key=api_key, **how)  # type: ignore[arg-type]
+    return asked, {"model": asked.model_name, "weights": None}
+
+
+def open_judge(
+    where: str, template: str | None, model_name: str | None, api_key: str | None, **how: float
+) -> tuple[Any, Who]:
+    """A judge: a URL, or a model's directory, hub id or name."""
+    if where.startswith(("http://", "https://")):
+        return open_remote(where, model_name, api_key, **how)
+    return open_model(Path(where), template)
