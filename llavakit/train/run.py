@@ -10,6 +10,7 @@ from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.settings import (
     EvalConfig,
     OptimConfig,
@@ -31,6 +32,8 @@ HARMLESS = {
     "data.edited",
     "data.workers",
     "preference.reference",
+    "policy.drift",
+    "policy.page_every",
 }
 HARMLESS_PARTS = {"parallel", "eval", "probes", "retention", "watch"}
 
@@ -55,6 +58,7 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
