@@ -4,7 +4,8 @@
 make one, L learned tokens, N tiles, R feature rows, C tower width, D decoder width, V vocabulary.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 
 D = TypeVar("D")
 _NONE = torch.empty(0, dtype=torch.long)
+
+MARKS = "marks"  # the column of what samples say of their leaves
 
 # Stands in `ids` where an image row will be; never an embedding row (the value of the original LLaVA code).
 IMAGE_ID = -200
@@ -82,6 +85,9 @@ class Batch:
     gathers: tuple[Gather, ...] = ()
     separator_slots_S: Tensor = _NONE  # newlines and other learned rows: where they stand
     separator_rows_S: Tensor = _NONE  # which row of the model's table of separators
+    columns: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # further numbers of each learned token, which an objective knows by name
     keys: tuple[str, ...] = ()  # names of the row's samples, where something is looked up by them
     use_all_parts: bool = False  # connector and newline get a gradient, of zero where the row needs neither
 
@@ -104,6 +110,8 @@ def _moved(thing: D, device: torch.device) -> D:
     for name, value in vars(thing).items():
         if isinstance(value, Tensor):
             changes[name] = value.to(device)
+        elif name == "columns":
+            changes[name] = {key: column.to(device) for key, column in value.items()}
         elif name in ("pixels", "pools", "gathers"):
             changes[name] = tuple(
                 item.to(device) if isinstance(item, Tensor) else _moved(item, device) for item in value

@@ -17,6 +17,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "finetune": llava.finetune,
     "dpo": preferences.dpo,
     "mpo": preferences.mpo,
+    "kto": preferences.kto,
     **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }
 

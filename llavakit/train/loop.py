@@ -33,6 +33,7 @@ from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
 from llavakit.train.freezing import is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
+from llavakit.train.kto import Kto
 from llavakit.train.lock import hold_directory
 from llavakit.train.metrics import Metrics, Row, draw_curves
 from llavakit.train.monitor import Monitor
@@ -68,8 +69,9 @@ def train(
     probes.
     Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
-    if run.preference is not None and run.model.start is None:
-        raise ConfigError("preference needs model.start: pairs teach a model that answers already")
+    if run.model.start is None and (run.preference is not None or run.kto is not None):
+        what = "kto" if run.preference is None else "preference"
+        raise ConfigError(f"{what} needs model.start: it teaches a model that answers already")
     with join_ranks(run.parallel) as ranks, hold_directory(run.out, ranks):
         newest = run_directory.choose_start(run.out, resume=resume, overwrite=overwrite)
         started = None if newest is None else run_directory.read_settings(run.out)
@@ -266,7 +268,9 @@ def train_step(
     if not any(totals.values()):
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
     tally = Tally()
-    for batch in batches:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        prepared = objective.prepare(model, batches, ranks)
+    for batch in prepared:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = objective.loss(model, batch.to(model.device))
         found.share(totals).backward()
@@ -311,9 +315,13 @@ def _objective(
 
     A reference is the model that the run started from, on resume too.
     """
-    if run.preference is None:
+    if run.preference is None and run.kto is None:
         return SFT(), None
     switch_off_dropout(checkpoint.model)
+    if run.kto is not None:
+        started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
+        return Kto(run.kto, CopiedReference(started_from.model)), None
+    assert run.preference is not None
     if not run.preference.needs_reference:
         return Preference(run.preference, None), None
     started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
@@ -357,8 +365,9 @@ def _loader(
     key = None if stored is None else stored.key
     changed = 1.0 if run.preference is None else run.preference.changed_weight
     loader = Loader(
-        data, encoder, seed=run.seed, pairs=run.preference is not None, changed_weight=changed, key=key
-    )
+        data, encoder, seed=run.seed, pairs=run.preference is not None, judged=run.kto is not None,
+        changed_weight=changed, key=key,
+    )  # fmt: skip
     if data.features is not None:
         loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)
     if stored is not None:

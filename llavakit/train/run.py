@@ -1,14 +1,16 @@
 """A run: every setting of one training stage. A recipe is a function that returns one."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
+from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.settings import (
     EvalConfig,
@@ -55,12 +57,19 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    kto: KtoConfig | None = None  # learn from single answers that are wanted or not
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     probes: ProbeConfig = Field(default_factory=ProbeConfig)
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
+
+    @model_validator(mode="after")
+    def _one_objective(self) -> Self:
+        if self.preference is not None and self.kto is not None:
+            raise ConfigError("preference and kto are two ways to learn from answers; set one of them")
+        return self
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
