@@ -16,7 +16,7 @@ from llavakit.cli.demo import demo
 from llavakit.cli.eval import eval_
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
-from llavakit.cli.judge import pairwise, pointwise, report
+from llavakit.cli.judge import pairwise, pointwise, prefer, report
 from llavakit.cli.merge import merge
 from llavakit.cli.models import models
 from llavakit.cli.plan import plan
@@ -34,7 +34,7 @@ VERBS: tuple[Verb, ...] = (
     demo, train, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
-JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, report)
+JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
 
 
 def _version(wanted: bool) -> None:

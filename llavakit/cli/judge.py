@@ -1,5 +1,6 @@
 """`llavakit judge`: answers judged one by one or two by two, and how good a judge is."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -69,11 +70,12 @@ def pointwise(
     Exit code 1 if too many have none: unread, outside the scale, errors, time-outs and broken pictures are counted
     apart and never become scores.
     """
-    who = {"where": judge, "template": template, "model_name": model_name, "api_key": api_key}
-    _judge(
-        file, out, 1, who | {"at_once": at_once, "seconds": seconds}, format_name, expected, max_tokens,
-        gold=gold, bar=bar, both=False, most_failed=most_failed, price=price,
-    )  # fmt: skip
+    from llavakit.data.cases import of_answers, read_cases
+
+    limits = {"at_once": at_once, "seconds": seconds}
+    ask = _Ask(1, format_name, expected, max_tokens, gold, bar, most_failed, price)
+    cases = of_answers(read_cases(file), 1, 1, file)
+    ask.run(cases, out, judge, template, model_name, api_key, limits)
 
 
 def pairwise(
@@ -100,11 +102,49 @@ def pairwise(
 
     Exit code 1 if too many asks have no verdict: they are counted by why and never become one.
     """
-    who = {"where": judge, "template": template, "model_name": model_name, "api_key": api_key}
-    _judge(
-        file, out, 2, who | {"at_once": at_once, "seconds": seconds}, format_name, expected, max_tokens,
-        gold=gold, bar=bar, both=not one_order, most_failed=most_failed, price=price,
-    )  # fmt: skip
+    from llavakit.data.cases import of_answers, read_cases
+
+    limits = {"at_once": at_once, "seconds": seconds}
+    ask = _Ask(2, format_name, expected, max_tokens, gold, bar, most_failed, price)
+    cases = of_answers(read_cases(file), 2, 2, file)
+    ask.run(cases, out, judge, template, model_name, api_key, limits, both=not one_order)
+
+
+def prefer(
+    file: Annotated[Path, typer.Argument(help="Cases of two answers or more, or rollouts (docs/judge.md).")],
+    judge: JudgeAt,
+    out: Annotated[Path, typer.Option(help="Where the pairs go; verdicts are kept beside them.")],
+    format_name: FormatName = None,
+    expected: Expected = False,
+    template: Template = None,
+    model_name: ModelName = None,
+    api_key: Key = None,
+    max_tokens: MaxTokens = 1024,
+    at_once: AtOnce = 16,
+    seconds: Seconds = 600,
+    gold: Gold = None,
+    bar: Bar = 0.6,
+    most_failed: MostFailed = 0.05,
+    price: Price = None,
+) -> None:
+    """Make pairs for `llavakit train dpo` out of several answers to a prompt: the best against the worst.
+
+    All answers are compared two by two in both orders. Exit code 1 if too many comparisons have no verdict.
+    """
+    from llavakit.critic.preferences import read_candidates, write_preferences
+
+    limits = {"at_once": at_once, "seconds": seconds}
+    ask = _Ask(2, format_name, expected, max_tokens, gold, bar, most_failed, price)
+    groups = read_candidates(file)
+    cases = [case for group in groups for case in group.pairs().values()]
+    if not cases:
+        raise ConfigError(f"{file}: all answers to each prompt are alike, so there is nothing to compare")
+    kept = out.with_suffix(".verdicts.jsonl")
+    rows = ask.run(cases, kept, judge, template, model_name, api_key, limits)
+    made = write_preferences(groups, rows, out)
+    say(
+        f"{made.pairs} pairs: {out}; {made.alike} prompts whose answers are worth as much, {made.unread} unread"
+    )
 
 
 def report(
@@ -116,47 +156,71 @@ def report(
     say(draw_report(read_report(file)))
 
 
-def _judge(
-    file: Path,
-    out: Path,
-    answers: Literal[1, 2],
-    who: dict[str, Any],
-    format_name: str | None,
-    expected: bool,
-    max_tokens: int,
-    *,
-    gold: str | None,
-    bar: float,
-    both: bool,
-    most_failed: float,
-    price: str | None,
-) -> None:
-    from llavakit.critic.formats import choose
-    from llavakit.critic.gold import check_gold, drawn_cases
-    from llavakit.critic.judge import WORDS, Judge
-    from llavakit.critic.run import judge_file
-    from llavakit.data.cases import of_answers, read_cases
+@dataclass(frozen=True)
+class _Ask:
+    """What the verbs that ask a judge have in common."""
 
-    form, prices = choose(format_name, answers), _prices(price)
-    cases = of_answers(read_cases(file), answers, answers, file)
-    if gold is None:  # drawn cases say nothing about prompts that the cases bring
-        golden = [] if all(case.asked for case in cases) else drawn_cases(answers)
-    else:
-        golden = [] if gold == "none" else [*of_answers(read_cases(Path(gold)), answers, answers, Path(gold))]
-    responder, names = open_judge(**who)
-    judge = Judge(responder, form, WORDS.model_copy(update={"max_tokens": max_tokens}), expected)
-    if golden:
-        found = check_gold(judge, golden, bar)
-        say(f"gold set: agrees with {found:.2f} of {len(golden)} cases (the bar is {bar:g})")
-    names["judge"] = names.pop("model")
-    outcome = judge_file(judge, cases, out, who=names, both=both, most_failed=most_failed)
-    say(outcome.spent.tell(prices))
-    for problem, count in sorted(outcome.problems.items()):
-        say(f"no score: {count} {problem}")
-    say(f"verdicts: {out}")
-    if outcome.failed > most_failed:
-        say(f"failed: {outcome.failed:.2f} of {outcome.wanted} asks have no score, more than {most_failed:g}")
-        raise typer.Exit(1)
+    answers: Literal[1, 2]
+    format_name: str | None
+    expected: bool
+    max_tokens: int
+    gold: str | None
+    bar: float
+    most_failed: float
+    price: str | None
+
+    def run(
+        self,
+        cases: Any,
+        out: Path,
+        where: str,
+        template: str | None,
+        model_name: str | None,
+        api_key: str | None,
+        limits: dict[str, Any],
+        *,
+        both: bool = True,
+    ) -> list[Any]:
+        """The verdicts' rows. What can be known before a judge is opened is refused before."""
+        from llavakit.critic.formats import choose
+        from llavakit.critic.gold import check_gold
+        from llavakit.critic.judge import WORDS, Judge
+        from llavakit.critic.run import judge_file
+
+        form, prices, golden = (
+            choose(self.format_name, self.answers),
+            _prices(self.price),
+            self._golden(cases),
+        )
+        responder, names = open_judge(where, template, model_name, api_key, **limits)
+        judge = Judge(
+            responder, form, WORDS.model_copy(update={"max_tokens": self.max_tokens}), self.expected
+        )
+        if golden:
+            found = check_gold(judge, golden, self.bar)
+            say(f"gold set: agrees with {found:.2f} of {len(golden)} cases (the bar is {self.bar:g})")
+        names["judge"] = names.pop("model")
+        outcome = judge_file(judge, cases, out, who=names, both=both, most_failed=self.most_failed)
+        say(outcome.spent.tell(prices))
+        for problem, count in sorted(outcome.problems.items()):
+            say(f"no score: {count} {problem}")
+        say(f"verdicts: {out}")
+        if outcome.failed > self.most_failed:
+            share = f"{outcome.failed:.2f} of {outcome.wanted} asks have no score"
+            say(f"failed: {share}, more than {self.most_failed:g}")
+            raise typer.Exit(1)
+        return outcome.rows
+
+    def _golden(self, cases: Any) -> Any:
+        from llavakit.critic.gold import drawn_cases
+        from llavakit.data.cases import of_answers, read_cases
+
+        if self.gold is None:  # drawn cases say nothing about prompts that the cases bring
+            return [] if all(case.asked for case in cases) else drawn_cases(self.answers)
+        if self.gold == "none":
+            return []
+        path = Path(self.gold)
+        return of_answers(read_cases(path), self.answers, self.answers, path)
 
 
 def _prices(text: str | None) -> tuple[float, float] | None:

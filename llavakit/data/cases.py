@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, shorten
+from llavakit.data.dialects.pair_table import PAIR_DIALECTS
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.records import ADVICE, FAULTS, Record, read_records
-from llavakit.text.conversation import Conversation, Medium
+from llavakit.text.conversation import Medium, Message
 
 # How VL-RewardBench's ids begin, up to the first "-" or "_", and its three groups.
 VL_GROUPS = {
@@ -61,18 +62,26 @@ def _read(record: Record) -> Case:
     try:
         if not isinstance(raw, dict):
             return _pair(record)  # whose error says what it is instead
+        if any(dialect.fits(raw) for dialect in PAIR_DIALECTS):
+            return _named(_pair(record), record)
         layout = next(
             (each for each in LAYOUTS if all(raw.get(name) is not None for name in each.fields)), None
         )
         if layout is None:
             known = "; ".join(f"{each.name}: {', '.join(each.fields)}" for each in LAYOUTS)
-            raise DataError(f"no case: it has {', '.join(map(repr, raw)) or 'no field'}. Read are {known}")
+            raise DataError(
+                f"no case: it has {', '.join(map(repr, raw)) or 'no field'}. Read are pairs of answers; {known}"
+            )
         case = layout.read(Reader(raw, record.folder, record.members), record)
     except DataError as error:
         raise DataError(error.what.removesuffix(ADVICE), path=record.path, line=record.line) from None
     except FAULTS as error:
         what = f"cannot be read: {type(error).__name__}: {error}"
         raise DataError(what, path=record.path, line=record.line) from None
+    return _named(case, record)
+
+
+def _named(case: Case, record: Record) -> Case:
     return case if case.id else replace(case, id=str(record.line))
 
 
@@ -101,16 +110,16 @@ def _pair(record: Record) -> Case:
     chosen, rejected = record.pair()
     return Case(
         id=_name(Reader(record.raw, record.folder), "id"),
-        question=_dialogue(chosen),
+        question=dialogue_of(chosen.messages[:-1]),
         media=chosen.media,
         answers=(chosen.messages[-1].text, rejected.messages[-1].text),
         label=-1.0,
     )
 
 
-def _dialogue(talk: Conversation) -> str:
-    """What was said before the answer: the question, or a dialogue with who said what."""
-    said = [message for message in talk.messages[:-1] if message.role != "system"]
+def dialogue_of(messages: Sequence[Message]) -> str:
+    """What was said before an answer as one text: the question, or a dialogue with who said what."""
+    said = [message for message in messages if message.role != "system"]
     if len(said) == 1:
         return said[0].text.strip()
     return "\n".join(f"{message.role}: {message.text.strip()}" for message in said)
@@ -175,8 +184,6 @@ LAYOUTS = (
     Layout("one answer", ("question", "answer"), _own),
     Layout("VL-RewardBench", ("query", "response", "human_ranking"), _vl_reward_bench),
     Layout("Multimodal RewardBench", ("Text", "Output1", "Output2", "Better"), _multimodal_reward_bench),
-    Layout("pairs", ("chosen", "rejected"), lambda _, record: _pair(record)),
-    Layout("LLaVA-RLHF's pairs", ("output_1", "output_2"), lambda _, record: _pair(record)),
     Layout("LLaVA-Critic-113k", ("conversations",), _critic),
 )
 

@@ -96,7 +96,7 @@ def test_rows_of_the_critic_bring_their_prompt(tmp_path):
 
 
 MISTAKES = {
-    "no case": ({"text": "?"}, r"cases\.jsonl:2: no case: it has 'text'. Read are two answers or more: question"),
+    "no case": ({"text": "?"}, r":2: no case: it has 'text'. Read are pairs of answers; two answers or"),
     "a number as an answer": (OWN | {"answers": ["red", 3]}, r":2: 'answers' must be a list of texts"),
     "a label of another kind": (OWN | {"answer": "red", "label": "good"}, r":2: 'label' of one answer is a number"),
     "a winner that is none": (OWN | {"answers": ["a", "b"], "label": 3}, r":2: 'label' of two answers is 1, 2 or"),

@@ -1,0 +1,164 @@
+"""A critic where truth is known: right and wrong answers to easy-vqa's questions, judged before and after it.
+
+Takes a demo model (`llavakit demo`), makes labelled pairs of the training questions, fine-tunes the model as
+a critic on them (recipe `critic`), and lets both judge pairs of the test questions: agreement with the truth,
+and what the place of an answer does before and after both orders are put together. With `--policy`, a model
+that knows less answers training questions several times, the critic compares, and DPO learns from best
+against worst.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.critic --demo runs/demo --out runs/critic-report
+
+Every stage that has left its files in `--out` is taken as it is.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from llavakit.align.rollouts import Rollout, write_rollouts
+from llavakit.chat import Chat, load
+from llavakit.core.progress import say
+from llavakit.critic.formats import FORMATS
+from llavakit.critic.judge import Judge
+from llavakit.critic.preferences import read_candidates, write_preferences
+from llavakit.critic.report import draw_report, read_report
+from llavakit.critic.run import judge_file
+from llavakit.critic.training import write_critic_records
+from llavakit.data.cases import Case
+from llavakit.engine.sampler import Sampling
+from llavakit.eval.vqa import Question, accuracy, answer_questions
+from llavakit.model.settings import ModelConfig
+from llavakit.recipes import RECIPES
+from llavakit.recipes.easy_vqa import COLOURS, SHAPES, EasyVqa
+from llavakit.text.conversation import Conversation, Image, user
+from llavakit.train.loop import train
+from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
+
+FORM = FORMATS["overall"]  # the shortest prompt
+PAIRS, TEST_PICTURES = 1400, 60
+ROW, STEPS, RATE = 800, 280, 2e-4  # of the critic: tokens of a row, rows, peak rate
+CANDIDATES, PROMPTS = 5, 240  # of the policy
+DPO_RATE, DPO_STEPS = 2e-5, 60
+
+
+def labelled_pairs(questions: Sequence[Question], seed: int) -> list[Case]:
+    """The open questions with their answer and another word of its kind, in a random order."""
+    dice = random.Random(seed)
+    cases = []
+    for number, question in enumerate(questions):
+        words = COLOURS if question.answer in COLOURS else SHAPES
+        wrong = dice.choice([word for word in words if word != question.answer])
+        right_first = dice.random() < 0.5
+        answers = (question.answer, wrong) if right_first else (wrong, question.answer)
+        kind = "colour" if words is COLOURS else "shape"
+        cases.append(
+            Case(
+                str(number), question.text, (Image(question.image),), answers,
+                label=-1.0 if right_first else 1.0, group=kind,
+            )
+        )  # fmt: skip
+    return cases
+
+
+def open_questions(split: str, pictures: int | None = None) -> list[Question]:
+    return [question for question in EasyVqa(split).all(pictures) if question.is_open]
+
+
+def train_critic(demo: Path, out: Path) -> Path:
+    """The demo model fine-tuned on prompts and verdicts; where it is."""
+    target = out / "critic"
+    if (target / "latest").exists():
+        return target
+    dice = random.Random(0)
+    questions = dice.sample(open_questions("train"), PAIRS)
+    records = out / "records.json"
+    count = write_critic_records(FORM, labelled_pairs(questions, 1), records)
+    say(f"{count} records: {records}")
+    run = RECIPES["critic"]()
+    train(_run(run, demo, target, records, rate=RATE, steps=STEPS, row=ROW))
+    return target
+
+
+def _run(run: Run, start: Path, out: Path, files: Path, *, rate: float, steps: int, row: int) -> Run:
+    """A recipe on this start and these files."""
+    changes = {
+        "out": out,
+        "train": ("connector", "language") if run.preference is None else ("language",),
+        "embeddings": False,
+        "model": ModelConfig(start=start),
+        "data": run.data.model_copy(update={"files": (files,), "tokens": row}),
+        "optim": OptimConfig(
+            lr=LearningRates(connector=rate, language=rate), steps=steps, warmup=0.05, betas=(0.9, 0.98)
+        ),
+    }
+    return run.model_copy(update=changes)
+
+
+def judge_test(name: str, model: Path, out: Path, *, expected: bool) -> None:
+    """The test pairs judged by a model, and the report."""
+    path = out / f"{name}-{'expected' if expected else 'said'}.jsonl"
+    cases = labelled_pairs(open_questions("test", TEST_PICTURES), 2)
+    judge = Judge(load(model), FORM, Sampling(max_tokens=16), expected)
+    outcome = judge_file(judge, cases, path, who={"judge": name})
+    say(f"{name}: {outcome.spent.tell()}")
+    say(draw_report(read_report(path)))
+
+
+def sample(chat: Chat, questions: Sequence[Question], path: Path) -> None:
+    """Several answers of a policy to each question, as rollouts."""
+    sampling = Sampling(temperature=1.0, top_p=0.95, max_tokens=8)
+    prompts = [Conversation((user(question.text, [question.image]),)) for question in questions]
+    answers = chat.batch([talk for talk in prompts for _ in range(CANDIDATES)], sampling=sampling)
+    rollouts = [
+        Rollout(
+            f"easy-vqa:{at // CANDIDATES}", at // CANDIDATES, at % CANDIDATES, prompts[at // CANDIDATES],
+            questions[at // CANDIDATES].answer, (), (), text, "stop",
+        )
+        for at, text in enumerate(answers)
+    ]  # fmt: skip
+    write_rollouts(path, rollouts)
+
+
+def learn(policy: Path, critic: Path, out: Path) -> None:
+    """A round of preference learning: the policy's answers, the critic's choice, DPO; accuracy before and after."""
+    rollouts, pairs, target = out / "rollouts.jsonl", out / "pairs.jsonl", out / "preferred"
+    test = open_questions("test", TEST_PICTURES)
+    if not (target / "latest").exists():
+        questions = random.Random(3).sample(open_questions("train"), PROMPTS)
+        sample(load(policy), questions, rollouts)
+        groups = read_candidates(rollouts)
+        cases = [case for group in groups for case in group.pairs().values()]
+        judge = Judge(load(critic), FORM, expected=True)
+        outcome = judge_file(judge, cases, out / "compared.jsonl", who={"judge": "critic"})
+        say(f"compared: {outcome.spent.tell()}; {write_preferences(groups, outcome.rows, pairs)}")
+        run = _run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW)
+        train(run)
+    for name, model in (("policy", policy), ("after DPO", target)):
+        figures = accuracy(test, answer_questions(load(model), test, name))
+        say(f"{name}: {figures['all']:.3f} of {len(test)} open test questions right")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--policy", type=Path, help="what learns by DPO; without it that part is left out")
+    parser.add_argument("--out", type=Path, default=Path("runs/critic-report"))
+    args = parser.parse_args()
+    start = time.monotonic()
+    judge_test("before", args.demo, args.out, expected=True)
+    critic = train_critic(args.demo, args.out)
+    for expected in (True, False):
+        judge_test("after", critic, args.out, expected=expected)
+    if args.policy is not None:
+        learn(args.policy, critic, args.out)
+    say(json.dumps({"seconds": round(time.monotonic() - start)}))
+
+
+if __name__ == "__main__":
+    main()
