@@ -38,26 +38,32 @@ class Rollout:
     extra: Mapping[str, JSON] = field(default_factory=dict)  # the record's other fields, as caption_type
 
 
-def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
+def write_rollouts(
+    path: Path, rollouts: Sequence[Rollout], beside: Sequence[Mapping[str, Any]] | None = None
+) -> None:
     """Write a line for each, the whole file at once. DataError for a prompt that would not read back the same.
 
-    A picture that is no file yet (of a table or an archive) becomes one, once, in `media/` beside the file.
+    `beside` has further fields for each line. A picture that is no file yet (of a table or an archive) becomes one,
+    once, in `media/` beside the file.
     """
     prompts: dict[int, dict[str, Any]] = {}
     for each in rollouts:
         if each.group not in prompts:
             prompts[each.group] = _record(each, path)
     rows = [prompts[each.group] | {FIELD: _facts(each)} for each in rollouts]
+    for row, more in zip(rows, beside or (), strict=beside is not None):
+        row |= more
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
     write_text(path, "".join(lines))
 
 
 def read_rollouts(path: Path) -> list[Rollout]:
     """The rollouts of a file, in order. DataError, with file:line, for a line that is none."""
-    return list(_read(path))
+    return [rollout for rollout, _ in read_lines(path)]
 
 
-def _read(path: Path) -> Iterator[Rollout]:
+def read_lines(path: Path) -> Iterator[tuple[Rollout, dict[str, Any]]]:
+    """Each rollout of a file, with the fields beside it."""
     names = Rollout.__dataclass_fields__.keys() - {"prompt"}
     for record in read_records(path):
         prompt, rest = record.read()
@@ -65,7 +71,7 @@ def _read(path: Path) -> Iterator[Rollout]:
         if not isinstance(facts, dict) or facts.keys() != names:
             raise record.error(f"no rollout: {FIELD!r} must be an object of {', '.join(sorted(names))}")
         lists = {name: tuple(facts[name]) for name in ("ids", "logprobs", "facts")}
-        yield Rollout(prompt=prompt, **(facts | lists))
+        yield Rollout(prompt=prompt, **(facts | lists)), rest
 
 
 def _record(rollout: Rollout, path: Path) -> dict[str, Any]:

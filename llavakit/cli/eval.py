@@ -57,7 +57,7 @@ def eval_(
     ] = "stop",
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
-    from llavakit.eval.run import benchmark_of, evaluate, plan_tasks
+    from llavakit.eval.run import evaluate, plan_tasks
 
     if tasks[0] in (RESCORE, COMPARE):
         if model is not None or remote is not None:
@@ -75,9 +75,6 @@ def eval_(
         repeats=repeats, on_bad=on_bad,
     )  # fmt: skip
     _show(where, scores)
-    for plan in plans:
-        if (submission := benchmark_of(plan.task).submission) is not None:
-            say(f"{where / plan.task / submission.file}: to hand in at {submission.server}")
 
 
 def _list() -> None:
@@ -92,12 +89,14 @@ def _show(where: Path, scores: Sequence[Any]) -> None:
     """The table in the terminal, and as a picture."""
     from llavakit.core.files import read_json
     from llavakit.eval.report import draw_scores, draw_table
-    from llavakit.eval.run import INDEX, RESULTS
+    from llavakit.eval.run import INDEX, RESULTS, handed_in
 
     if scores:
         say(draw_table(scores))
         draw_scores(where.name, read_json(where / RESULTS), where / TABLE)
-    say(f"answers, {RESULTS}, {INDEX} and {TABLE}: {where}")
+        say(f"answers, {RESULTS}, {INDEX} and {TABLE}: {where}")
+    for file, server in handed_in(where):
+        say(f"{file}: to hand in at {server}")
 
 
 def _rescore(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:

@@ -53,8 +53,9 @@ def train(
         if problems:
             raise ConfigError(f"this run would stop: {'; '.join(problems)}")
         return
+    from llavakit.align.opening import open_policy
     from llavakit.chat import answer
     from llavakit.train.loop import train as train_run
 
-    train_run(run, resume=resume, overwrite=overwrite, answer=answer)
+    train_run(run, resume=resume, overwrite=overwrite, answer=answer, policy=open_policy)
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')

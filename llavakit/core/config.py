@@ -53,8 +53,8 @@ def override(config: C, settings: list[str], *, where: str = "command line") -> 
             raise ConfigError(f"{where}: {_unknown(type(config), path)}")
         node[leaf] = _value(text, setting, where)
         part = part_of(kind, leaf)
-        if part is not None and isinstance(node[leaf], int | float | str):
-            # One value for a whole part (optim.lr=1e-4): spelled out, as a later setting may change some of it.
+        if part is not None and isinstance(node[leaf], int | float | str | dict):
+            # A value for a whole part (optim.lr=1e-4) is spelled out, as a later setting may change some of it.
             try:
                 node[leaf] = part.model_validate(node[leaf]).model_dump()
             except ValidationError as error:

@@ -12,8 +12,11 @@ from typing import Any
 
 from llavakit.core.errors import DataError
 from llavakit.data.records import read_records
+from llavakit.text.conversation import IMAGE_TOKEN, Image, ImageSource, Part, Text
 
 SHORT = "\nAnswer the question using a single word or phrase."
+DELIMITERS = {".tsv": "\t", ".csv": ","}
+VIDEOS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
 
@@ -68,23 +71,26 @@ def rows_of(whole: Fields, key: str) -> list[Fields]:
 
 
 def read_rows(path: Path) -> Iterator[Fields]:
-    """The rows of a JSON list, JSON lines or Parquet."""
+    """The rows of a JSON list, JSON lines, Parquet, TSV or CSV."""
+    if path.suffix in DELIMITERS:
+        yield from read_table(path)
+        return
     for record in read_records(path):
         yield Fields(record.raw, path, record.line)
 
 
-def read_tsv(path: Path) -> Iterator[Fields]:
-    """The rows of a table with a header, cells quoted as `pandas` writes them."""
+def read_table(path: Path) -> Iterator[Fields]:
+    """The rows of a .tsv or .csv file with a header, cells quoted as `pandas` writes them."""
     csv.field_size_limit(sys.maxsize)  # cells hold pictures
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t")
+            reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix])
             for row in reader:
                 yield Fields(row, path, reader.line_num)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", path=path) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"not a TSV file: {error}", path=path) from None
+        raise DataError(f"not a table: {error}", path=path) from None
 
 
 def picture_in(row: Fields, key: str, folder: Path) -> bytes | Path:
@@ -97,6 +103,40 @@ def picture_in(row: Fields, key: str, folder: Path) -> bytes | Path:
     if isinstance(cell, str) and cell:
         return folder / cell
     raise row.error(f"{key!r} holds no picture")
+
+
+def video_at(folder: Path, name: str) -> Path:
+    """A video by its name, with or without its ending, or a folder of its frames.
+
+    Where none is there yet, the first that was looked for: who asks about it says that it is missing.
+    """
+    bare = folder / name
+    if bare.suffix in VIDEOS and not bare.exists():
+        bare = bare.with_suffix("")
+    tried = [bare, *(bare.with_name(bare.name + ending) for ending in VIDEOS)]
+    return next((path for path in tried if path.exists()), folder / name)
+
+
+def interleaved(text: str, pictures: Sequence[ImageSource]) -> tuple[Part, ...]:
+    """The text with its pictures where <image> stands; those without a place come first."""
+    pieces = text.split(IMAGE_TOKEN)
+    places = min(len(pieces) - 1, len(pictures))
+    ahead, rest = pictures[: len(pictures) - places], pictures[len(pictures) - places :]
+    parts: list[Part] = [Image(picture) for picture in ahead]
+    for at, piece in enumerate(pieces):
+        if piece:
+            parts.append(Text(piece))
+        if at < places:
+            parts.append(Image(rest[at]))
+    return tuple(parts)
+
+
+def pictures_in(row: Fields, key: str, folder: Path) -> list[bytes | Path]:
+    """The pictures in a cell that is a list of such."""
+    cells = row[key]
+    if not isinstance(cells, list) or not cells:
+        raise row.error(f"{key!r} is no list of pictures")
+    return [picture_in(Fields({key: cell}, row.path, row.line), key, folder) for cell in cells]
 
 
 def picture_of_base64(row: Fields, text: str) -> bytes:

@@ -119,7 +119,7 @@ class Loader:
         try:
             return self._encode(record)
         except DataError as error:
-            self._reject(error)
+            self.reject(error)
             return None
 
     def media_by_record(self) -> Iterator[tuple[Media, ...]]:
@@ -143,7 +143,7 @@ class Loader:
             places = ((0, number) for number in range(self.num_windows))
             for window in map_ahead(pool, self._pack, places, self._depth):
                 for error in window.errors:
-                    self._reject(error)
+                    self.reject(error)
                 rows += len(window.rows)
         return rows
 
@@ -164,7 +164,7 @@ class Loader:
                     self._check_readable(tally)
                     tally = _EpochTally(row.after.epoch)
                 for error in row.errors:
-                    self._reject(error)
+                    self.reject(error)
                 if row.only_errors:
                     continue
                 if (
@@ -172,6 +172,18 @@ class Loader:
                 ):  # no rank may end alone; what all cannot read, all must tell
                     tally.usable_rows += 1
                 yield batch, row.after
+
+    def in_order(self, start: int) -> Iterator[tuple[int, Record]]:
+        """(epoch, record) for ever, in the order in which epochs read them; `start` are behind, epochs counted."""
+        for number in count(start):
+            epoch, at = divmod(number, self.records.num_reads)
+            yield epoch, self.records[int(self._order(epoch)[at])]
+
+    def reject(self, error: DataError) -> None:
+        """Raise a record's error, or list it in `bad` where `on_bad` is skip."""
+        if self.config.on_bad == "stop":
+            raise error
+        self.bad.setdefault(str(error).removesuffix(ADVICE))
 
     def _check_readable(self, tally: _EpochTally) -> None:
         if tally.is_all_bad:
@@ -291,11 +303,6 @@ class Loader:
         # The samples are let go of here: rows that wait hold their batch only.
         batch = replace(collate(samples, tiles), keys=tuple(keys)) if samples else None
         return batch, replace(row, pairs=[], errors=errors)
-
-    def _reject(self, error: DataError) -> None:
-        if self.config.on_bad == "stop":
-            raise error
-        self.bad.setdefault(str(error).removesuffix(ADVICE))
 
 
 def modality(sample: Sample) -> Modality:

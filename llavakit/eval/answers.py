@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.journal import Journal, Row, open_journal, read_journal
 from llavakit.eval.benchmark import Question
-from llavakit.text.conversation import Image, Text
+from llavakit.text.conversation import Image, Text, VideoSource
 from llavakit.vision.image import digest
 from llavakit.vision.video import video_digest
 
@@ -43,16 +42,20 @@ def prompt_digest(question: Question) -> str:
     return hashlib.sha256("\1".join(words).encode()).hexdigest()[:16]
 
 
-def picture_digests(question: Question) -> tuple[str, ...]:
-    """A name for each picture's and video's file. DataError if it cannot be read."""
-    return tuple(
-        (digest(part.source) if isinstance(part, Image) else _video_digest(part.source))[:16]
-        for part in question.parts
-        if not isinstance(part, Text)
-    )
+def picture_digests(question: Question, videos: dict[VideoSource, str]) -> tuple[str, ...]:
+    """A name for each picture's and video's file. DataError if it cannot be read.
 
-
-_video_digest = cache(video_digest)  # many questions are about one video, which may be gigabytes
+    `videos` remembers those of a run: many questions are about one video, which may be gigabytes.
+    """
+    found = []
+    for part in question.conversation.media:
+        if isinstance(part, Image):
+            found.append(digest(part.source)[:16])
+            continue
+        if part.source not in videos:
+            videos[part.source] = video_digest(part.source)
+        found.append(videos[part.source][:16])
+    return tuple(found)
 
 
 class Answers:

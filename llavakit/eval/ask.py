@@ -9,6 +9,7 @@ from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.answers import SKIPPED, Answers, Given, Writer, picture_digests, prompt_digest
 from llavakit.eval.benchmark import Question
+from llavakit.text.conversation import VideoSource
 
 CHUNK = 64  # questions asked at once; what a killed process loses at most
 OnBad = Literal["stop", "skip"]
@@ -37,13 +38,14 @@ def ask_all(
             left.append((place, question))
         else:
             asked.append(question)
+    videos: dict[VideoSource, str] = {}
     for question in asked:
-        answers.check_pictures(question, picture_digests(question))
+        answers.check_pictures(question, picture_digests(question, videos))
     done = len(asked)
     try:
         with bar(title, len(questions), done=done) as progress:
             for place, chunk in chunks(left):
-                new = _ask(responder, chunk, _from(sampling, place), on_bad)
+                new = _ask(responder, chunk, _from(sampling, place), on_bad, videos)
                 writer.add(new)
                 answers.given.update({one.id: one for one in new})
                 progress.advance(len(chunk))
@@ -76,17 +78,21 @@ def _from(sampling: Sampling, place: int) -> Sampling:
 
 
 def _ask(
-    responder: Responder, questions: Sequence[Question], sampling: Sampling, on_bad: OnBad
+    responder: Responder,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    on_bad: OnBad,
+    videos: dict[VideoSource, str],
 ) -> list[Given]:
     """All at once; where one of them cannot be asked, by halves to find it."""
     try:
-        digests = [picture_digests(question) for question in questions]
+        digests = [picture_digests(question, videos) for question in questions]
         said = responder.answers([question.conversation for question in questions], sampling=sampling)
     except DataError as error:
         if len(questions) > 1:
             half = len(questions) // 2
-            first = _ask(responder, questions[:half], sampling, on_bad)
-            return first + _ask(responder, questions[half:], _from(sampling, half), on_bad)
+            first = _ask(responder, questions[:half], sampling, on_bad, videos)
+            return first + _ask(responder, questions[half:], _from(sampling, half), on_bad, videos)
         [question] = questions
         if on_bad == "stop":
             raise DataError(

@@ -62,6 +62,9 @@ class Rules:
 
     judge: Callable[[Sequence[Question], Sequence[str]], Points]  # all at once: CIDEr needs the corpus
     aggregate: Aggregate = accuracy
+    details: Callable[[Sequence[Question], Sequence[str]], Figures] = (
+        lambda questions, answers: {}
+    )  # more figures
 
 
 @dataclass(frozen=True)

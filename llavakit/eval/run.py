@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Plan:
     def benchmark(self) -> Benchmark:
         return benchmark_of(self.task)
 
-    @property
+    @cached_property
     def questions(self) -> list[Question]:
         """The first `limit` of them; what counts together (all rotations of one) is one."""
         units = dict.fromkeys(question.unit or question.id for question in self.everything)
@@ -173,6 +174,14 @@ def write_submission(out: Path, plan: Plan, answers: Answers) -> None:
     asked = [question for question in plan.questions if question.id in answers.given]
     said = [strip_thinking(answers.given[question.id].answer) for question in asked]
     (out / plan.task / submission.file).write_bytes(submission.write(asked, said))
+
+
+def handed_in(out: Path) -> list[tuple[Path, str]]:
+    """The files for servers in a run, and where each goes."""
+    rows = [
+        (path.parent, benchmark_of(path.parent.name).submission) for path in sorted(out.glob(f"*/{ANSWERS}"))
+    ]
+    return [(folder / row.file, row.server) for folder, row in rows if row and (folder / row.file).exists()]
 
 
 def write_results(out: Path, score: Score, verdicts: Sequence[Verdict]) -> None:

@@ -80,13 +80,14 @@ def score_answers(
     if not pairs:
         raise DataError("no question has an answer", path=answers.path)
     asked = [question for question, _ in pairs]
-    points = chosen.judge(asked, [strip_thinking(given.answer) for _, given in pairs])
+    said = [strip_thinking(given.answer) for _, given in pairs]
+    points = chosen.judge(asked, said)
     clusters = [cluster_of(given) for _, given in pairs]
     wrong = [0.0 if point is None else point for point in points]
     guessed = [q.chance if point is None else point for q, point in zip(asked, points, strict=True)]
     score = Score(
         task, benchmark.title, name,
-        figures=chosen.aggregate(asked, points),
+        figures=chosen.aggregate(asked, points) | chosen.details(asked, said),
         questions=len(questions), answered=len(asked), skipped=skipped,
         unparsed=sum(point is None for point in points),
         truncated=sum(given.finish == "length" for _, given in pairs),

@@ -4,12 +4,15 @@
 the question's text. A model that looks must beat both, and lose its advantage when images are shuffled.
 """
 
+import importlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llavakit.chat import Chat
+from llavakit.core.errors import ConfigError
 from llavakit.core.progress import bar
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.controls import derange
@@ -31,6 +34,29 @@ class Question:
     def is_open(self) -> bool:
         """Whether it must be named; the rest is answered by yes or no."""
         return self.answer not in ("yes", "no")
+
+
+class EasyVqa:
+    """One split (`train` or `test`) of easy-vqa: where its pictures are, and its questions by picture.
+
+    The PyPI package (MIT) carries 4,000 training and 1,000 test pictures with 38,575 and 9,673 questions.
+    """
+
+    def __init__(self, split: str) -> None:
+        try:
+            package: Any = importlib.import_module("easy_vqa")
+        except ImportError:
+            raise ConfigError("easy-vqa is a package of its own: pip install 'llavakit[demo]'") from None
+        self.folder = Path(package.__file__).parent / "data" / split / "images"
+        texts, answers, pictures = package.easy_vqa.read_questions(f"data/{split}/questions.json")
+        self.questions: dict[int, list[Question]] = defaultdict(list)
+        for text, answer, picture in zip(texts, answers, pictures, strict=True):
+            self.questions[picture].append(Question(self.folder / f"{picture}.png", text, answer))
+
+    def all(self, pictures: int | None = None) -> list[Question]:
+        """The questions of the first `pictures` pictures, those about one picture together."""
+        chosen = sorted(self.questions)[:pictures]
+        return [question for picture in chosen for question in self.questions[picture]]
 
 
 def answer_questions(chat: Chat, questions: Sequence[Question], title: str) -> list[str]:

@@ -9,7 +9,7 @@ it belongs to, and is worth nothing without it. QLoRA is the same on a decoder t
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,25 @@ def adapter_parameters(part: nn.Module) -> dict[str, nn.Parameter]:
         for key, parameter in layer.named_parameters()
         if not key.startswith("base_layer.")
     }
+
+
+def merged_weights(part: nn.Module, gather: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The part's weights by their names without adapters, what the adapters add included.
+
+    `gather` puts a sharded tensor together. One tensor is made at a time.
+    """
+    layers = dict(_layers(part))
+    adapted = {f"{name}.{key}" for name, layer in layers.items() for key in layer.state_dict()}
+    for key, tensor in part.state_dict().items():
+        if key not in adapted:
+            yield key, gather(tensor)
+    for name, layer in layers.items():
+        for key, tensor in layer.base_layer.state_dict().items():
+            whole = gather(tensor)
+            if key == "weight":
+                down, up = (gather(each["default"].weight) for each in (layer.lora_A, layer.lora_B))
+                whole = whole + layer.scaling["default"] * (up @ down)
+            yield f"{name}.{key}", whole
 
 
 def learn_adapters_only(part: nn.Module) -> None:

@@ -1,43 +1,18 @@
-"""easy-vqa as ordinary LLaVA records: 64 px pictures of one coloured shape, questions with one-word answers.
+"""easy-vqa as ordinary LLaVA records: 64 px pictures of one coloured shape, questions with one-word answers."""
 
-The PyPI package (MIT) carries 4,000 training and 1,000 test pictures with 38,575 and 9,673 questions.
-"""
-
-import importlib
 import json
 import random
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llavakit.core.errors import ConfigError
 from llavakit.core.files import write_text
-from llavakit.eval.vqa import Question
+from llavakit.eval.vqa import EasyVqa, Question
 
 COLOURS = ("black", "gray", "red", "blue", "brown", "yellow", "teal", "green")
 SHAPES = ("circle", "rectangle", "triangle")
-
-
-class EasyVqa:
-    """One split (`train` or `test`) of the package: where its pictures are, and its questions by picture."""
-
-    def __init__(self, split: str) -> None:
-        try:
-            package: Any = importlib.import_module("easy_vqa")
-        except ImportError:
-            raise ConfigError("the demo needs the package easy-vqa: pip install 'llavakit[demo]'") from None
-        self.folder = Path(package.__file__).parent / "data" / split / "images"
-        texts, answers, pictures = package.easy_vqa.read_questions(f"data/{split}/questions.json")
-        self.questions: dict[int, list[Question]] = defaultdict(list)
-        for text, answer, picture in zip(texts, answers, pictures, strict=True):
-            self.questions[picture].append(Question(self.folder / f"{picture}.png", text, answer))
-
-    def all(self, pictures: int | None = None) -> list[Question]:
-        """The questions of the first `pictures` pictures, those about one picture together."""
-        chosen = sorted(self.questions)[:pictures]
-        return [question for picture in chosen for question in self.questions[picture]]
 
 
 def write_captions(data: EasyVqa, path: Path) -> None:

@@ -127,6 +127,13 @@ def rouge_l(caption: str, references: Sequence[str]) -> float:
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
 
 
+def rouge_l_f1(text: str, reference: str) -> float:
+    """ROUGE-L as the harmonic mean of precision and recall, of words parted by blanks (LLaVA-Interleave Bench)."""
+    said, truth = text.split(), reference.split()
+    common = _common(said, truth)
+    return 2 * common / (len(said) + len(truth)) if common else 0.0
+
+
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
     """The length of the longest common subsequence."""
     row = [0] * (len(other) + 1)

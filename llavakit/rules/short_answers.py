@@ -162,3 +162,23 @@ def _similarity(answer: str, reference: str, *, raw: bool) -> float:
 def _nearest(similarities: list[float]) -> float:
     best = max(similarities, default=0.0)
     return best if best >= 0.5 else 0.0
+
+
+FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "}
+
+
+def contains(answer: str, references: Sequence[str], *, formula: bool = False) -> float:
+    """OCRBench: one of the references stands in the answer, without case; of formulas, without blanks."""
+
+    def plain(text: str) -> str:
+        text = text.strip().replace("\n", " ")
+        return text.replace(" ", "") if formula else text.lower()
+
+    return float(any(plain(reference) in plain(answer) for reference in references))
+
+
+def contains_folded(answer: str, references: Sequence[str], *, formula: bool = False) -> float:
+    """OCRBench by lmms-eval: full-width signs count as the plain ones, but for formulas."""
+    if formula:
+        return contains(answer, references, formula=True)
+    return contains(answer.translate(FULL_WIDTH), [each.translate(FULL_WIDTH) for each in references])

@@ -11,8 +11,8 @@ from llavakit.train.ranks import Ranks
 from llavakit.train.sharding import is_sharded
 
 
-def balance_batches(batches: list[Batch], model: Llava, ranks: Ranks, *, rows: int, tile: int) -> list[Batch]:
-    """Batches that keep this rank in step with the others through a step of `rows` rows.
+def balance_batches(batches: list[Batch], model: Llava, ranks: Ranks, *, tile: int) -> list[Batch]:
+    """Batches that keep this rank in step with the others through a step.
 
     FSDP's ranks meet at every block, so all must make the same number of passes through each: rows of weight
     zero fill up, and a row whose pictures need fewer tower calls than another rank's gets black ones of
@@ -20,8 +20,8 @@ def balance_batches(batches: list[Batch], model: Llava, ranks: Ranks, *, rows: i
     """
     if ranks.size == 1:
         return batches
-    each = -(-rows // ranks.size)
-    batches = batches + [idle_batch()] * (each - len(batches))
+    [most] = ranks.largest([max(1, len(batches))])
+    batches = batches + [idle_batch()] * (most - len(batches))
     if not is_sharded(model):
         return batches
     calls = ranks.largest([len(batch.pixels) for batch in batches])

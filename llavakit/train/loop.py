@@ -1,7 +1,6 @@
 """The loop: load, freeze, shard, step, save. One for every objective, every stage and any number of ranks."""
 
 import time
-from collections.abc import Generator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -46,6 +45,7 @@ from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
+from llavakit.train.source import Files, OpenPolicy, Source, Step
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
 from llavakit.train.stopping import StopRequest, exit_code, listen
 from llavakit.train.stored_reference import StoredReference
@@ -60,18 +60,18 @@ def train(
     overwrite: bool = False,
     objective: Objective | None = None,
     answer: Answer | None = None,
+    policy: OpenPolicy | None = None,
 ) -> Path:
     """Train one stage; returns the run directory, whose newest checkpoint loads by that path.
 
     With `resume`, goes on from the newest checkpoint exactly as if nothing had happened (from the start, if there
     is none); settings and data that would make it another run are refused by name. With `overwrite`, the run that
     is in the directory is thrown away; with neither, a directory that holds a run is refused. `answer` answers the
-    probes.
+    probes, `policy` samples what a run with `policy` learns from.
     Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
-    if run.model.start is None and (run.preference is not None or run.kto is not None):
-        what = "kto" if run.preference is None else "preference"
-        raise ConfigError(f"{what} needs model.start: it teaches a model that answers already")
+    if run.model.start is None and run.teachers:
+        raise ConfigError(f"{run.teachers[0]} needs model.start: it teaches a model that answers already")
     with join_ranks(run.parallel) as ranks, hold_directory(run.out, ranks):
         newest = run_directory.choose_start(run.out, resume=resume, overwrite=overwrite)
         started = None if newest is None else run_directory.read_settings(run.out)
@@ -83,7 +83,7 @@ def train(
             say(f"{run.name}: already at its last step, {stands.step}; {longer}")
             return run.out
         torch.manual_seed(run.seed)
-        loop = _prepare(run, newest, objective, ranks, answer)
+        loop = _prepare(run, newest, objective, ranks, answer, policy)
         say(_headline(loop))
         try:
             loop.run_steps()
@@ -99,6 +99,7 @@ class Loop:
     run: Run
     checkpoint: Checkpoint
     loader: Loader
+    source: Source
     optimizer: AdamW
     objective: Objective
     ranks: Ranks
@@ -113,17 +114,18 @@ class Loop:
         self.checkpoint.model.train()
         self.monitor.begin(state)
         with (
-            closing(self._batches()) as source,
+            closing(self.source.steps(state)) as steps,
             bar(run.name, state.steps, done=state.step) as progress,
             listen(run, state) as request,
         ):
             while state.step < state.steps:
                 began = time.perf_counter()
-                batches, state.position = next(source)
-                is_step = self._is_readable(batches)
+                step = next(steps)
+                state.position, state.round = step.position, step.round
+                is_step = self._is_readable(step.batches)
                 last = False
                 if is_step:
-                    row = self._timed_step(batches, began)
+                    row = self._timed_step(step, began)
                     last = state.step == state.steps
                     # Looking may take minutes, which somebody who wants to stop does not have.
                     if self.monitor.is_due(state) and (last or not self._wants_stop(request)):
@@ -146,9 +148,12 @@ class Loop:
 
     def save(self) -> None:
         """A checkpoint of this step, the curves up to it, and the records that were skipped."""
-        saving.save_checkpoint(self.run, self.checkpoint, self.optimizer, self.state, self.ranks)
+        saving.save_checkpoint(
+            self.run, self.checkpoint, self.optimizer, self.state, self.ranks, self.source.keep
+        )
         if self.ranks.is_first:
             draw_curves({self.run.name: self.metrics.rows}, self.run.out / "curves.png")
+            self.source.draw(self.metrics.rows, self.run.out)
         self._list_bad()
 
     def tell_bad(self) -> None:
@@ -180,23 +185,22 @@ class Loop:
             raise DataError(f"nothing of a whole epoch could be read; the first: {first}")
         return False
 
-    def _timed_step(self, batches: list[Batch], began: float) -> Row:
+    def _timed_step(self, step: Step, began: float) -> Row:
         """One step, counted in `state`; returns its metrics."""
         state = self.state
-        row = self._step(batches)
+        row = self._step(step.batches)
         row["seconds"] = time.perf_counter() - began
         state.step, state.tokens = row["step"], state.tokens + row["tokens"]
         state.seconds += row["seconds"]
-        return row | self.monitor.figures(batches, row["seconds"])
+        return row | self.monitor.figures(step.batches, row["seconds"]) | step.figures
 
     def _step(self, batches: list[Batch]) -> dict[str, Any]:
         """One step of the optimizer; returns what the metrics tell about it."""
         run, model, number = self.run, self.checkpoint.model, self.state.step
         rates = set_rates(self.optimizer, schedule(number, self.state.steps, run.optim))
         [tokens] = self.ranks.sums([sum(batch.num_tokens for batch in batches)])
-        batches = balance_batches(
-            batches, model, self.ranks, rows=run.optim.rows, tile=self.checkpoint.card.image.size
-        )
+        tile = self.checkpoint.card.image.size
+        batches = balance_batches(batches, model, self.ranks, tile=tile)
         loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
         norm = clip_gradients(model, run.optim.clip)
         verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike)
@@ -208,36 +212,44 @@ class Loop:
         row = {"step": number + 1, "loss": loss, **report, "norm": norm, "tokens": int(tokens)}
         return row | {f"lr_{part}": rate for part, rate in rates.items()} | verdict.row
 
-    def _batches(self) -> Generator[tuple[list[Batch], Position], None, None]:
-        """This rank's batches of each step to come, and the position after the step."""
-        ranks, rows = self.ranks, self.run.optim.rows
-        rows_of_all = self.loader.batches(self.state.position, rank=ranks.rank, ranks=ranks.size, step=rows)
-        with closing(rows_of_all) as source:
-            while True:
-                taken = list(islice(source, rows))
-                yield [batch for batch, _ in taken if batch is not None], taken[-1][1]
-
 
 def _prepare(
-    run: Run, newest: Path | None, objective: Objective | None, ranks: Ranks, answer: Answer | None
+    run: Run,
+    newest: Path | None,
+    objective: Objective | None,
+    ranks: Ranks,
+    answer: Answer | None,
+    policy: OpenPolicy | None,
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
     checkpoint, flops = _build(run, newest, ranks)
-    stored = None
-    if objective is None:
+    stored, reference = None, None
+    if run.policy is not None:
+        reference = _reference(run, checkpoint, newest, ranks) if run.policy.needs_reference else None
+    elif objective is None:
         objective, stored = _objective(run, checkpoint, newest, ranks)
     if not ranks.is_first:  # weights begin alike everywhere, dropout differs
         torch.manual_seed(ranks.seed(run.seed))
     loader = _loader(run, run.data, checkpoint, ranks, stored)
     if run.model.start is None and newest is None:
         _standardize(checkpoint.model, loader)
+    source: Source = Files(loader, run.optim.rows, ranks)
+    if run.policy is not None:
+        if policy is None:
+            raise ConfigError(
+                "policy is set, but nothing samples: train(run, policy=llavakit.align.opening.open_policy)"
+            )
+        objective, source = policy(run, checkpoint, loader, reference, newest, ranks)
+    assert objective is not None
     optimizer = build_optimizer(checkpoint.model, run.optim)
     if newest is not None:
         state = load_state(optimizer, checkpoint.model, newest, ranks)
         refuse_other_data(state, loader.records, run)
         loader.bad |= run_directory.read_bad_records(run.out, ranks)
     else:
-        state = State(steps=_count_steps(run, loader, ranks), sources=loader.records.facts())
+        state = State(
+            steps=run.optim.steps or source.num_steps(run.optim.epochs), sources=loader.records.facts()
+        )
     monitor = Monitor(
         run,
         checkpoint,
@@ -253,7 +265,7 @@ def _prepare(
     if newest is None and ranks.is_first:
         run_directory.begin(run)
     metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
-    return Loop(run, checkpoint, loader, optimizer, objective, ranks, state, metrics, monitor)
+    return Loop(run, checkpoint, loader, source, optimizer, objective, ranks, state, metrics, monitor)
 
 
 def train_step(
@@ -315,28 +327,25 @@ def _objective(
 
     A reference is the model that the run started from, on resume too.
     """
-    if run.preference is None and run.kto is None:
+    if run.kto is not None:
+        return Kto(run.kto, _reference(run, checkpoint, newest, ranks)), None
+    if run.preference is None:
         return SFT(), None
     switch_off_dropout(checkpoint.model)
-    if run.kto is not None:
-        started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
-        return Kto(run.kto, CopiedReference(started_from.model)), None
-    assert run.preference is not None
     if not run.preference.needs_reference:
         return Preference(run.preference, None), None
-    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
     if run.preference.reference is None:
-        return Preference(run.preference, CopiedReference(started_from.model)), None
+        return Preference(run.preference, _reference(run, checkpoint, newest, ranks)), None
+    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
     stored = StoredReference(run.preference.reference, started_from, run, ranks)
     return Preference(run.preference, stored), stored
 
 
-def _count_steps(run: Run, loader: Loader, ranks: Ranks) -> int:
-    """optim.steps, or what optim.epochs gives; one rank reads the lengths for all."""
-    if run.optim.steps:
-        return run.optim.steps
-    [rows] = ranks.sums([loader.num_rows() if ranks.is_first else 0])
-    return max(1, int(run.optim.epochs * rows / run.optim.rows))
+def _reference(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks) -> CopiedReference:
+    """Copies of what learns, as it was when the run started."""
+    switch_off_dropout(checkpoint.model)
+    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
+    return CopiedReference(started_from.model)
 
 
 def _standardize(model: Llava, loader: Loader) -> None:

@@ -1,6 +1,7 @@
 """What a run writes for people: metrics.jsonl, one object a step, and curves.png."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from llavakit.core.files import write_text
 from llavakit.train.events import open_events
 
 Row = dict[str, Any]
+PANELS = 4  # beside each other
 
 
 class Metrics:
@@ -96,3 +98,25 @@ def _running_mean(values: list[float], width: int) -> list[float]:
         window = values[max(0, index - width + 1) : index + 1]
         out.append(sum(window) / len(window))
     return out
+
+
+def draw_panels(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
+    """A PNG with a small panel for each of these figures against the step, where a row has it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
+    shown = {name: points for name, points in shown.items() if points}
+    if not shown:
+        return
+    lines = -(-len(shown) // PANELS)
+    figure = Figure(figsize=(3 * PANELS, 2.2 * lines), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(lines, PANELS, squeeze=False).flatten()
+    for axes, (name, points) in zip(grid, shown.items(), strict=False):
+        axes.plot(*zip(*points, strict=True), marker=".")
+        axes.set_title(name, fontsize=9)
+        axes.grid(alpha=0.25)
+    for axes in grid[len(shown) :]:
+        axes.set_visible(False)
+    figure.savefig(path)

@@ -5,34 +5,14 @@ K answers to one prompt.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from llavakit.core.config import Config
+from llavakit.train.policy_settings import Aggregation, Estimator, PolicySettings, Scale
 
-Estimator = Literal["k1", "k1_clamped", "k2", "k3", "abs"]
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-Scale = Literal["group", "batch", "none"]
 GROUP_EPSILON = 1e-4  # beside a group's deviation, as TRL
 WHITEN_EPSILON = 1e-8
-
-
-class PolicySettings(Config):
-    """How far one update may go from the policy that generated."""
-
-    ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO, one ratio an answer
-    clip_low: float = Field(0.2, ge=0, lt=1)  # a ratio counts down to 1 - clip_low
-    clip_high: float = Field(0.2, ge=0, le=100)  # and up to 1 + clip_high (DAPO: 0.28)
-    dual_clip: float | None = Field(None, gt=1, le=1e6)  # bound of a bad answer's loss, in advantages
-    ratio_cap: float | None = Field(
-        None, gt=1, le=1e6
-    )  # bound of the ratio that is not clipped (TRL's delta)
-    constant_weight: bool = False  # CISPO: the ratio, cut at `clip_high`, weighs log-probabilities
-    kl_coef: float = Field(0.0, ge=0, le=100)  # KL to the reference in the loss
-    kl_estimator: Estimator = "k3"
 
 
 def kl_estimate(

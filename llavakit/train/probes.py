@@ -109,7 +109,7 @@ def read_probes(path: Path, images: Path | None, count: int, encoder: Encoder) -
         except DataError as error:
             raise record.error(error.what) from None
         reference = messages[at + 1].text if len(messages) > at + 1 else ""
-        probes.append(Probe(asked, messages[at].text.strip(), reference, tuple(map(_data_uri, shown))))
+        probes.append(Probe(asked, messages[at].text.strip(), reference, tuple(map(data_uri, shown))))
     if not probes:
         raise ConfigError(f"probes.file={path}: no record in it")
     return probes
@@ -117,8 +117,7 @@ def read_probes(path: Path, images: Path | None, count: int, encoder: Encoder) -
 
 def draw_page(title: str, probes: Sequence[Probe], answers: dict[int, list[str]]) -> str:
     """The page: every probe with its pictures, its reference, and the answer of each step, newest first."""
-    title = html.escape(title)
-    parts = [f"{HEAD}<title>{title}</title><style>{STYLE}</style><h1>{title}: probes</h1>"]
+    parts = [begin_page(f"{title}: probes")]
     for number, probe in enumerate(probes):
         pictures = "".join(f'<img alt="" src="{html.escape(uri)}">' for uri in probe.pictures)
         lines = [f'<tr class="reference"><td>reference</td><td>{html.escape(probe.reference)}</td></tr>']
@@ -131,7 +130,14 @@ def draw_page(title: str, probes: Sequence[Probe], answers: dict[int, list[str]]
     return "\n".join(parts) + "\n</html>\n"
 
 
-def _data_uri(picture: PIL.Image.Image) -> str:
+def begin_page(title: str) -> str:
+    """The first lines of a page that runs nothing and asks nobody, with its heading."""
+    title = html.escape(title)
+    return f"{HEAD}<title>{title}</title><style>{STYLE}</style><h1>{title}</h1>"
+
+
+def data_uri(picture: PIL.Image.Image) -> str:
+    """A small copy of a picture, to stand in a page."""
     small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     file = io.BytesIO()

@@ -12,6 +12,7 @@ from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.settings import (
     EvalConfig,
     OptimConfig,
@@ -33,6 +34,8 @@ HARMLESS = {
     "data.edited",
     "data.workers",
     "preference.reference",
+    "policy.drift",
+    "policy.page_every",
 }
 HARMLESS_PARTS = {"parallel", "eval", "probes", "retention", "watch"}
 
@@ -58,6 +61,7 @@ class Run(Config):
         None  # learn from pairs of answers; default: from the answers there are
     )
     kto: KtoConfig | None = None  # learn from single answers that are wanted or not
+    policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -67,9 +71,17 @@ class Run(Config):
 
     @model_validator(mode="after")
     def _one_objective(self) -> Self:
-        if self.preference is not None and self.kto is not None:
-            raise ConfigError("preference and kto are two ways to learn from answers; set one of them")
+        if len(self.teachers) > 1:
+            raise ConfigError(
+                f"{' and '.join(self.teachers)} are two ways to learn from answers; set one of them"
+            )
         return self
+
+    @property
+    def teachers(self) -> list[str]:
+        """The settings by which it learns what answers are worth: those of the three that are set."""
+        given = {"preference": self.preference, "kto": self.kto, "policy": self.policy}
+        return [name for name, part in given.items() if part is not None]
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""

@@ -4,7 +4,7 @@ The model directory is the ordinary one, written by the first rank. Beside it ev
 training state (see state.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,17 @@ from llavakit.train.sharding import gather_full, is_sharded
 from llavakit.train.state import State, save_state
 
 
-def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: State, ranks: Ranks) -> None:
+def save_checkpoint(
+    run: Run,
+    checkpoint: Checkpoint,
+    optimizer: AdamW,
+    state: State,
+    ranks: Ranks,
+    keep: Callable[[Path], None],
+) -> None:
     """Write the checkpoint of this step, point `latest` at it, and remove those beyond `run.keep`.
 
+    `keep` is the first rank's, and adds to its folder what else a resumed run needs.
     Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
     """
     path = run.out / checkpoint_name(state.step)
@@ -41,6 +49,8 @@ def save_checkpoint(run: Run, checkpoint: Checkpoint, optimizer: AdamW, state: S
             with ema.averaged(optimizer):
                 _write_model(checkpoint, draft / ema.FOLDER, ranks)
         save_state(state, optimizer, checkpoint.model, draft, ranks)
+        if ranks.is_first:
+            keep(draft)
     if ranks.is_first:
         write_text(run.out / LATEST, path.name + "\n")
         remove_old(run.out, path, keep=run.keep)

@@ -30,6 +30,18 @@ TENSORS = "train_state.rank{rank:05d}-of-{ranks:05d}.safetensors.state"
 RANDOM = ("random_cpu", "random_cuda")
 
 
+@dataclass(frozen=True)
+class Round:
+    """Where a run stands that learns from its own answers (llavakit/align)."""
+
+    number: int = 0  # of the round whose answers are learned from next
+    learned: int = 0  # steps of it that are done; the answers are in the run's folder
+    prompt: int = 0  # the next record to be asked, counted over epochs
+    kl_coef: float | None = None  # where a controller has brought it
+    answers: int = 0  # so far, and how many of them nothing could score
+    unscorable: int = 0
+
+
 @dataclass
 class State:
     """Where a run stands."""
@@ -37,6 +49,7 @@ class State:
     step: int = 0  # steps done
     steps: int = 0  # steps in all
     position: Position = field(default_factory=Position)  # the next row of data
+    round: Round | None = None
     seconds: float = 0.0  # training time so far
     tokens: int = 0
     ranks: int = 1  # that wrote the state
@@ -71,6 +84,7 @@ def read_state(folder: Path) -> State:
     facts = json.loads((folder / FACTS).read_text())
     parts = {
         "position": Position(**facts["position"]),
+        "round": Round(**facts["round"]) if facts.get("round") else None,
         "guard": Guard(**facts.get("guard", {})),
         "sources": [SourceFacts(**source) for source in facts.get("sources", [])],
     }

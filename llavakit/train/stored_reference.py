@@ -119,8 +119,7 @@ class StoredReference:
             readable[key] = sample
             tiles += cut
         batches = [collate(list(readable.values()), tiles)] if readable else []
-        size = self._ranks.size
-        for batch in balance_batches(batches, model, self._ranks, rows=size, tile=loader.encoder.image.size):
+        for batch in balance_batches(batches, model, self._ranks, tile=loader.encoder.image.size):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
                 logprobs_A, _ = answer_logprobs(model, batch.to(model.device), self._length_weight)
         if readable:

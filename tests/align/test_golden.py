@@ -26,12 +26,12 @@ from llavakit.train.pair_losses import (
     reward_loss,
 )
 from llavakit.train.pair_settings import PRESETS, PairSettings
-from llavakit.train.policy import PolicySettings
+from llavakit.train.policy_settings import Aggregation, Estimator, PolicySettings
 
 FILE = os.environ.get("LLAVAKIT_GOLDEN_RL") or Path(__file__).parents[1] / "golden" / "preference-and-rl.json"
 CASES = json.loads(Path(FILE).read_text())["cases"]
 Inputs = dict[str, Any]
-AGGREGATIONS: dict[str, policy.Aggregation] = {
+AGGREGATIONS: dict[str, Aggregation] = {
     "grpo": "sequence_mean", "bnpo": "token_mean", "dr_grpo": "constant",
 }  # fmt: skip
 
@@ -179,7 +179,7 @@ def shaped(inputs: Inputs, params: Inputs) -> dict[str, Tensor]:
     new, ref = tensor(inputs["logprob"]), tensor(inputs["ref_logprob"])
     mask, scores = torch.ones_like(new), tensor([inputs["score"]])
 
-    def rewards_by(estimator: policy.Estimator, scale: float) -> Tensor:
+    def rewards_by(estimator: Estimator, scale: float) -> Tensor:
         return policy.shaped_rewards(
             policy.kl_estimate(new, ref, estimator), scores, mask, kl_coef=params["kl_coef"], scale=scale
         )
@@ -286,7 +286,7 @@ def token_weights(inputs: Inputs, params: Inputs) -> dict[str, Tensor]:
     lengths = [int(length) for length in inputs["lengths"]]
     mask = tensor([[float(t < length) for t in range(max(lengths))] for length in lengths])
 
-    def weights(how: policy.Aggregation) -> Tensor:
+    def weights(how: Aggregation) -> Tensor:
         loss = torch.zeros_like(mask, requires_grad=True)
         total, count = policy.aggregate(loss, mask, how, longest=params["max_completion_length"])
         (total / count).backward()

@@ -253,7 +253,8 @@ def refcoco(folder: Path) -> None:
 WRITE: dict[str, Callable[[Path], None]] = {
     "vqav2": vqav2, "okvqa": okvqa, "textvqa": textvqa, "vizwiz": vizwiz, "gqa": gqa, "chartqa": chartqa,
     "docvqa": docvqa, "infovqa": infovqa, "pope": pope, "mme": mme, "scienceqa": scienceqa, "mmbench": mmbench,
-    "seed": seed, "mmmu": mmmu, "ai2d": ai2d, "coco-captions": coco_captions, "refcoco": refcoco,
+    "mmbench-cn": mmbench, "seed": seed, "mmmu": mmmu, "ai2d": ai2d, "coco-captions": coco_captions,
+    "refcoco": refcoco,
 }  # fmt: skip
 
 
@@ -261,5 +262,7 @@ def written(task: str, folder: Path) -> Path:
     """The folder of a benchmark in small."""
     own = folder / task
     own.mkdir(parents=True)
-    WRITE[task](own)
+    from tests.eval.more_layouts import MORE  # which is made of what is here
+
+    (WRITE | MORE)[task](own)
     return own

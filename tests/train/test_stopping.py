@@ -135,8 +135,8 @@ def test_a_stop_during_a_save_waits_for_no_other_step(tmp_path, monkeypatch):
     run = tiny_run(tmp_path, save_every=2)
     save = saving.save_checkpoint
 
-    def press(run, checkpoint, optimizer, state, ranks):
-        save(run, checkpoint, optimizer, state, ranks)
+    def press(*given):
+        save(*given)
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(saving, "save_checkpoint", press)

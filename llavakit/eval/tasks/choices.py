@@ -21,7 +21,7 @@ from llavakit.data.layouts import (
     picture_of_base64,
     read_object,
     read_rows,
-    read_tsv,
+    read_table,
     rows_of,
     text_in,
     texts_in,
@@ -31,6 +31,7 @@ from llavakit.rules import choices, numbers
 from llavakit.rules.means import mean
 from llavakit.text.conversation import Image, ImageSource, Part, Text, user
 
+LETTER_CN = "\n请直接回答选项字母。"  # MMBench in Chinese, as LLaVA-1.5 asks
 ROUND = 1_000_000  # MMBench: a rotation has the index of its question and as many of these as it is rotated
 PLACE = re.compile(r"<image (\d)>")
 
@@ -78,10 +79,10 @@ def read_scienceqa(folder: Path) -> list[Question]:
     return found
 
 
-def read_mmbench(folder: Path) -> list[Question]:
+def read_mmbench(folder: Path, prompt: str = LETTER) -> list[Question]:
     """One TSV with pictures in base64; rotations of the options that it does not hold are made."""
     path = find(folder, "*.tsv")
-    rows = list(read_tsv(path))
+    rows = list(read_table(path))
     by_index = {row["index"]: row for row in rows}
     pictures: dict[str, bytes] = {}
     found = []
@@ -102,7 +103,7 @@ def read_mmbench(folder: Path) -> list[Question]:
             options = lettered(texts[k:] + texts[:k])
             hint = row.get("hint")
             start = f"{hint}\n" if hint not in (None, "", "nan") else ""
-            text = f"{start}{row['question']}\n{listed(options)}{LETTER}"
+            text = f"{start}{row['question']}\n{listed(options)}{prompt}"
             letter = list(options)[(right - k) % len(texts)]
             found.append(
                 ask(
@@ -224,6 +225,10 @@ def only_letter(answer: str) -> str | None:
     return answer if len(answer) == 1 else None
 
 
+MMBENCH = {
+    "vlmevalkit": Rules(by_options(choices.vlmevalkit).judge, circular_figures),
+    "lmms": Rules(by_options(choices.mmbench_lmms).judge, circular_figures),
+}
 BENCHMARKS = {
     "scienceqa": Benchmark(
         "ScienceQA test, with picture", "problems.json, pid_splits.json, images/test/", read_scienceqa,
@@ -233,11 +238,11 @@ BENCHMARKS = {
         },
     ),
     "mmbench": Benchmark(
-        "MMBench dev", "*.tsv with pictures in base64 and answers", read_mmbench,
-        {
-            "vlmevalkit": Rules(by_options(choices.vlmevalkit).judge, circular_figures),
-            "lmms": Rules(by_options(choices.mmbench_lmms).judge, circular_figures),
-        },
+        "MMBench dev", "*.tsv with pictures in base64 and answers", read_mmbench, MMBENCH,
+    ),
+    "mmbench-cn": Benchmark(
+        "MMBench-CN dev", "*.tsv with pictures in base64 and answers", lambda at: read_mmbench(at, LETTER_CN),
+        MMBENCH,
     ),
     "seed": Benchmark(
         "SEED-Bench, images", "SEED-Bench.json, SEED-Bench-image/", read_seed,

@@ -1,15 +1,26 @@
-"""Short answers: VQAv2, OK-VQA, TextVQA, VizWiz, GQA, ChartQA, DocVQA, InfoVQA."""
+"""Short answers: VQAv2, OK-VQA, TextVQA, VizWiz, GQA, ChartQA, DocVQA, InfoVQA, OCRBench."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llavakit.data.layouts import SHORT, Fields, find, read_object, read_rows, rows_of, text_in, texts_in
-from llavakit.eval.benchmark import Benchmark, Question, Rules, each
+from llavakit.data.layouts import (
+    SHORT,
+    Fields,
+    find,
+    picture_in,
+    read_object,
+    read_rows,
+    rows_of,
+    text_in,
+    texts_in,
+)
+from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
 from llavakit.rules import numbers, short_answers
 from llavakit.text.conversation import user
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."
+FORMULAS = "Handwritten Mathematical Expression Recognition"  # of OCRBench's ten kinds
 ONE_WORD = "\nAnswer the question with a single word."
 
 
@@ -121,6 +132,40 @@ def read_infovqa(folder: Path) -> list[Question]:
     ]
 
 
+def read_ocrbench(folder: Path) -> list[Question]:
+    """OCRBench.json with pictures beside it, or Parquet; handwritten formulas have rules of their own."""
+    path = find(folder, "OCRBench.json", "**/*.parquet")
+    found = []
+    for number, row in enumerate(read_rows(path)):
+        places = ("dataset_name", "image_path", "answers", "type")  # of the release; the hub has other names
+        hub = ("dataset", "image", "answer", "question_type")
+        dataset, picture, answers, kind = places if "image_path" in row else hub
+        said = row[answers] if isinstance(row[answers], list) else [row[answers]]
+        source = picture_in(
+            row, picture, folder / "OCRBench_Images" if picture == "image_path" else path.parent
+        )
+        reference = [text_in(Fields({"answer": one}, path, row.line), "answer") for one in said]
+        found.append(
+            Question(
+                str(row.get("id", number)), user(text_in(row, "question"), [source]).parts, reference,
+                group=FORMULAS if row[dataset] == "HME100k" else text_in(row, kind),
+            )
+        )  # fmt: skip
+    return found
+
+
+def standing_in(rule: Callable[..., float]) -> Rules:
+    """OCRBench's rule, and its score: the questions answered rightly, of a thousand."""
+
+    def judge(answer: str, question: Question) -> float | None:
+        return rule(answer, question.reference, formula=question.group == FORMULAS)
+
+    def figures(questions: Sequence[Question], points: Points) -> Figures:
+        return accuracy(questions, points) | {"score": sum(point or 0.0 for point in points)}
+
+    return Rules(each(judge), figures)
+
+
 PEOPLE = {
     "official": compared(short_answers.vqa_official),
     "lmms": compared(short_answers.vqa_normalised),
@@ -158,5 +203,13 @@ BENCHMARKS = {
     "infovqa": Benchmark(
         "InfoVQA val", "infographicsVQA_val_v1.0_withQT.json, infographicsvqa_images/", read_infovqa, ANLS,
         max_tokens=32,
+    ),
+    "ocrbench": Benchmark(
+        "OCRBench", "OCRBench.json, OCRBench_Images/; or *.parquet", read_ocrbench,
+        {
+            "official": standing_in(short_answers.contains),
+            "lmms": standing_in(short_answers.contains_folded),
+        },
+        max_tokens=128,
     ),
 }  # fmt: skip

@@ -1,0 +1,101 @@
+"""Experience: answers with their scores and what the learner found about each of their tokens, as rows to learn."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llavakit.align.rollouts import Rollout, read_lines, write_rollouts
+from llavakit.core.types import Batch, Segment
+from llavakit.data.encode import Sample
+from llavakit.data.loader import Loader
+from llavakit.data.pack import collate, pack_rows
+
+
+@dataclass(frozen=True)
+class Experience:
+    """An answer to be learned from."""
+
+    rollout: Rollout
+    scores: Mapping[str, float | None]  # by term, and `total`; None: unscorable
+    columns: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # a number for each of its tokens
+
+    def with_columns(self, columns: Mapping[str, Sequence[float]]) -> "Experience":
+        """With further columns, or others in their place."""
+        more = {name: tuple(column) for name, column in columns.items()}
+        return replace(self, columns={**self.columns, **more})
+
+
+@dataclass(frozen=True)
+class Row:
+    """Samples that are packed together, and which experience each of their leaves is, in order."""
+
+    samples: list[Sample]
+    places: list[int]
+
+
+def write_experiences(path: Path, experiences: Sequence[Experience]) -> None:
+    """A file of rollouts with scores and columns beside them: all that learning from them again needs."""
+    beside: list[Mapping[str, Any]] = [
+        {"scores": dict(each.scores), "columns": dict(each.columns)} for each in experiences
+    ]
+    write_rollouts(path, [each.rollout for each in experiences], beside)
+
+
+def read_experiences(path: Path) -> list[Experience]:
+    """What `write_experiences` wrote, number for number."""
+    return [
+        Experience(rollout, rest["scores"]).with_columns(rest["columns"])
+        for rollout, rest in read_lines(path)
+    ]
+
+
+def answered(prompt: Sample, answers: Sequence[Sequence[int]]) -> Sample:
+    """The prompt, with each of the answers as a child of it; they alone are learned, every token of them."""
+    ids, segments = list(prompt.ids), [Segment(0, prompt.num_tokens)]
+    for answer in answers:
+        segments.append(Segment(len(ids), len(ids) + len(answer), 0))
+        ids += answer
+    weights = (0.0,) * prompt.num_tokens + (1.0,) * (len(ids) - prompt.num_tokens)
+    return Sample(tuple(ids), weights, tuple(segments), prompt.media)
+
+
+def plan_rows(
+    experiences: Sequence[Experience], encode: Callable[[Rollout], Sample], budget: int
+) -> list[Row]:
+    """Packed rows of at most `budget` tokens; the answers to a prompt share it, as far as they fit one row."""
+    parts: list[tuple[Sample, list[int]]] = []
+    for _, members in groupby(range(len(experiences)), lambda at: experiences[at].rollout.group):
+        places = list(members)
+        prompt = encode(experiences[places[0]].rollout)
+        for chosen in _fill(places, [len(experiences[at].rollout.ids) for at in places], prompt, budget):
+            answers = [experiences[at].rollout.ids for at in chosen]
+            parts.append((answered(prompt, answers), chosen))
+    rows = pack_rows([sample.num_inputs for sample, _ in parts], budget)
+    return [
+        Row([parts[at][0] for at in row], [place for at in row for place in parts[at][1]]) for row in rows
+    ]
+
+
+def _fill(places: list[int], sizes: list[int], prompt: Sample, budget: int) -> Iterator[list[int]]:
+    """The answers of a group, as many together as fit beside the prompt; each has a token that is not read."""
+    chosen: list[int] = []
+    used = prompt.num_tokens
+    for place, size in zip(places, sizes, strict=True):
+        if chosen and used + size - 1 > budget:
+            yield chosen
+            chosen, used = [], prompt.num_tokens
+        chosen.append(place)
+        used += size - 1
+    yield chosen
+
+
+def make_batch(row: Row, experiences: Sequence[Experience], loader: Loader) -> Batch:
+    """The row's batch, with the columns of its answers."""
+    tiles = [loader.tiles(media) for sample in row.samples for media in sample.media]
+    found = [experiences[place].columns for place in row.places]
+    columns = {name: torch.tensor([value for each in found for value in each[name]]) for name in found[0]}
+    return replace(collate(row.samples, tiles), columns=columns)

@@ -1,0 +1,126 @@
+"""What the learner finds about answers before it learns from them: how likely they are, now and at the start."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llavakit.align.experience import Experience, make_batch, plan_rows
+from llavakit.align.rollouts import Rollout
+from llavakit.core.types import Batch
+from llavakit.data.encode import Sample
+from llavakit.data.loader import Loader
+from llavakit.model.llava import Llava
+from llavakit.train.balance import balance_batches
+from llavakit.train.losses import token_logprobs
+from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.ranks import Ranks
+from llavakit.train.reference import CopiedReference
+from llavakit.train.sharding import reshard
+
+
+@dataclass
+class Found:
+    """What was found out about a rank's answers, token by token."""
+
+    columns: list[dict[str, list[float]]]  # of each answer
+    drift: list[float]  # nats between sampler and learner
+    entropy: float = 0.0  # summed over the tokens
+
+
+class Learner:
+    """The model that learns, asked about answers: rows as in training, without gradients."""
+
+    def __init__(
+        self,
+        policy: PolicyConfig,
+        model: Llava,
+        loader: Loader,
+        reference: CopiedReference | None,
+        ranks: Ranks,
+        *,
+        precision: str,
+    ) -> None:
+        self.policy, self.model, self.loader, self.ranks = policy, model, loader, ranks
+        self.reference, self.precision = reference, precision
+
+    def batches(self, experiences: Sequence[Experience]) -> tuple[list[Batch], list[list[int]]]:
+        """Packed rows, and the place of each row's answers among the experiences."""
+        rows = plan_rows(experiences, self._encode, self.loader.config.tokens)
+        return [make_batch(row, experiences, self.loader) for row in rows], [row.places for row in rows]
+
+    @torch.no_grad()
+    def measure(self, experiences: Sequence[Experience]) -> Found:
+        """Columns `old` (recomputed by the learner), `reference` and `importance`, as far as settings ask for them.
+
+        Every rank of a run calls it, also one that has no answers.
+        """
+        batches, places = self.batches(experiences)
+        padded = balance_batches(batches, self.model, self.ranks, tile=self.loader.encoder.image.size)
+        found = Found([{} for _ in experiences], [])
+        training = self.model.training
+        self.model.eval()
+        for number, batch in enumerate(padded):
+            old_L, plain_L, entropy = self._look(batch)
+            found.entropy += entropy
+            if number < len(batches):
+                self._note(found, experiences, places[number], old_L, plain_L)
+        with nullcontext() if self.reference is None else self.reference.in_place(self.model):
+            for number, batch in enumerate(padded if self.reference is not None else ()):
+                reference_L, _, _ = self._look(batch)
+                if number < len(batches):
+                    for place, column in _split(reference_L, experiences, places[number]):
+                        found.columns[place]["reference"] = column
+        reshard(self.model)
+        self.model.train(training)
+        return found
+
+    def _note(
+        self,
+        found: Found,
+        experiences: Sequence[Experience],
+        places: list[int],
+        old_L: Tensor,
+        plain_L: Tensor,
+    ) -> None:
+        cap = self.policy.algorithm.importance_cap
+        plain = dict(_split(plain_L, experiences, places))
+        for place, column in _split(old_L, experiences, places):
+            sampled = experiences[place].rollout.logprobs
+            found.columns[place]["old"] = column
+            found.drift += [abs(a - b) for a, b in zip(plain[place], sampled, strict=True)]
+            if cap is not None:
+                ratio_L = (torch.tensor(column) - torch.tensor(sampled)).exp()
+                found.columns[place]["importance"] = ratio_L.clamp(max=cap).tolist()
+
+    def _look(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
+        """Log-probabilities at the policy's temperature and at 1, float32[L], and the summed entropy."""
+        temperature, sums = self.policy.temperature, list[Tensor]()
+
+        def logits(rows_LD: Tensor) -> Tensor:
+            logits_LV = self.model.logits(rows_LD) / temperature
+            logprobs_LV = logits_LV.float().log_softmax(dim=-1)
+            sums.append(-(logprobs_LV.exp() * logprobs_LV).sum())
+            return logits_LV
+
+        batch = batch.to(self.model.device)
+        with torch.autocast(batch.ids_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden_LD = self.model.hidden(batch)[batch.predict_L]
+            new_L, _ = token_logprobs(hidden_LD, batch.labels_L, logits)
+            plain_L = new_L
+            if temperature != 1:
+                plain_L, _ = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)
+        return new_L.cpu(), plain_L.cpu(), float(torch.stack(sums).sum())
+
+    def _encode(self, rollout: Rollout) -> Sample:
+        return self.loader.encoder.encode(rollout.prompt, open_turn=True)
+
+
+def _split(
+    values_L: Tensor, experiences: Sequence[Experience], places: list[int]
+) -> list[tuple[int, list[float]]]:
+    """(place, its numbers) of each answer of a row."""
+    sizes = [len(experiences[place].rollout.ids) for place in places]
+    return [(place, part.tolist()) for place, part in zip(places, values_L.split(sizes), strict=True)]

@@ -1,0 +1,42 @@
+"""What makes a run with `policy` learn from its own answers: handed to `train` (train/loop.py) by who calls it."""
+
+from pathlib import Path
+
+from llavakit.align.learner import Learner
+from llavakit.align.rewards.composer import Composer
+from llavakit.align.sampler import Sampler
+from llavakit.align.source import Rounds
+from llavakit.core.errors import ConfigError, nearest
+from llavakit.data.loader import Loader
+from llavakit.model.checkpoint import Checkpoint
+from llavakit.train.objectives import Objective
+from llavakit.train.policy_objective import PolicyObjective
+from llavakit.train.ranks import Ranks
+from llavakit.train.reference import CopiedReference, switch_off_dropout
+from llavakit.train.reward_terms import TOTAL
+from llavakit.train.run import Run
+from llavakit.train.source import Source
+
+
+def open_policy(
+    run: Run,
+    checkpoint: Checkpoint,
+    loader: Loader,
+    reference: CopiedReference | None,
+    newest: Path | None,
+    ranks: Ranks,
+) -> tuple[Objective, Source]:
+    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy)."""
+    policy = run.policy
+    assert policy is not None
+    wanted = policy.algorithm.filter
+    names = (*policy.rewards.terms, TOTAL)
+    if wanted is not None and wanted not in names:
+        raise ConfigError(
+            f"policy.algorithm.filter={wanted} is no term of policy.rewards{nearest(wanted, names)}"
+        )
+    switch_off_dropout(checkpoint.model)
+    sampler = Sampler(run, policy, checkpoint)
+    learner = Learner(policy, checkpoint.model, loader, reference, ranks, precision=run.precision)
+    rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
+    return PolicyObjective(policy), rounds

@@ -1,0 +1,112 @@
+"""Settings of learning from a model's own answers. Apart from the losses, which need PyTorch."""
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError, pick
+from llavakit.train.reward_terms import TOTAL, RewardsConfig
+
+Estimator = Literal["k1", "k1_clamped", "k2", "k3", "abs"]
+Aggregation = Literal["token_mean", "sequence_mean", "constant"]
+Scale = Literal["group", "batch", "none"]
+Advantage = Literal["group", "leave_one_out", "gae"]
+
+
+class PolicySettings(Config):
+    """How far one update may go from the policy that generated."""
+
+    ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO, one ratio an answer
+    clip_low: float = Field(0.2, ge=0, lt=1)  # a ratio counts down to 1 - clip_low
+    clip_high: float = Field(0.2, ge=0, le=100)  # and up to 1 + clip_high (DAPO: 0.28)
+    dual_clip: float | None = Field(None, gt=1, le=1e6)  # bound of a bad answer's loss, in advantages
+    ratio_cap: float | None = Field(
+        None, gt=1, le=1e6
+    )  # bound of the ratio that is not clipped (TRL's delta)
+    constant_weight: bool = False  # CISPO: the ratio, cut at `clip_high`, weighs log-probabilities
+    kl_coef: float = Field(0.0, ge=0, le=100)  # KL to the reference: in the loss, or taken from rewards
+    kl_estimator: Estimator = "k3"
+
+
+class Algorithm(PolicySettings):
+    """What is learned from scored answers. `policy.algorithm=dapo` names a preset; each setting can follow it."""
+
+    advantage: Advantage = "group"  # against the answer's group, the others of it, or a value model
+    scale: Scale = "group"  # of group advantages: whose deviation they are divided by
+    aggregation: Aggregation = "sequence_mean"
+    constant: int | None = Field(None, ge=1)  # tokens an answer counts as by `constant`; default: max_tokens
+    kl_in: Literal["loss", "reward"] = "loss"
+    kl_target: float | None = Field(None, gt=0)  # nats an answer: then `kl_coef` is where a controller starts
+    kl_horizon: int = Field(10_000, ge=1)  # answers in which the controller acts
+    filter: str | None = None  # groups whose answers all have this term alike are replaced by other prompts
+    importance_cap: float | None = Field(
+        None, gt=0, le=1e6
+    )  # weigh tokens by learner / sampler, up to here; default: do not
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        return pick(ALGORITHMS, value, "policy.algorithm") if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kl_target is not None and (self.kl_in != "reward" or not self.kl_coef):
+            raise ConfigError(
+                "kl_target controls a penalty of rewards: kl_in=reward and a kl_coef to start from"
+            )
+        return self
+
+
+# Published settings. What a paper takes from its data (lengths, answers a prompt) is in `policy` itself.
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "grpo": {"kl_coef": 0.04},  # arXiv 2402.03300
+    "dr_grpo": {"scale": "none", "aggregation": "constant"},  # arXiv 2503.20783
+    "rloo": {  # arXiv 2402.14740: REINFORCE, an answer being one action
+        "advantage": "leave_one_out", "aggregation": "constant", "constant": 1,
+        "kl_coef": 0.05, "kl_in": "reward", "kl_estimator": "k1",
+    },
+    "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},  # arXiv 2507.18071
+    "dapo": {"aggregation": "token_mean", "clip_high": 0.28, "filter": TOTAL},  # arXiv 2503.14476
+    "cispo": {"aggregation": "token_mean", "constant_weight": True, "clip_high": 5.0},  # arXiv 2506.13585
+}  # fmt: skip
+
+
+class PolicyConfig(Config):
+    """Learning from answers that the model samples and rewards score. A round is prompts with new answers."""
+
+    algorithm: Algorithm = Field(default_factory=lambda: Algorithm.model_validate("grpo"))
+    rewards: RewardsConfig = Field(default_factory=RewardsConfig)
+    prompts: int = Field(16, ge=1)  # of a round
+    answers: int = Field(8, ge=1)  # to each of them
+    epochs: int = Field(1, ge=1)  # how often a round's answers are learned from
+    minibatches: int = Field(1, ge=1)  # optimizer steps into which one such epoch is cut
+    max_tokens: int = Field(256, ge=1)  # of an answer
+    temperature: float = Field(1.0, gt=0, le=10)
+    engine: Literal["copy", "shared"] = "copy"  # fast decoder on its own weights; or the modules that learn
+    drift: float = Field(0.1, gt=0)  # nats: alarm if sampler and learner differ by more, in the mean
+    unscorable: float = Field(0.01, ge=0, le=1)  # the run stops if more of its answers have no score
+    tries: int = Field(10, ge=1)  # how often a round looks for other prompts in the place of filtered groups
+    page_every: int = Field(10, ge=0)  # rounds between pages of answers; 0: none
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        grouped = self.algorithm.advantage != "gae"
+        if grouped and self.answers < 2:
+            raise ConfigError(
+                f"policy.answers={self.answers}: advantages of groups compare answers; take at least 2"
+            )
+        if self.minibatches > self.prompts:
+            raise ConfigError(
+                f"policy.minibatches={self.minibatches}, but a round has policy.prompts={self.prompts}"
+            )
+        if self.algorithm.importance_cap is not None and self.temperature != 1:
+            raise ConfigError(
+                "policy.algorithm.importance_cap needs policy.temperature=1: the sampler tells no other"
+            )
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything asks how far the model has gone from where it started."""
+        return self.algorithm.kl_coef > 0
