@@ -21,6 +21,7 @@ from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.cache import FeatureCache
 from llavakit.data.changes import weigh_changes
 from llavakit.data.encode import Encoder, Sample
+from llavakit.data.grader import Grader
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
@@ -92,18 +93,21 @@ class Loader:
         pairs: bool = False,
         judged: bool = False,
         changed_weight: float = 1.0,
+        grader: Grader | None = None,
         key: Callable[[Sample], str] | None = None,
     ) -> None:
         """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected.
-        Tokens that only one of them has count `changed_weight` times as much. With `judged` it is answers of which
-        each is wanted or not (marks 1 and 0); where rows are packed, an answer to another prompt goes along (-1).
+        Tokens that only one of them has count `changed_weight` times as much. A `grader` puts the turn behind them
+        that a reward model answers. With `judged` a record is answers, each wanted or not (marks 1 and 0); where
+        rows are packed, an answer to another prompt goes along (-1).
 
         `key` gives the names of samples that batches shall have.
         """
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.pairs, self.judged, self.changed_weight, self.key = pairs, judged, changed_weight, key
+        self.pairs, self.judged, self.changed_weight = pairs, judged, changed_weight
+        self.grader, self.key = grader, key
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -209,7 +213,9 @@ class Loader:
         if self._moves_front(record):
             talks = [move_media_front(talk) for talk in talks]
         try:
-            if self.config.turns == "independent" and not (self.pairs or self.judged):
+            if self.grader is not None:
+                sample = self.grader.encode(self.encoder, record, talks)
+            elif self.config.turns == "independent" and not (self.pairs or self.judged):
                 sample = self.encoder.encode_turns(talks[0])
             else:
                 sample = replace(self.encoder.encode_alternatives(talks), marks=marks)

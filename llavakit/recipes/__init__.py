@@ -18,6 +18,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "dpo": preferences.dpo,
     "mpo": preferences.mpo,
     "kto": preferences.kto,
+    "reward": preferences.reward,
     "grpo": policies.grpo,
     "rloo": policies.rloo,
     "ppo": policies.ppo,

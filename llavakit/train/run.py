@@ -13,6 +13,7 @@ from llavakit.model.settings import ModelConfig
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.settings import (
     EvalConfig,
     OptimConfig,
@@ -61,6 +62,7 @@ class Run(Config):
         None  # learn from pairs of answers; default: from the answers there are
     )
     kto: KtoConfig | None = None  # learn from single answers that are wanted or not
+    reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
     policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
@@ -69,23 +71,34 @@ class Run(Config):
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
+    @property
+    def lesson(self) -> str | None:
+        """The setting that says what a model that answers already shall learn; None: from the answers there are."""
+        return next(iter(self._lessons), None)
+
     @model_validator(mode="after")
-    def _one_objective(self) -> Self:
-        if len(self.teachers) > 1:
-            raise ConfigError(
-                f"{' and '.join(self.teachers)} are two ways to learn from answers; set one of them"
-            )
+    def _one_lesson(self) -> Self:
+        if len(self._lessons) > 1:
+            raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
+        if self.reward is not None and "score" not in self.train:
+            raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
+        if self.reward is not None and self.data.weights != "ours":
+            raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
         return self
 
     @property
-    def teachers(self) -> list[str]:
-        """The settings by which it learns what answers are worth: those of the three that are set."""
-        given = {"preference": self.preference, "kto": self.kto, "policy": self.policy}
-        return [name for name, part in given.items() if part is not None]
+    def _lessons(self) -> list[str]:
+        named = {"preference": self.preference, "kto": self.kto, "reward": self.reward, "policy": self.policy}
+        return [name for name, given in named.items() if given is not None]
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a record of the data is two answers, of which one is better."""
+        return self.preference is not None or self.reward is not None
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
-        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(card))}
+        changes: dict[str, object] = {"model": self.model.model_copy(update=card.choices())}
         if self.precision == "auto":
             changes["precision"] = precision
         return self.model_copy(update=changes)

@@ -170,7 +170,7 @@ def test_a_resumed_run_keeps_its_reference(tmp_path):
 
 def test_what_cannot_go_together_is_told(tmp_path):
     run = kto_run(tmp_path)
-    with pytest.raises(ConfigError, match="preference and kto are two ways"):
+    with pytest.raises(ConfigError, match="a run learns one of preference, kto"):
         settings.override(run, ["preference={}"])
     with pytest.raises(ConfigError, match=r"kto needs model.start"):
         train(run.model_copy(update={"model": run.model.model_copy(update={"start": None})}))
