@@ -4,6 +4,7 @@ from pathlib import Path
 
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
+from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import Sampler
 from llavakit.align.source import Rounds
 from llavakit.align.value import ValueModel
@@ -26,8 +27,13 @@ def open_policy(
     reference: CopiedReference | None,
     newest: Path | None,
     ranks: Ranks,
+    *,
+    open_responder: OpenResponder | None = None,
 ) -> tuple[Objective, Source]:
-    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy)."""
+    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
+
+    `open_responder` opens the judges of rewards that have some.
+    """
     policy = run.policy
     assert policy is not None
     wanted = policy.algorithm.filter
@@ -44,5 +50,7 @@ def open_policy(
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
+    rounds = Rounds(
+        run, policy, loader, sampler, learner, Composer(policy.rewards, open_responder=open_responder), ranks
+    )
     return PolicyObjective(policy, value), rounds
