@@ -369,9 +369,8 @@ def _loader(
     )  # fmt: skip
     key = None if stored is None else stored.key
     changed = 1.0 if run.preference is None else run.preference.changed_weight
-    loader = Loader(
-        data, encoder, seed=run.seed, pairs=run.preference is not None, changed_weight=changed, key=key
-    )
+    pairs = run.preference is not None and run.policy is None
+    loader = Loader(data, encoder, seed=run.seed, pairs=pairs, changed_weight=changed, key=key)
     if data.features is not None:
         loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)
     if stored is not None:
