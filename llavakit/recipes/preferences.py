@@ -1,4 +1,4 @@
-"""Learning from pairs of answers on any checkpoint: `model.start=DIR data.files=PAIRS`; or from the best of its own."""
+"""Learning from pairs of answers on any checkpoint: `model.start=DIR data.files=PAIRS`; or of its own."""
 
 from pathlib import Path
 
@@ -22,13 +22,15 @@ def mpo() -> Run:
 
 
 def iterative_dpo() -> Run:
-    """Own answers in three rounds, the best of five against the worst by policy.rewards: model.start=DIR data.files=FILE."""
+    """Own answers to questions in three rounds, the best of five against the worst, by policy.rewards."""
     return _preferences("iterative-dpo", PreferenceConfig()).model_copy(
         update={
             "policy": PolicyConfig(
                 learn="pairs", prompts=256, answers=5, temperature=0.7, top_p=0.9, minibatches=32, tries=1
             ),
-            "optim": OptimConfig(lr=LearningRates(language=RATE, newline=RATE), warmup=0.1, steps=96, cycles=3),
+            "optim": OptimConfig(
+                lr=LearningRates(language=RATE, newline=RATE), warmup=0.1, steps=96, cycles=3
+            ),
         }
     )
 
