@@ -5,9 +5,11 @@ from pathlib import Path
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 
+REWARD_RATE = 2e-5  # LLaVA-RLHF's, for adapters
 RATE = 5e-7  # LLaVA-NeXT's and LLaVA-Hound's, for whole models; adapters take ten to a hundred times as much
 
 
@@ -46,6 +48,19 @@ def rejection_sft() -> Run:
     """SFT on the best of eight own answers to every question, by policy.rewards (rejection sampling)."""
     return _preferences("rejection-sft", PreferenceConfig()).model_copy(
         update={"preference": None, "policy": PolicyConfig(learn="best", at_least=0.5, prompts=64)}
+    )
+
+
+def reward() -> Run:
+    """A reward model of any checkpoint: model.start=DIR data.files=PAIRS, with facts reward.facts={file: FILE}."""
+    return Run(
+        name="reward",
+        out=Path("runs/reward"),
+        train=("language", "newline", "score"),  # as released: the connector stays as it is
+        model=ModelConfig(start=Path("runs/demo")),
+        reward=RewardModelConfig(),
+        optim=OptimConfig(lr=LearningRates(language=REWARD_RATE, newline=REWARD_RATE, score=REWARD_RATE)),
+        save_every=50,
     )
 
 
