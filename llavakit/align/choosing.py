@@ -35,14 +35,8 @@ def open_objective(run: Run, policy: PolicyConfig) -> Objective | None:
         raise ConfigError(f"eval.files: a run with policy.learn={policy.learn} has no loss on data files")
     if policy.learn == "best":
         return SFT()
-    if run.preference is None and policy.learn == "pairs":
-        raise ConfigError(
-            "policy.learn=pairs learns by `preference`, which is not set; preference={} will do"
-        )
     if run.preference is None:
         return None
-    if policy.learn != "pairs":
-        raise ConfigError("preference and policy are both set: then policy.learn must be pairs")
     if run.preference.reference is not None or run.preference.changed_weight != 1:
         raise ConfigError("preference.reference and changed_weight are for pairs of files; drop them")
     kept = KeptReference("reference" if policy.anchor == "start" else "old")

@@ -77,8 +77,11 @@ class Run(Config):
 
     @model_validator(mode="after")
     def _one_lesson(self) -> Self:
-        lessons = [given for given in (self.preference, self.reward, self.policy) if given is not None]
-        if len(lessons) > 1:
+        in_rounds = self.policy is not None and self.policy.learn == "pairs"  # `preference` says how
+        if in_rounds and self.preference is None:
+            raise ConfigError("policy.learn=pairs learns by `preference`, which is not set: preference={}")
+        named = (None if in_rounds else self.preference, self.reward, self.policy)
+        if sum(given is not None for given in named) > 1:
             raise ConfigError("of preference, reward and policy a run learns one")
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
@@ -90,6 +93,13 @@ class Run(Config):
     def reads_pairs(self) -> bool:
         """Whether a record of the data is two answers, of which one is better."""
         return (self.preference is not None and self.policy is None) or self.reward is not None
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether copies of the weights that learn are the reference."""
+        if self.policy is not None:
+            return self.policy.needs_reference
+        return self.preference is not None and self.preference.keeps_copies
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""

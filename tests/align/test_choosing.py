@@ -143,14 +143,14 @@ def test_rollouts_become_pairs_and_answers_to_train_on(tmp_path, trained, run):
     ("given", "what"),
     [
         ({"preference": "null"}, "policy.learn=pairs learns by `preference`"),
-        ({"policy.learn": "all"}, "preference and policy are both set"),
+        ({"policy.learn": "all"}, "of preference, reward and policy a run learns one"),
         ({"preference": "{changed_weight: 5}"}, "are for pairs of files"),
         ({"eval.files": "pairs.json"}, "has no loss on data files"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, given, what):
-    run = rounds_run(tmp_path, **given)
     with pytest.raises(ConfigError, match=what):
+        run = rounds_run(tmp_path, **given)
         open_objective(run, run.policy)
 
 
