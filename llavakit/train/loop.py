@@ -203,7 +203,7 @@ class Loop:
         batches = balance_batches(batches, model, self.ranks, tile=tile)
         loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
         norm = clip_gradients(model, run.optim.clip)
-        verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike)
+        verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike, falls=run.policy is None)
         if not verdict.skip:
             self.optimizer.step()
             if run.optim.ema is not None:
