@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "iterative-dpo": preferences.iterative_dpo,
     "online-dpo": preferences.online_dpo,
     "rejection-sft": preferences.rejection_sft,
+    "kto": preferences.kto,
     "reward": preferences.reward,
     "grpo": policies.grpo,
     "rloo": policies.rloo,

@@ -143,7 +143,7 @@ def test_rollouts_become_pairs_and_answers_to_train_on(tmp_path, trained, run):
     ("given", "what"),
     [
         ({"preference": "null"}, "policy.learn=pairs learns by `preference`"),
-        ({"policy.learn": "all"}, "of preference, reward and policy a run learns one"),
+        ({"policy.learn": "all"}, "a run learns one of preference, policy"),
         ({"preference": "{changed_weight: 5}"}, "are for pairs of files"),
         ({"eval.files": "pairs.json"}, "has no loss on data files"),
     ],
