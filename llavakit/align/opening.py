@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.rewards.models import OpenResponder
@@ -50,7 +51,6 @@ def open_policy(
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    rounds = Rounds(
-        run, policy, loader, sampler, learner, Composer(policy.rewards, open_responder=open_responder), ranks
-    )
-    return PolicyObjective(policy, value), rounds
+    reward = Composer(policy.rewards, open_responder=open_responder)
+    rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
+    return open_objective(run, policy) or PolicyObjective(policy, value), rounds
