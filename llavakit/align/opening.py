@@ -39,8 +39,11 @@ def open_policy(
     switch_off_dropout(checkpoint.model)
     sampler = Sampler(run, policy, checkpoint)
     value = ValueModel(checkpoint) if policy.has_value else None
+    begins = policy.algorithm.value.start
     if value is not None and newest is not None:
         value.load(newest)
+    elif value is not None and begins is not None:
+        value.begin_from(begins)
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )

@@ -26,6 +26,7 @@ from llavakit.train.policy_settings import Algorithm, PolicyConfig
 from llavakit.train.ranks import ALONE
 from tests import tiny
 from tests.align.test_rounds import interrupt, made_up, policy_run, write_questions
+from tests.train.test_reward import reward_run
 
 LORA = {"model.lora": "{r: 4}", "train": "[language]", "policy.answers": 2}
 
@@ -207,3 +208,30 @@ def test_what_ppo_needs_is_said(tmp_path):
     (resolve(run.out) / "value.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"value.safetensors is not there"):
         train(run, resume=True, policy=open_policy)
+
+
+def test_the_value_model_may_begin_as_the_reward_model(tmp_path):
+    """Its adapters and its head, on the same base; the reward of the answers is the same model's, as a term."""
+    reward = reward_run(tmp_path, **{"model.lora": "{r: 4}", "optim.steps": 2})
+    train(reward)
+    terms = f"{{terms: {{rm: {{model: {reward.out}, facts: false}}}}}}"
+    start = {"policy.algorithm.value.start": reward.out}
+    run = ppo_run(
+        tmp_path, **start, **{"policy.rewards": terms, "optim.steps": 2, "policy.algorithm.kl_coef": 0}
+    )
+    train(run, policy=open_policy)
+    found = read_experiences(run.out / "rollouts" / "round000000.jsonl")
+    assert len({each.scores["rm"] for each in found}) > 3
+    assert all(value != 0 for each in found for value in each.columns["values"])
+    taught = checkpoints.load(reward.out)
+    ck = adapted_checkpoint()
+    ck.adapter = Adapter(LoraSettings(r=4), run.model.start)
+    value = ValueModel(ck)
+    value.begin_from(reward.out)
+    theirs = adapter_parameters(taught.model.language)
+    for name, mine in adapter_parameters(ck.model.language, "value").items():
+        torch.testing.assert_close(mine, theirs[name.replace(".value.", ".default.")])
+    for wrong, what in (({"model.lora": "{r: 8}"}, r"adapters of .*'r': 4"), ({}, "holds no reward model")):
+        other = {"policy.algorithm.value.start": run.model.start if not wrong else reward.out}
+        with pytest.raises(ConfigError, match=what):
+            train(ppo_run(tmp_path, "wrong", **(other | wrong)), policy=open_policy)
