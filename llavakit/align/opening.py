@@ -1,10 +1,12 @@
 """What makes a run with `policy` learn from its own answers: handed to `train` (train/loop.py) by who calls it."""
 
+from functools import partial
 from pathlib import Path
 
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.sampler import Sampler
+from llavakit.align.shared_reward import open_beside
 from llavakit.align.source import Rounds
 from llavakit.align.value import ValueModel
 from llavakit.core.errors import ConfigError, nearest
@@ -47,5 +49,6 @@ def open_policy(
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
+    reward = Composer(policy.rewards, open_model=partial(open_beside, run, checkpoint))
+    rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
     return PolicyObjective(policy, value), rounds

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llavakit.align.shared_reward import shares_base
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.types import Batch
 from llavakit.model.adapters import (
@@ -14,18 +15,15 @@ from llavakit.model.adapters import (
     adapter_parameters,
     add_second_adapter,
     fill_second_adapter,
-    fingerprint,
-    read_adapter,
     read_carried,
     use_adapter,
 )
 from llavakit.model.checkpoint import Checkpoint
-from llavakit.model.directory import resolve, settings_of
+from llavakit.model.directory import load_card, resolve
 from llavakit.train.sharding import is_sharded
 
 NAME = "value"  # of its adapters, and of its module in the decoder
 FILE = "value.safetensors"
-WHERE = "policy.algorithm.value.start"
 
 
 class ValueModel:
@@ -42,7 +40,7 @@ class ValueModel:
             raise ConfigError(
                 "policy.algorithm.advantage=gae needs parallel.mode=ddp: the base is not cut yet"
             )
-        self.model, self._adapter = checkpoint.model, checkpoint.adapter
+        self.model, self._checkpoint = checkpoint.model, checkpoint
         language = self.model.language
         policy = {name: p.detach().clone() for name, p in adapter_parameters(language).items()}
         add_second_adapter(language, NAME)
@@ -60,19 +58,13 @@ class ValueModel:
     def begin_from(self, folder: Path) -> None:
         """Take adapters and head of a reward model: of one with adapters of the same shape on the same base."""
         folder = resolve(folder)
-        adapter, mine = read_adapter(settings_of(folder), folder), self._adapter
-        head = {} if adapter is None else read_carried(folder, "score")
-        if adapter is None or not head:
-            raise ConfigError(f"{WHERE}={folder} holds no reward model as adapters; train it with model.lora")
-        shapes = [each.lora.model_dump(include={"r", "alpha", "targets"}) for each in (adapter, mine)]
-        if shapes[0] != shapes[1]:
-            raise ConfigError(f"{WHERE}={folder} has adapters of {shapes[0]}, and this run of {shapes[1]}")
-        if fingerprint(adapter.base) != fingerprint(mine.base):
+        if load_card(folder).grading is None or not shares_base(self._checkpoint, folder):
             raise ConfigError(
-                f"{WHERE}={folder} has adapters for {adapter.base}, and this run for {mine.base}"
+                f"policy.algorithm.value.start={folder}: no reward model as adapters on the base and connector of "
+                "this run, with the same model.lora (and a connector that does not learn)"
             )
-        fill_second_adapter(self.model.language, NAME, folder, adapter)
-        self.head.load_state_dict(head)
+        fill_second_adapter(self.model.language, NAME, folder)
+        self.head.load_state_dict(read_carried(folder, "score"))
 
     def values(self, batch: Batch) -> Tensor:
         """float32[L]: the value in front of each learned token. Its adapters stay in use, for the backward pass."""

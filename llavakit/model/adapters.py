@@ -91,6 +91,11 @@ def add_second_adapter(part: nn.Module, name: str) -> None:
     use_adapter(part, FIRST)
 
 
+def adapter_names(part: nn.Module) -> list[str]:
+    """What the adapters of a part are called, in the order in which they came."""
+    return list(vars(part)["peft_config"])
+
+
 def use_adapter(part: nn.Module, name: str) -> None:
     """Compute with these adapters from now on. All keep learning that do: peft would freeze the others."""
     learning = [parameter.requires_grad for parameter in part.parameters()]
@@ -256,12 +261,8 @@ def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(text + "\n")
 
 
-def fill_second_adapter(part: nn.Module, name: str, folder: Path, adapter: Adapter) -> None:
-    """Weights of an adapter directory, which `adapter` describes, for adapters of the same shape and base."""
-    if adapter.lora.tower:
-        raise ConfigError(
-            f"{folder} has adapters in the tower, too, and only the decoder's have a place here"
-        )
+def fill_second_adapter(part: nn.Module, name: str, folder: Path) -> None:
+    """Give adapters of a decoder the weights of an adapter directory, whose shapes and base must be theirs."""
     _fill(part, folder / WEIGHTS, name)
 
 
