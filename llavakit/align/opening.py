@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.sampler import Sampler
@@ -51,4 +52,4 @@ def open_policy(
     )
     reward = Composer(policy.rewards, open_model=partial(open_beside, run, checkpoint))
     rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
-    return PolicyObjective(policy, value), rounds
+    return open_objective(run, policy) or PolicyObjective(policy, value), rounds
