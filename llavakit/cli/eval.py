@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llavakit.cli.options import Template, finite
+from llavakit.cli.options import Template, Weights, finite
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 
@@ -37,6 +37,7 @@ def eval_(
         str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
     ] = None,
     template: Template = None,
+    weights: Weights = "as_is",
     rules: Annotated[
         Literal["official", "lmms", "vlmevalkit", "ours"] | None,
         typer.Option(help="Whose scoring; default: the first that a task has."),
@@ -68,7 +69,7 @@ def eval_(
         _list()
         return
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
-    responder, who = _open(model, template, remote, model_name, api_key)
+    responder, who = _open(model, template, weights, remote, model_name, api_key)
     where = out or Path("runs") / "eval" / Path(str(who["model"])).name
     scores = evaluate(
         responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
@@ -121,7 +122,12 @@ def _compare(runs: list[Path], data: Path | None, rules: str | None, out: Path |
 
 
 def _open(
-    model: Path | None, template: str | None, remote: str | None, model_name: str | None, api_key: str | None
+    model: Path | None,
+    template: str | None,
+    weights: Weights,
+    remote: str | None,
+    model_name: str | None,
+    api_key: str | None,
 ) -> tuple[Any, dict[str, str | None]]:
     """Who answers, and the names that its answers are kept under."""
     if remote is not None and model is None and template is None:
@@ -135,9 +141,10 @@ def _open(
         from llavakit.model.directory import resolve
 
         folder = resolve(model)
-        return load(model, template_name=template), {
-            "model": str(model), "weights": fingerprint(folder), "template": template,
-        }  # fmt: skip
+        who = {"model": str(model), "weights": fingerprint(folder), "template": template}
+        if weights != "as_is":
+            who["format"] = weights
+        return load(model, template_name=template, weights=weights), who
     raise ConfigError(
         "give --model with a directory, or --remote with a URL (and --model-name); --template is for --model"
     )
