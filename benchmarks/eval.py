@@ -4,10 +4,9 @@ python -m benchmarks.eval --model runs/demo [--pictures 1000] [--runs 3]     # a
 python -m benchmarks.eval --model smol [--pictures 100]                      # 196 rows, as in benchmarks/serve.py
 
 easy-vqa has 9,673 test questions about 1,000 pictures. Ours asks all questions of a picture one after the other, so
-whole blocks of 16 tokens that they begin with are computed once; `generate` gets batches of questions, longest with
-longest, padded on the left, each with its picture, at the fastest of several batch sizes and of bfloat16 and float32.
-Both stop at the model's own end; the shares of right answers are given (of `smol`, whose tower is random, of equal
-answers).
+blocks of 16 tokens that they begin with are computed once; `generate` gets batches of questions, longest with
+longest, padded on the left, each with its picture, at the fastest of several batch sizes and number formats. Both
+stop at the model's own end; the shares of right answers are given (`smol`, whose tower is random: of equal ones).
 """
 
 import argparse
@@ -175,7 +174,7 @@ def main() -> None:
     sides = {"ours": ours.run, "peer": peer.run}
     rates = {name: median(found) for name, found in in_turn(sides, arguments.runs).items()}
     report(
-        f"{len(plan.questions)} easy-vqa questions about {arguments.pictures} pictures, against generate in batches",
+        f"{len(plan.questions)} questions about {arguments.pictures} pictures, against generate in batches",
         round(rates["ours"], 1),
         {"name": f"generate, {peer.size} at once, {str(peer.dtype)[6:]}", "version": transformers_version,
          "value": round(rates["peer"], 1)},

@@ -25,7 +25,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.engine.layer import Layer, Norm
 from llavakit.engine.layout import StepLayout
 from llavakit.engine.linear import Format, Make, linear
-from llavakit.engine.native import NativeLinear, Workspace, misfit, missing
+from llavakit.engine.native import NativeLinear, Workspace, has_amx, misfit, missing
 from llavakit.engine.native_layer import NativeLayer, NativeNorm, NativeSteps
 from llavakit.engine.trial import check_steps
 from llavakit.engine.weights import Product, check, refresh, replace_modules
@@ -133,7 +133,8 @@ def _lack(model: Llava, fused: bool) -> str | None:
 def describe_kernels(decoder: Decoder) -> str:
     """Whose products a decoder runs on, and why not on ours: the line that serve and chat start with."""
     lack = "" if decoder.lack is None else f"; native ones need {decoder.lack}"
-    return f"the decoder runs on {decoder.kernels} kernels{lack}"
+    unit = " with AMX" if decoder.kernels == "native" and has_amx() else ""
+    return f"the decoder runs on {decoder.kernels} kernels{unit}{lack}"
 
 
 def _can_fuse(language: PreTrainedModel) -> bool:

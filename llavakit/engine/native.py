@@ -1,7 +1,8 @@
 """Own kernels for the processor, compiled from the C sources in kernels/ when they are first asked for.
 
 For machines with AVX-512 bf16 and a C compiler: `kernels="native"`. They read weights about as fast as the memory
-gives them and convert quantised ones on the way. The products of PyTorch (linear.py) are their twin in the tests.
+gives them and convert quantised ones on the way; where the processor has a matrix unit (AMX) they multiply by it.
+The products of PyTorch (linear.py) are their twin in the tests.
 """
 
 import ctypes
@@ -47,6 +48,11 @@ def missing() -> str | None:
     return None
 
 
+def has_amx() -> bool:
+    """Whether the kernels multiply by the processor's matrix unit; it is used wherever there is one."""
+    return bool(library().use_amx(True))
+
+
 def library() -> Any:
     """The compiled kernels."""
     lack = missing()
@@ -86,6 +92,8 @@ def _load() -> Any:
     ]  # fmt: skip
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
+    loaded.use_amx.argtypes, loaded.use_amx.restype = [number], number
+    loaded.use_amx(True)
     for function in (
         loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
         loaded.decode_step, loaded.product, loaded.norm,

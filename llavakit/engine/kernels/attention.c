@@ -182,17 +182,21 @@ static void pack_head(const bf16 *keys, const bf16 *values, int64_t length, int6
     }
 }
 
-/* Softmax of ROWS rows of scores [panel][row][32] into bf16[row][panels * 32], not yet divided by the sums. Row r
+/* Queries that are multiplied with the panels at once: the matrix unit wants whole tiles of 32 inputs. */
+INLINE int queries_of(int64_t width) { return width % 32 ? ROWS : deepest; }
+
+/* Softmax of `deep` rows of scores [panel][row][32] into bf16[row][panels * 32], not yet divided by the sums. Row r
    sees the first `seen + r` keys. */
-static void soften(const float *scores, int64_t panels, int64_t seen, float scale, bf16 *into, float *sums) {
-    for (int64_t r = 0; r < ROWS; r++, into += panels * 32) {
+static void soften(const float *scores, int64_t deep, int64_t panels, int64_t seen, float scale, bf16 *into,
+                   float *sums) {
+    for (int64_t r = 0; r < deep; r++, into += panels * 32) {
         __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
         for (int64_t k = 0; k < panels * 32; k += 16)
             most = _mm512_mask_max_ps(most, lanes16(seen + r - k), most,
-                                      _mm512_loadu_ps(scores + (k / 32 * ROWS + r) * 32 + k % 32));
+                                      _mm512_loadu_ps(scores + (k / 32 * deep + r) * 32 + k % 32));
         __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most)), by = _mm512_set1_ps(scale);
         for (int64_t k = 0; k < panels * 32; k += 16) {
-            __m512 score = _mm512_loadu_ps(scores + (k / 32 * ROWS + r) * 32 + k % 32);
+            __m512 score = _mm512_loadu_ps(scores + (k / 32 * deep + r) * 32 + k % 32);
             __m512 e = _mm512_maskz_mov_ps(lanes16(seen + r - k), exp16(_mm512_mul_ps(_mm512_sub_ps(score, top), by)));
             total = _mm512_add_ps(total, e);
             narrow16(into + k, e);
@@ -201,20 +205,28 @@ static void soften(const float *scores, int64_t panels, int64_t seen, float scal
     }
 }
 
-/* ROWS queries of one head, of which `rows` are wanted: bf16[rows] at `apart` elements from each other. */
-static void attend_block(const bf16 *query, int64_t apart, int64_t rows, int64_t seen, const bf16 *key_panels,
-                         const bf16 *value_panels, int64_t padded, int64_t width, float scale, bf16 *into,
-                         int64_t into_apart, char *work) {
+/* The sums of `deep` rows and one panel, as queries_of gives them. */
+INLINE void multiply_block(const bf16 *w, const bf16 *x, int64_t inputs, int deep, int *shaped, float *sums) {
+    if (deep == DEEP)
+        amx_tile(w, x, inputs, DEEP, shaped, sums);
+    else
+        tile_bf16(w, x, inputs, ROWS, sums);
+}
+
+/* `deep` queries of one head, of which `rows` are wanted: bf16[rows] at `apart` elements from each other. */
+static void attend_block(const bf16 *query, int64_t apart, int deep, int64_t rows, int64_t seen,
+                         const bf16 *key_panels, const bf16 *value_panels, int64_t padded, int64_t width, float scale,
+                         bf16 *into, int64_t into_apart, int *shaped, char *work) {
     int64_t panels = (seen + rows + 30) / 32;
-    float *scores = (float *)take(&work, panels * 32 * ROWS * 4), total[ROWS], sums[ROWS * WIDE];
-    bf16 *probs = (bf16 *)take(&work, panels * 32 * ROWS * 2), *queries = (bf16 *)take(&work, ROWS * width * 2);
-    memset(queries, 0, (size_t)(ROWS * width) * 2);
+    float *scores = (float *)take(&work, panels * 32 * deep * 4), total[DEEP], sums[DEEP * WIDE];
+    bf16 *probs = (bf16 *)take(&work, panels * 32 * deep * 2), *queries = (bf16 *)take(&work, deep * width * 2);
+    memset(queries, 0, (size_t)(deep * width) * 2);
     for (int64_t r = 0; r < rows; r++) memcpy(queries + r * width, query + r * apart, (size_t)width * 2);
     for (int64_t p = 0; p < panels; p++)
-        tile_bf16(key_panels + p * width * 32, queries, width, ROWS, scores + p * ROWS * 32);
-    soften(scores, panels, seen, scale, probs, total);
+        multiply_block(key_panels + p * width * 32, queries, width, deep, shaped, scores + p * deep * 32);
+    soften(scores, deep, panels, seen, scale, probs, total);
     for (int64_t j = 0; j < width; j += 32) {
-        tile_bf16(value_panels + j * padded, probs, panels * 32, ROWS, sums);
+        multiply_block(value_panels + j * padded, probs, panels * 32, deep, shaped, sums);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < 32 && j + c < width; c += 16)
                 _mm256_mask_storeu_epi16(
@@ -229,7 +241,7 @@ EXPORT int64_t prompt_bytes(int64_t length, int64_t key_heads, int64_t width) {
     return key_heads * ((length + 31) / 32 * 32) * (width + (width + 31) / 32 * 32) * 2 + 128;
 }
 EXPORT int64_t prompt_thread_bytes(int64_t length, int64_t width) {
-    return (length + 63) / 32 * 32 * ROWS * 6 + ROWS * width * 2 + 256;
+    return (length + 63) / 32 * 32 * queries_of(width) * 6 + queries_of(width) * width * 2 + 256;
 }
 
 /* Attention of a layer's `tokens` rows of one prompt, whose slot (bf16[key heads][positions][width] twice) holds
@@ -238,12 +250,14 @@ EXPORT void attend_prompt(bf16 *keys, bf16 *values, int64_t head_stride, int64_t
                           const bf16 *qkv, int64_t heads, int64_t key_heads, int64_t width, float scale, bf16 *into,
                           char *work, int threads) {
     int64_t all = heads + 2 * key_heads, group = heads / key_heads, length = start + tokens;
-    int64_t padded = (length + 31) / 32 * 32, blocks = (tokens + ROWS - 1) / ROWS, wide = (width + 31) / 32 * 32;
+    int deep = queries_of(width);
+    int64_t padded = (length + 31) / 32 * 32, blocks = (tokens + deep - 1) / deep, wide = (width + 31) / 32 * 32;
     char *rest = work + prompt_bytes(length, key_heads, width);
     bf16 *key_panels = (bf16 *)work, *value_panels = key_panels + key_heads * padded * width;
 #pragma omp parallel num_threads(threads)
     {
         char *mine = rest + omp_get_thread_num() * prompt_thread_bytes(length, width);
+        int shaped = 0;
 #pragma omp for schedule(static)
         for (int64_t head = 0; head < key_heads; head++) {
             for (int64_t t = 0; t < tokens; t++) {
@@ -256,10 +270,11 @@ EXPORT void attend_prompt(bf16 *keys, bf16 *values, int64_t head_stride, int64_t
         }
 #pragma omp for schedule(dynamic)
         for (int64_t i = heads * blocks - 1; i >= 0; i--) { /* the longest first */
-            int64_t t = i / heads * ROWS, head = i % heads, rows = tokens - t < ROWS ? tokens - t : ROWS;
-            attend_block(qkv + (t * all + head) * width, all * width, rows, start + t + 1,
+            int64_t t = i / heads * deep, head = i % heads, rows = tokens - t < deep ? tokens - t : deep;
+            attend_block(qkv + (t * all + head) * width, all * width, deep, rows, start + t + 1,
                          key_panels + head / group * padded * width, value_panels + head / group * padded * wide,
-                         padded, width, scale, into + (t * heads + head) * width, heads * width, mine);
+                         padded, width, scale, into + (t * heads + head) * width, heads * width, &shaped, mine);
         }
+        if (shaped) amx_release();
     }
 }

@@ -1,6 +1,7 @@
 /* What the kernels share: types, how weights lie in memory, vectors of bf16.
 
    product.c    weights times rows: tiles of rows and panels, and the product of them
+   amx.c        the same tiles by the matrix unit of newer processors
    layer.c      a decoder layer around its attention, and all layers of a step
    attention.c  attention of a step's single tokens, and of a prompt
 
@@ -20,7 +21,7 @@
 #define EXPORT __attribute__((visibility("default")))
 
 enum { BF16 = 0, INT8 = 1, INT4 = 2 };
-enum { WIDE = 32, ROWS = 12 }; /* outputs of a panel, rows of a tile */
+enum { WIDE = 32, ROWS = 12, DEEP = 32 }; /* outputs of a panel, rows of a tile, rows of one by the matrix unit */
 
 typedef uint16_t bf16;
 
@@ -61,6 +62,14 @@ typedef struct {
     const bf16 *residual;
     int64_t stride, limit;
 } Finish;
+
+/* Rows of a tile on this machine: DEEP where the matrix unit is used, else ROWS. */
+extern int deepest;
+
+/* The sums of up to DEEP rows and one panel by the matrix unit; `inputs` is a multiple of 32. `shaped`: for how many
+   rows this thread's tiles are shaped, at first 0; who is done with them calls amx_release. */
+void amx_tile(const bf16 *w, const bf16 *x, int64_t inputs, int rows, int *shaped, float *sums);
+void amx_release(void);
 
 /* The whole product, inside a parallel region: every thread does its share of the panels. No barrier at the end. */
 void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, char *scratch);

@@ -127,13 +127,15 @@ static void convert_panel(const Product *p, int64_t panel, bf16 *into) {
     }
 }
 
-/* Sums of up to ROWS rows and panel number `panel`; `converted` is the panel as bf16, or NULL: as it is stored. */
+/* Sums of up to `deepest` rows and panel number `panel`; `converted` is the panel as bf16, or NULL: as it is stored. */
 static void tile(const Product *p, int64_t panel, const bf16 *converted, const bf16 *x, const float *totals, int rows,
-                 float *sums) {
+                 int *shaped, float *sums) {
     int64_t inputs = p->inputs, size = WIDE * inputs;
     if (p->format == BF16 || converted) {
         const bf16 *w = converted ? converted : (const bf16 *)p->weight + panel * size;
-        switch (rows) {
+        if (deepest == DEEP)
+            amx_tile(w, x, inputs, rows, shaped, sums);
+        else switch (rows) {
 #define CASE(n) case n: tile_bf16(w, x, inputs, n, sums); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
@@ -189,9 +191,12 @@ void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, 
     int64_t panels = p->outputs / WIDE, inputs = p->inputs, size = WIDE * inputs;
     int64_t shared = f->kind == GATED ? panels / 2 : panels;
     int me = omp_get_thread_num(), threads = omp_get_num_threads();
-    int convert = p->format != BF16 && tokens > CONVERTED, deep = p->format == INT4 && !convert ? NIBBLE_ROWS : ROWS;
+    /* The matrix unit takes bf16 only: int8 always, so that a row's bits do not depend on its company. */
+    int in_registers = deepest == DEEP && p->format == INT8 ? 0 : CONVERTED;
+    int convert = p->format != BF16 && tokens > in_registers, shaped = 0;
+    int deep = p->format == INT4 && !convert ? NIBBLE_ROWS : deepest;
     bf16 *first = (bf16 *)scratch, *second = first + size;
-    float *totals = (float *)scratch, sums[ROWS * WIDE], gates[ROWS * WIDE];
+    float *totals = (float *)scratch, sums[DEEP * WIDE], gates[DEEP * WIDE];
     if (p->format == INT4 && !convert)
         for (int64_t r = 0; r < tokens; r++)
             for (int64_t g = 0; g < inputs / GROUP; g++) {
@@ -199,8 +204,8 @@ void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, 
                 totals[r * (inputs / GROUP) + g] = _mm512_reduce_add_ps(_mm512_add_ps(widen16(at), widen16(at + 16)));
             }
     /* A block of rows stays in the second-level cache while the panels pass by. */
-    int64_t block = 262144 / inputs / ROWS * ROWS;
-    if (convert || block < ROWS || block > tokens) block = tokens;
+    int64_t block = (deepest == DEEP ? 524288 : 262144) / inputs / deepest * deepest;
+    if ((convert && deepest == ROWS) || block < deepest || block > tokens) block = tokens;
     for (int64_t start = 0; start < tokens; start += block) {
         int64_t end = start + block < tokens ? start + block : tokens;
         for (int64_t panel = shared * me / threads; panel < shared * (me + 1) / threads; panel++) {
@@ -212,14 +217,15 @@ void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, 
                 int rows = end - row < deep ? (int)(end - row) : deep;
                 const bf16 *at = x + row * inputs;
                 if (f->kind == GATED) {
-                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, gates);
-                    tile(p, panel + shared, convert ? second : 0, at, totals + row * (inputs / GROUP), rows, sums);
+                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, &shaped, gates);
+                    tile(p, panel + shared, convert ? second : 0, at, totals + row * (inputs / GROUP), rows, &shaped, sums);
                 } else
-                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, sums);
+                    tile(p, panel, convert ? first : 0, at, totals + row * (inputs / GROUP), rows, &shaped, sums);
                 for (int r = 0; r < rows; r++) store(f, row + r, panel, sums + r * WIDE, gates + r * WIDE);
             }
         }
     }
+    if (shaped) amx_release();
 }
 
 static int64_t panel_bytes(const Product *p) { return p->format == BF16 ? 0 : 2 * WIDE * p->inputs * 2; }
