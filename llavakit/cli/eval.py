@@ -13,6 +13,22 @@ from llavakit.core.progress import say
 
 TABLE = "scores.png"
 RESCORE, COMPARE = "rescore", "compare"
+# Who judges chats.
+Judge = Annotated[
+    str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
+]
+JudgeName = Annotated[
+    str | None, typer.Option(help="--judge URL: the model to ask, where it serves several.")
+]
+JudgeKey = Annotated[
+    str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="--judge URL: the server's key.")
+]
+JudgeBar = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, callback=finite, help="The judge's least agreement with drawn cases; 0: no such test."
+    ),
+]
 
 
 def eval_(
@@ -57,19 +73,10 @@ def eval_(
     on_bad: Annotated[
         Literal["stop", "skip"], typer.Option(help="What a question that cannot be asked does.")
     ] = "stop",
-    judge: Annotated[
-        str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
-    ] = None,
-    judge_name: Annotated[
-        str | None, typer.Option(help="--judge URL: the model to ask, where it serves several.")
-    ] = None,
-    judge_key: Annotated[
-        str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="--judge URL: the server's key.")
-    ] = None,
-    judge_bar: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="The judge's least agreement with drawn cases; 0: no such test."),
-    ] = 0.6,
+    judge: Judge = None,
+    judge_name: JudgeName = None,
+    judge_key: JudgeKey = None,
+    judge_bar: JudgeBar = 0.6,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
     from llavakit.eval.run import evaluate, plan_tasks
