@@ -17,6 +17,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "finetune": llava.finetune,
     "dpo": preferences.dpo,
     "mpo": preferences.mpo,
+    "kto": preferences.kto,
     "reward": preferences.reward,
     "grpo": policies.grpo,
     "rloo": policies.rloo,

@@ -1,8 +1,9 @@
-"""Learning from pairs of answers on any checkpoint: `model.start=DIR data.files=PAIRS`."""
+"""Learning from judged answers on any checkpoint: `model.start=DIR data.files=PAIRS`."""
 
 from pathlib import Path
 
 from llavakit.model.settings import ModelConfig
+from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.run import Run
@@ -35,7 +36,12 @@ def reward() -> Run:
     )
 
 
-def _preferences(name: str, preference: PreferenceConfig) -> Run:
+def kto() -> Run:
+    """Single answers that are wanted or not, or pairs, on any checkpoint: model.start=DIR data.files=FILE. KTO."""
+    return _preferences("kto").model_copy(update={"kto": KtoConfig()})
+
+
+def _preferences(name: str, preference: PreferenceConfig | None = None) -> Run:
     return Run(
         name=name,
         out=Path("runs") / name,

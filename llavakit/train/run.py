@@ -10,6 +10,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
+from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.reward_settings import RewardModelConfig
@@ -60,6 +61,7 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    kto: KtoConfig | None = None  # learn from single answers that are wanted or not
     reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
     policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
@@ -72,19 +74,22 @@ class Run(Config):
     @property
     def lesson(self) -> str | None:
         """The setting that says what a model that answers already shall learn; None: from the answers there are."""
-        named = {"preference": self.preference, "reward": self.reward, "policy": self.policy}
-        return next((name for name, given in named.items() if given is not None), None)
+        return next(iter(self._lessons), None)
 
     @model_validator(mode="after")
     def _one_lesson(self) -> Self:
-        lessons = [given for given in (self.preference, self.reward, self.policy) if given is not None]
-        if len(lessons) > 1:
-            raise ConfigError("of preference, reward and policy a run learns one")
+        if len(self._lessons) > 1:
+            raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
         if self.reward is not None and self.data.weights != "ours":
             raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
         return self
+
+    @property
+    def _lessons(self) -> list[str]:
+        named = {"preference": self.preference, "kto": self.kto, "reward": self.reward, "policy": self.policy}
+        return [name for name, given in named.items() if given is not None]
 
     @property
     def reads_pairs(self) -> bool:
