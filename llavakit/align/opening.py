@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.sampler import Sampler
@@ -45,4 +46,4 @@ def open_policy(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
     rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
-    return PolicyObjective(policy, value), rounds
+    return open_objective(run, policy) or PolicyObjective(policy, value), rounds
