@@ -78,6 +78,8 @@ class Run(Config):
 
     @model_validator(mode="after")
     def _one_lesson(self) -> Self:
+        if self._pairs_in_rounds and self.preference is None:
+            raise ConfigError("policy.learn=pairs learns by `preference`, which is not set: preference={}")
         if len(self._lessons) > 1:
             raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
         if self.reward is not None and "score" not in self.train:
@@ -89,12 +91,25 @@ class Run(Config):
     @property
     def _lessons(self) -> list[str]:
         named = {"preference": self.preference, "kto": self.kto, "reward": self.reward, "policy": self.policy}
-        return [name for name, given in named.items() if given is not None]
+        given = [name for name, settings in named.items() if settings is not None]
+        return given[1:] if self._pairs_in_rounds and self.preference is not None else given
+
+    @property
+    def _pairs_in_rounds(self) -> bool:
+        """Whether the model's own answers become pairs: then `preference` says how `policy` learns from them."""
+        return self.policy is not None and self.policy.learn == "pairs"
 
     @property
     def reads_pairs(self) -> bool:
         """Whether a record of the data is two answers, of which one is better."""
-        return self.preference is not None or self.reward is not None
+        return (self.preference is not None and self.policy is None) or self.reward is not None
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether copies of the weights that learn are the reference."""
+        if self.policy is not None:
+            return self.policy.needs_reference
+        return self.kto is not None or (self.preference is not None and self.preference.keeps_copies)
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
