@@ -66,7 +66,6 @@ def test_a_run_learns_from_its_own_answers_and_tells_of_them(tmp_path):
     assert len(found) == 12
     page = (run.out / "rollouts" / "round000000.html").read_text()
     assert "What is" in page and "advantage" in page
-    assert (run.out / "rollouts.png").stat().st_size > 1000
 
 
 def rows_and_weights(run):
@@ -79,7 +78,7 @@ def rows_and_weights(run):
     return rows, weights(run)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [1, 2])
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, stop):
     """Within a round (its answers are read back) and between two (new ones are drawn)."""
     how = {"policy.algorithm": "rloo", "policy.algorithm.kl_target": 0.1, "policy.algorithm.kl_horizon": 40}
