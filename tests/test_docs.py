@@ -13,6 +13,7 @@ from llavakit.align.collect.run import open_session
 from llavakit.align.collect.session import Rules
 from llavakit.model import checkpoint as checkpoints
 from tests import tiny
+from tests.preloaded import Server
 from tests.vision.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
@@ -58,11 +59,20 @@ def blocks() -> list:
     return found
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """`llavakit` and `python` that start at once."""
+    folder = tmp_path_factory.mktemp("preloaded")
+    server = Server(folder)
+    yield server.shims(folder / "bin")
+    server.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), blocks())
-def test_the_block_runs(sandbox, language, code):
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+def test_the_block_runs(sandbox, programs, language, code):
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [programs / "python", "-c", code]
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         command, cwd=sandbox, capture_output=True, text=True, timeout=300, env=os.environ | {"PATH": path}
     )
