@@ -39,7 +39,7 @@ from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint
 from llavakit.model.settings import ModelConfig
 from llavakit.train.loop import train
-from llavakit.train.objectives import SFT
+from llavakit.train.objectives import SFT, Totals
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.plan import ImageConfig
@@ -59,17 +59,11 @@ TOLERANCE = 0.02  # of a loss near 10.8: bf16 sums in another order
 def write_records(folder: Path, count: int) -> None:
     """Pictures cut from photos, lognormal text (median 100 words, sigma 1), the second half of it learned."""
     dice = torch.Generator().manual_seed(0)
-    sources = [
-        Image.fromarray(load()) for load in (photos.astronaut, photos.coffee, photos.chelsea, photos.rocket)
-    ]
     lengths = (100 * torch.randn(count, generator=dice).exp()).clamp(16, 1500).int().tolist()
     ours, theirs = [], []
     for number, length in enumerate(lengths):
-        photo = sources[number % len(sources)]
-        left, top = (int(torch.randint(0, side - 250, (1,), generator=dice)) for side in photo.size)
-        name = f"{number}.png"
-        photo.crop((left, top, left + 250, top + 250)).resize((400, 300)).save(folder / name)
-        words = [f"w{word}" for word in torch.randint(3, 49000, (length,), generator=dice).tolist()]
+        name = write_picture(folder, number, dice)
+        words = draw_words(length, dice)
         asked, said = " ".join(words[: length // 2]), " ".join(words[length // 2 :])
         talk = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": said}]
         ours.append({"id": str(number), "image": name, "conversations": talk})
@@ -77,6 +71,21 @@ def write_records(folder: Path, count: int) -> None:
         theirs.append({"prompt": prompt, "completion": completion, "image": name})
     (folder / "ours.json").write_text(json.dumps(ours))
     (folder / "trl.json").write_text(json.dumps(theirs))
+
+
+def write_picture(folder: Path, number: int, dice: torch.Generator) -> str:
+    """A piece of a photo as a PNG file; its name."""
+    load = (photos.astronaut, photos.coffee, photos.chelsea, photos.rocket)[number % 4]
+    photo = Image.fromarray(load())
+    left, top = (int(torch.randint(0, side - 250, (1,), generator=dice)) for side in photo.size)
+    name = f"{number}.png"
+    photo.crop((left, top, left + 250, top + 250)).resize((400, 300)).save(folder / name)
+    return name
+
+
+def draw_words(count: int, dice: torch.Generator) -> list[str]:
+    """Words of the benchmark's vocabulary, each a token."""
+    return [f"w{word}" for word in torch.randint(3, 49000, (count,), generator=dice).tolist()]
 
 
 def our_run(folder: Path, steps: int) -> Run:
@@ -101,10 +110,10 @@ class Stamped(SFT):
         self.wall: list[float] = []
         self.processor: list[float] = []
 
-    def weight(self, batch: Batch) -> float:
+    def weights(self, batch: Batch) -> Totals:
         self.wall.append(time.perf_counter())
         self.processor.append(time.process_time())
-        return super().weight(batch)
+        return super().weights(batch)
 
 
 def run_ours(folder: Path, steps: int) -> dict:

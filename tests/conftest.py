@@ -19,6 +19,7 @@ NEEDS = {
     "clients": "LLAVAKIT_CLIENTS_PYTHON",
     "vllm": "LLAVAKIT_VLLM_PYTHON",
     "transformers": "LLAVAKIT_TRANSFORMERS_PYTHON",
+    "trl": "LLAVAKIT_TRL_PYTHON",
 }  # marker: the variable without which its tests are not part of the suite
 
 

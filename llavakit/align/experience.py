@@ -99,3 +99,10 @@ def make_batch(row: Row, experiences: Sequence[Experience], loader: Loader) -> B
     found = [experiences[place].columns for place in row.places]
     columns = {name: torch.tensor([value for each in found for value in each[name]]) for name in found[0]}
     return replace(collate(row.samples, tiles), columns=columns)
+
+
+def split_columns(batch: Batch, names: Sequence[str]) -> tuple[Batch, Batch]:
+    """The row with these columns alone, and with all others."""
+    chosen = {name: batch.columns[name] for name in names}
+    others = {name: column for name, column in batch.columns.items() if name not in chosen}
+    return replace(batch, columns=chosen), replace(batch, columns=others)

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llavakit.align.experience import Experience, make_batch, plan_rows
+from llavakit.align.experience import Experience, make_batch, plan_rows, split_columns
 from llavakit.align.rollouts import Rollout
+from llavakit.align.value import ValueModel
 from llavakit.core.types import Batch
 from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader
 from llavakit.model.llava import Llava
 from llavakit.train.balance import balance_batches
 from llavakit.train.losses import token_logprobs
+from llavakit.train.policy_objective import VALUE
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.ranks import Ranks
 from llavakit.train.reference import CopiedReference
@@ -41,15 +43,27 @@ class Learner:
         reference: CopiedReference | None,
         ranks: Ranks,
         *,
+        value: ValueModel | None,
         precision: str,
     ) -> None:
         self.policy, self.model, self.loader, self.ranks = policy, model, loader, ranks
-        self.reference, self.precision = reference, precision
+        self.reference, self.value, self.precision = reference, value, precision
 
     def batches(self, experiences: Sequence[Experience]) -> tuple[list[Batch], list[list[int]]]:
         """Packed rows, and the place of each row's answers among the experiences."""
         rows = plan_rows(experiences, self._encode, self.loader.config.tokens)
         return [make_batch(row, experiences, self.loader) for row in rows], [row.places for row in rows]
+
+    def step(self, experiences: Sequence[Experience]) -> list[Batch]:
+        """What a step learns from: rows for the value model, where there is one, and rows for the policy.
+
+        The policy's come last, so that whoever looks at the model between steps finds its adapters in use.
+        """
+        batches, _ = self.batches(experiences)
+        if self.value is None:
+            return batches
+        apart = [split_columns(batch, VALUE) for batch in batches]
+        return [batch for batch, _ in apart] + [batch for _, batch in apart]
 
     @torch.no_grad()
     def measure(self, experiences: Sequence[Experience]) -> Found:
@@ -67,6 +81,10 @@ class Learner:
             found.entropy += entropy
             if number < len(batches):
                 self._note(found, experiences, places[number], old_L, plain_L)
+        for number, batch in enumerate(padded if self.value is not None else ()):
+            self._note_values(found, experiences, places, number, batch)
+        if self.value is not None:
+            self.value.use_policy()
         with nullcontext() if self.reference is None else self.reference.in_place(self.model):
             for number, batch in enumerate(padded if self.reference is not None else ()):
                 reference_L, _, _ = self._look(batch)
@@ -95,6 +113,25 @@ class Learner:
                 ratio_L = (torch.tensor(column) - torch.tensor(sampled)).exp()
                 found.columns[place]["importance"] = ratio_L.clamp(max=cap).tolist()
 
+    def _note_values(
+        self,
+        found: Found,
+        experiences: Sequence[Experience],
+        places: list[list[int]],
+        number: int,
+        batch: Batch,
+    ) -> None:
+        assert self.value is not None
+        with self._precise():
+            values_L = self.value.values(batch.to(self.model.device)).cpu()
+        if number < len(places):
+            for place, column in _split(values_L, experiences, places[number]):
+                found.columns[place]["values"] = column
+
+    def _precise(self) -> torch.autocast:
+        """As training computes."""
+        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """Log-probabilities at the policy's temperature and at 1, float32[L], and the summed entropy."""
         temperature, sums = self.policy.temperature, list[Tensor]()
@@ -106,7 +143,7 @@ class Learner:
             return logits_LV
 
         batch = batch.to(self.model.device)
-        with torch.autocast(batch.ids_T.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._precise():
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
             new_L, _ = token_logprobs(hidden_LD, batch.labels_L, logits)
             plain_L = new_L

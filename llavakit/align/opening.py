@@ -6,6 +6,7 @@ from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.sampler import Sampler
 from llavakit.align.source import Rounds
+from llavakit.align.value import ValueModel
 from llavakit.core.errors import ConfigError, nearest
 from llavakit.data.loader import Loader
 from llavakit.model.checkpoint import Checkpoint
@@ -37,6 +38,11 @@ def open_policy(
         )
     switch_off_dropout(checkpoint.model)
     sampler = Sampler(run, policy, checkpoint)
-    learner = Learner(policy, checkpoint.model, loader, reference, ranks, precision=run.precision)
+    value = ValueModel(checkpoint) if policy.has_value else None
+    if value is not None and newest is not None:
+        value.load(newest)
+    learner = Learner(
+        policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
+    )
     rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
-    return PolicyObjective(policy), rounds
+    return PolicyObjective(policy, value), rounds

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from llavakit.align.value import NAME as VALUE
 from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Sample
 from llavakit.engine.decoder import ModuleDecoder, fuse
@@ -83,11 +84,13 @@ class Sampler:
         )  # fmt: skip
         replies = [Reply(self.tokenizer, self.stops) for _ in range(policy.answers)]
         found = [Sampled() for _ in replies]
+        is_cut = [False] * policy.answers
 
         def ends(choice: int, token: int) -> bool:
             """The end is said like any other token: it is learned too."""
             replies[choice].add(token)
-            return token in self.stop_ids or replies[choice].ended
+            is_cut[choice] = policy.cut_at is not None and policy.cut_at in replies[choice].text
+            return token in self.stop_ids or replies[choice].ended or is_cut[choice]
 
         def listen(event: Event) -> None:
             if event.error is not None:
@@ -99,7 +102,8 @@ class Sampler:
                 answer.logprobs.append(event.logprob)
             if event.finish is not None:
                 replies[event.choice].finish()
-                answer.text, answer.finish = replies[event.choice].text.strip(), event.finish
+                answer.text = replies[event.choice].text.strip()
+                answer.finish = "length" if is_cut[event.choice] else event.finish
 
         self.engine.submit(self.engine.prepare(prompt, sampling), listen, ends)
         return found
@@ -114,6 +118,7 @@ def trained_weights(model: Llava) -> dict[str, Tensor]:
         for name in PARTS
         if is_trained(model.part(name))
         for key, tensor in merged_weights(model.part(name), gather_full)
+        if not key.startswith(f"{VALUE}.")
     }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llavakit.align.advantages import group_columns, share_table, term_table
+from llavakit.align.advantages import group_columns, share_table, term_table, value_columns
 from llavakit.align.experience import Experience, read_experiences, write_experiences
 from llavakit.align.learner import Learner
 from llavakit.align.looks import draw_round, tell_round
@@ -56,7 +56,9 @@ class Rounds:
         return rounds * self.policy.epochs * self.policy.minibatches
 
     def keep(self, folder: Path) -> None:
-        """Nothing: where a round stands is in the state, its answers are in the run's folder."""
+        """The value model. Where a round stands is in the state, its answers are in the run's folder."""
+        if self.learner.value is not None:
+            self.learner.value.save(folder)
 
     def draw(self, rows: Sequence[Row], folder: Path) -> None:
         """Every figure of the rounds against the step."""
@@ -82,7 +84,7 @@ class Rounds:
         position = Position(epoch=at.prompt // self.loader.records.num_reads)
         parts = self._parts(at.number, mine)
         for learned in range(at.learned, len(parts)):
-            batches, _ = self.learner.batches([each for each in mine if each.rollout.group in parts[learned]])
+            batches = self.learner.step([each for each in mine if each.rollout.group in parts[learned]])
             after = replace(at, learned=learned + 1)
             if after.learned == len(parts):
                 after = replace(at, number=at.number + 1, learned=0)
@@ -111,7 +113,10 @@ class Rounds:
         mine = [each.with_columns(more) for each, more in zip(mine, found.columns, strict=True)]
         assert at.kl_coef is not None
         totals_GK = term_table(mine, TOTAL, groups, self.policy.answers, self.ranks)
-        mine = group_columns(mine, totals_GK, self.policy.algorithm, at.kl_coef, self.ranks)
+        if self.policy.has_value:
+            mine = value_columns(mine, self.policy.algorithm, at.kl_coef, self.ranks)
+        else:
+            mine = group_columns(mine, totals_GK, self.policy.algorithm, at.kl_coef, self.ranks)
         figures |= tell_round(mine, found, totals_GK, self.policy, self.ranks)
         figures |= {"records": at.prompt - start, "rollout_seconds": sampled}
         at = self._control(at, figures)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llavakit.cli.asked import Who, open_judge, open_model, open_remote
 from llavakit.cli.options import Template, finite
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
@@ -55,6 +56,19 @@ def eval_(
     on_bad: Annotated[
         Literal["stop", "skip"], typer.Option(help="What a question that cannot be asked does.")
     ] = "stop",
+    judge: Annotated[
+        str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
+    ] = None,
+    judge_name: Annotated[
+        str | None, typer.Option(help="--judge URL: the model to ask, where it serves several.")
+    ] = None,
+    judge_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="--judge URL: the server's key.")
+    ] = None,
+    judge_bar: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="The judge's least agreement with drawn cases; 0: no such test."),
+    ] = 0.6,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
     from llavakit.eval.run import evaluate, plan_tasks
@@ -62,7 +76,11 @@ def eval_(
     if tasks[0] in (RESCORE, COMPARE):
         if model is not None or remote is not None:
             raise ConfigError("answers are scored again and compared without a model")
-        (_rescore if tasks[0] == RESCORE else _compare)([Path(each) for each in tasks[1:]], data, rules, out)
+        runs = [Path(each) for each in tasks[1:]]
+        if tasks[0] == RESCORE:
+            _rescore(runs, data, rules, out, _reviewer(judge, judge_name, judge_key, judge_bar))
+        else:
+            _compare(runs, data, rules, out)
         return
     if tasks == ["list"]:
         _list()
@@ -72,17 +90,20 @@ def eval_(
     where = out or Path("runs") / "eval" / Path(str(who["model"])).name
     scores = evaluate(
         responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
-        repeats=repeats, on_bad=on_bad,
+        repeats=repeats, on_bad=on_bad, reviewer=_reviewer(judge, judge_name, judge_key, judge_bar),
     )  # fmt: skip
     _show(where, scores)
+    if judge is None and any(plan.benchmark.judging for plan in plans):
+        say(f"chats are not scored yet: llavakit eval rescore {where} --judge DIR_OR_URL")
 
 
 def _list() -> None:
-    from llavakit.eval.tasks.table import BENCHMARKS
+    from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
 
-    for name, row in BENCHMARKS.items():
+    for name, row in (BENCHMARKS | JUDGED).items():
         server = row.submission.server if row.submission else ""
-        say(f"{name:<18}{row.title:<34}{', '.join(row.rules) or f'scored by {server}'}")
+        rules = ", ".join(row.rules) or f"scored by {server}"
+        say(f"{name:<20}{row.title:<32}{rules}{' (needs --judge)' if row.judging else ''}")
 
 
 def _show(where: Path, scores: Sequence[Any]) -> None:
@@ -99,12 +120,12 @@ def _show(where: Path, scores: Sequence[Any]) -> None:
         say(f"{file}: to hand in at {server}")
 
 
-def _rescore(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:
+def _rescore(runs: list[Path], data: Path | None, rules: str | None, out: Path | None, reviewer: Any) -> None:
     from llavakit.eval.run import rescore
 
     if len(runs) != 1 or out is not None:
         raise ConfigError("scoring again takes one directory, and writes there: llavakit eval rescore RUN")
-    _show(runs[0], rescore(runs[0], data=data, rules=rules))
+    _show(runs[0], rescore(runs[0], data=data, rules=rules, reviewer=reviewer))
 
 
 def _compare(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:
@@ -120,24 +141,24 @@ def _compare(runs: list[Path], data: Path | None, rules: str | None, out: Path |
     say(f"pages of the answers that changed, comparison.json: {where}")
 
 
+def _reviewer(judge: str | None, name: str | None, key: str | None, bar: float) -> Any:
+    """Who judges, if anybody is named."""
+    if judge is None:
+        return None
+    from llavakit.eval.judging import Reviewer
+
+    responder, who = open_judge(judge, None, name, key)
+    return Reviewer(responder, {"judge": who["model"], "weights": who["weights"]}, bar)
+
+
 def _open(
     model: Path | None, template: str | None, remote: str | None, model_name: str | None, api_key: str | None
-) -> tuple[Any, dict[str, str | None]]:
+) -> tuple[Any, Who]:
     """Who answers, and the names that its answers are kept under."""
     if remote is not None and model is None and template is None:
-        from llavakit.remote import Remote
-
-        asked = Remote(remote, model_name=model_name, api_key=api_key)
-        return asked, {"model": asked.model_name, "weights": None}
+        return open_remote(remote, model_name, api_key)
     if model is not None and remote is None and model_name is None:
-        from llavakit.chat import load
-        from llavakit.model.adapters import fingerprint
-        from llavakit.model.directory import resolve
-
-        folder = resolve(model)
-        return load(model, template_name=template), {
-            "model": str(model), "weights": fingerprint(folder), "template": template,
-        }  # fmt: skip
+        return open_model(model, template)
     raise ConfigError(
         "give --model with a directory, or --remote with a URL (and --model-name); --template is for --model"
     )

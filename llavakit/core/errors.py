@@ -61,6 +61,12 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+class TooManyFailures(UserError):
+    """More of a run failed than it may: what is there is kept, and its figures are not to be trusted."""
+
+    exit_code = 1
+
+
 class RemoteError(UserError):
     """Another server that cannot be reached, or that refuses."""
 

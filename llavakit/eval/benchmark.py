@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import DataError, pick
+from llavakit.critic.formats import Format
+from llavakit.data.cases import Case
 from llavakit.rules.means import mean
 from llavakit.text.conversation import Conversation, Message, Part
 
@@ -76,6 +78,17 @@ class Submission:
     write: Callable[[Sequence[Question], Sequence[str]], bytes]
 
 
+Asked = Mapping[str, tuple[Format, Case]]  # by the id of a question; several may share a case
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How a judge is asked about the answers to a benchmark. The rules read its reviews, not the answers."""
+
+    ask: Callable[[Sequence[Question], Mapping[str, str]], Asked]  # answers by the id of their question
+    formats: tuple[Format, ...]
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A row of the table."""
@@ -87,6 +100,7 @@ class Benchmark:
     max_tokens: int = 16
     submission: Submission | None = None  # how the answers are handed in
     built_in: bool = False  # needs no files
+    judging: Judging | None = None  # a judge scores, not a rule
 
     def questions(self, folder: Path) -> list[Question]:
         """All questions, in the order of the files. DataError for missing files and ids that are there twice."""

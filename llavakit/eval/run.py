@@ -16,10 +16,11 @@ from llavakit.eval.ask import OnBad, ask_all
 from llavakit.eval.benchmark import Benchmark, Question
 from llavakit.eval.compare import Comparison, compare
 from llavakit.eval.controls import CONTROLS
+from llavakit.eval.judging import Reviewer, reviews, with_answers
 from llavakit.eval.pages import draw_comparison, draw_index, draw_page
 from llavakit.eval.repeats import sum_up
 from llavakit.eval.score import Score, Verdict, score_answers
-from llavakit.eval.tasks.table import BENCHMARKS
+from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
 from llavakit.rules.thinking import strip_thinking
 
 ANSWERS, SETTINGS, RESULTS, PAGE, INDEX = (
@@ -51,7 +52,7 @@ class Plan:
 
 def benchmark_of(task: str) -> Benchmark:
     """The row of a name, whatever control stands behind it."""
-    return pick(BENCHMARKS, task.partition(".")[0], "benchmark")
+    return pick(BENCHMARKS | JUDGED, task.partition(".")[0], "benchmark")
 
 
 def plan_tasks(tasks: Sequence[str], data: Path | None, limit: int | None, rules: str | None) -> list[Plan]:
@@ -93,11 +94,15 @@ def evaluate(
     temperature: float = 0.0,
     repeats: int = 1,
     on_bad: OnBad = "stop",
+    reviewer: Reviewer | None = None,
 ) -> list[Score]:
     """Ask every task's questions and score the answers; results are written after each. `who` names the model.
 
-    Tasks that a server scores have no score here: their answers are written as it takes them.
+    Tasks that a server scores have no score here: their answers are written as it takes them. Those that a judge
+    scores have one if there is a `reviewer`, which is tried first.
     """
+    if reviewer is not None:
+        reviewer.check([row.judging for plan in plans if (row := plan.benchmark).judging])
     if repeats > 1 and temperature == 0:
         raise ConfigError("greedy answers are the same every time; give --temperature with --repeats")
     scores = []
@@ -120,7 +125,7 @@ def evaluate(
                     responder, plan.questions, answers, writer, sampling=sampling, on_bad=on_bad, title=title
                 )
             runs.append(answers)
-        scores += finish(out, plan, runs, rules)
+        scores += finish(out, plan, runs, rules, reviewer)
     return scores
 
 
@@ -149,22 +154,50 @@ def kept(out: Path, data: Path | None, rules: str | None) -> Iterator[tuple[Plan
         yield plan, [runs[0], *(each for each in runs[1:] if each.given)], rules or settings["rules"]
 
 
-def rescore(out: Path, *, data: Path | None = None, rules: str | None = None) -> list[Score]:
-    """Score the answers of a run again, without a model; with other rules, or from data that has moved."""
-    return [score for found in kept(out, data, rules) for score in finish(out, *found)]
+def rescore(
+    out: Path, *, data: Path | None = None, rules: str | None = None, reviewer: Reviewer | None = None
+) -> list[Score]:
+    """Score the answers of a run again, without a model; with other rules, or from data that has moved.
+
+    With a `reviewer` what a judge scores is judged where it is not yet.
+    """
+    found = list(kept(out, data, rules))
+    if reviewer is not None:
+        reviewer.check([row.judging for plan, _, _ in found if (row := plan.benchmark).judging])
+    return [score for each in found for score in finish(out, *each, reviewer)]
 
 
-def finish(out: Path, plan: Plan, runs: Sequence[Answers], rules: str | None) -> list[Score]:
+def finish(
+    out: Path, plan: Plan, runs: Sequence[Answers], rules: str | None, reviewer: Reviewer | None
+) -> list[Score]:
     """The score of a task's answers, written; or the file for the server that scores them."""
     if not plan.benchmark.rules:
         write_submission(out, plan, runs[0])
         return []
-    scored = [score_answers(plan.task, plan.benchmark, plan.questions, answers, rules) for answers in runs]
+    texts = judged(out, plan, runs, reviewer)
+    if texts is None:
+        return []
+    scored = [score_answers(plan.task, plan.benchmark, plan.questions, answers, rules) for answers in texts]
     score, verdicts = scored[0]
+    if plan.benchmark.judging is not None:
+        verdicts = with_answers(verdicts, runs[0])
     if len(scored) > 1:
         score = replace(score, repeats=sum_up(plan.benchmark, score.rules, [each for _, each in scored]))
     write_results(out, score, verdicts)
     return [score]
+
+
+def judged(out: Path, plan: Plan, runs: Sequence[Answers], reviewer: Reviewer | None) -> list[Answers] | None:
+    """What the rules read: the answers, or the reviews of them. None where nobody has judged them."""
+    judging = plan.benchmark.judging
+    if judging is None:
+        return list(runs)
+    found = [
+        reviews(judging, plan.questions, answers, out / plan.task, repeat, reviewer)
+        for repeat, answers in enumerate(runs)
+    ]
+    known = [each for each in found if each is not None]
+    return known if len(known) == len(found) else None
 
 
 def write_submission(out: Path, plan: Plan, answers: Answers) -> None:
@@ -207,8 +240,13 @@ def compare_runs(
             continue
         own, answers = before[plan.task]
         name, how = plan.benchmark.choose(chosen)
-        _, one = score_answers(plan.task, own.benchmark, own.questions, answers, name)
-        _, other = score_answers(plan.task, plan.benchmark, plan.questions, runs[0], name)
+        texts = judged(first, own, [answers], None), judged(second, plan, runs[:1], None)
+        if texts[0] is None or texts[1] is None:
+            raise ConfigError(
+                f"{plan.task}: not judged in both runs: llavakit eval rescore RUN --judge DIR_OR_URL"
+            )
+        _, one = score_answers(plan.task, own.benchmark, own.questions, texts[0][0], name)
+        _, other = score_answers(plan.task, plan.benchmark, plan.questions, texts[1][0], name)
         found.append(compare(plan.task, name, how.aggregate, one, other))
     if not found:
         raise ConfigError(f"{first} and {second} have no scored task in common")

@@ -9,7 +9,9 @@ it belongs to, and is worth nothing without it. QLoRA is the same on a decoder t
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from llavakit.model.tower import ViTTower
 SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
 WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
 TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
+FIRST = "default"  # peft's name for the adapters that a part had first
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
 SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
 
@@ -72,13 +75,37 @@ def add_adapters(model: Llava, lora: LoraSettings) -> None:
             parameter.data = parameter.data.float()  # the base may be bf16, but what learns is float32
 
 
-def adapter_parameters(part: nn.Module) -> dict[str, nn.Parameter]:
+def add_second_adapter(part: nn.Module, name: str) -> None:
+    """Further adapters on the layers of a part that have some, of the same shape: at first they change nothing.
+
+    Those that were there stay the ones in use.
+    """
+    peft = _peft()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there are some already, which is what is wanted
+        peft.inject_adapter_in_model(copy(vars(part)["peft_config"][FIRST]), part, adapter_name=name)
+    for parameter in adapter_parameters(part, name).values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    use_adapter(part, FIRST)
+
+
+def use_adapter(part: nn.Module, name: str) -> None:
+    """Compute with these adapters from now on. All keep learning that do: peft would freeze the others."""
+    learning = [parameter.requires_grad for parameter in part.parameters()]
+    for _, layer in _layers(part):
+        layer.set_adapter(name)
+    for parameter, learns in zip(part.parameters(), learning, strict=True):
+        parameter.requires_grad_(learns)
+
+
+def adapter_parameters(part: nn.Module, adapter: str = FIRST) -> dict[str, nn.Parameter]:
     """The adapters' own weights in a part, by name; empty where it has none."""
     return {
         f"{name}.{key}": parameter
         for name, layer in _layers(part)
         for key, parameter in layer.named_parameters()
-        if not key.startswith("base_layer.")
+        if not key.startswith("base_layer.") and key.split(".")[-2] == adapter
     }
 
 
@@ -96,8 +123,8 @@ def merged_weights(part: nn.Module, gather: Callable[[Tensor], Tensor]) -> Itera
         for key, tensor in layer.base_layer.state_dict().items():
             whole = gather(tensor)
             if key == "weight":
-                down, up = (gather(each["default"].weight) for each in (layer.lora_A, layer.lora_B))
-                whole = whole + layer.scaling["default"] * (up @ down)
+                down, up = (gather(each[FIRST].weight) for each in (layer.lora_A, layer.lora_B))
+                whole = whole + layer.scaling[FIRST] * (up @ down)
             yield f"{name}.{key}", whole
 
 
@@ -219,7 +246,7 @@ def _vit(model: Llava) -> ViTTower:
 
 
 def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
-    config = vars(part)["peft_config"]["default"]  # put there by peft, whose classes do not declare it
+    config = vars(part)["peft_config"][FIRST]  # put there by peft, whose classes do not declare it
     config.base_model_name_or_path = hub_id_of(adapter.base.resolve()) or str(adapter.base)
     config.save_pretrained(folder)
     settings = json.loads((folder / "adapter_config.json").read_text())
@@ -257,7 +284,7 @@ def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:
 def _stored(name: str) -> str:
     """peft leaves its own name of the adapter out of files: `...lora_A.default.weight` -> `...lora_A.weight`."""
     *before, adapter, leaf = name.split(".")
-    assert adapter == "default", name
+    assert adapter == FIRST, name
     return ".".join((*before, leaf))
 
 

@@ -55,13 +55,17 @@ class Llava(nn.Module):
         """The module called tower, connector, language or newline: what settings freeze and give learning rates."""
         return self.get_submodule(name)
 
+    def features(self, batch: Batch) -> Tensor | None:
+        """features_RC: the tower's rows for the tiles of a batch; None where it shows nothing."""
+        if batch.features_RC is not None or not batch.pixels:
+            return batch.features_RC
+        return torch.cat([self.tower(pixels_NHWC).flatten(0, 1) for pixels_NHWC in batch.pixels])
+
     def embed(self, batch: Batch) -> Tensor:
         """x_TD: token embeddings with image rows in their slots."""
         # Slots carry IMAGE_ID, which is no row of the table; what is looked up there is overwritten.
         x_TD: Tensor = self.language.get_input_embeddings()(batch.ids_T.clamp(min=0))
-        features_RC = batch.features_RC
-        if features_RC is None and batch.pixels:
-            features_RC = torch.cat([self.tower(pixels_NHWC).flatten(0, 1) for pixels_NHWC in batch.pixels])
+        features_RC = self.features(batch)
         if features_RC is None:
             return x_TD
         if batch.pools:

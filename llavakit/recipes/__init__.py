@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llavakit.core.progress import console
-from llavakit.recipes import critic, llava, next_models, onevision, preferences
+from llavakit.recipes import critic, llava, next_models, onevision, policies, preferences
 from llavakit.recipes.stage import Stage
 from llavakit.train.run import Run
 
@@ -17,6 +17,9 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "finetune": llava.finetune,
     "dpo": preferences.dpo,
     "mpo": preferences.mpo,
+    "grpo": policies.grpo,
+    "rloo": policies.rloo,
+    "ppo": policies.ppo,
     "critic": critic.critic,
     **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }

@@ -205,12 +205,15 @@ PREDICTION_RULES: dict[str, Callable[[str], tuple[str, int] | None]] = {
 
 def detail(text: str) -> Number | None:
     """Video detail description: {'score': 0 to 5}."""
+    return dictionary_score(text, 0, 5)
+
+
+def dictionary_score(text: str, lowest: float, highest: float) -> Number | None:
+    """{'score': n} for n within the range."""
     points = (_dictionary(text) or {}).get("score")
-    return (
-        points
-        if isinstance(points, int | float) and not isinstance(points, bool) and 0 <= points <= 5
-        else None
-    )
+    if isinstance(points, bool) or not isinstance(points, int | float):
+        return None
+    return points if lowest <= points <= highest else None
 
 
 def detail_lmms(text: str) -> int:

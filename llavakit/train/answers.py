@@ -26,9 +26,13 @@ def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> t
     """
     hidden_LD = model.hidden(batch)[batch.predict_L]
     logprobs_L, _ = token_logprobs(hidden_LD, batch.labels_L, model.logits)
-    answers_L = batch.answers_L
+    return sum_answers(logprobs_L, batch, length_weight), sum_answers(torch.ones_like(logprobs_L), batch)
+
+
+def sum_answers(values_L: Tensor, batch: Batch, length_weight: float = 1.0) -> Tensor:
+    """Numbers of learned tokens, weighed as `answer_logprobs` says, summed over each answer, float32[A]."""
+    answers_L, weights_L = batch.answers_L, batch.weights_L
     tokens_A = count_tokens(batch)
-    weights_L = batch.weights_L
     if length_weight != 1:
         first_A = (
             tokens_A.cumsum(0) - tokens_A
@@ -36,6 +40,4 @@ def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> t
         place_L = torch.arange(len(answers_L), device=answers_L.device) - first_A[answers_L]
         shorter_A = tokens_A.view(-1, 2).amin(dim=1).repeat_interleave(2)
         weights_L = torch.where(place_L < shorter_A[answers_L], weights_L, weights_L * length_weight)
-    zeros_A = torch.zeros_like(tokens_A)
-    counts_A = zeros_A.index_add(0, answers_L, batch.weights_L)
-    return zeros_A.index_add(0, answers_L, logprobs_L * weights_L), counts_A
+    return torch.zeros_like(tokens_A).index_add(0, answers_L, values_L * weights_L)

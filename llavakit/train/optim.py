@@ -32,7 +32,10 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
 
 
 def schedule(step: int, steps: int, config: OptimConfig) -> float:
-    """The fraction of the peak at 0-based `step`: linear warm-up, then a cosine or a line down to `final`."""
+    """The fraction of the peak at 0-based `step`: linear warm-up, then down to `final`; again in each cycle."""
+    each = math.ceil(steps / config.cycles)
+    cycle, step = divmod(step, each)
+    steps = min(each, steps - cycle * each)
     warm = math.ceil(config.warmup * steps)
     if step < warm:
         return (step + 1) / warm

@@ -4,6 +4,7 @@ Shape letters: B answers of a batch, T tokens of an answer; `mask_BT` is 1 where
 K answers to one prompt.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from llavakit.train.policy_settings import Aggregation, Estimator, PolicySettings, Scale
 
+AddUp = Callable[[list[float]], list[float]]  # numbers summed over ranks
 GROUP_EPSILON = 1e-4  # beside a group's deviation, as TRL
 WHITEN_EPSILON = 1e-8
 
@@ -71,12 +73,23 @@ def estimate_advantages(
     return advantages_BT, (advantages_BT + values_BT).where(mask_BT.bool(), 0.0)
 
 
-def whiten(values_BT: Tensor, mask_BT: Tensor, *, unbiased: bool) -> Tensor:
-    """Mean 0, deviation 1 over the mask. TRL and verl take the unbiased variance, LLaVA-RLHF the population's."""
+def whiten(values_BT: Tensor, mask_BT: Tensor, *, unbiased: bool, add_up: AddUp = list) -> Tensor:
+    """Mean 0, deviation 1 over the mask. TRL and verl take the unbiased variance, LLaVA-RLHF the population's.
+
+    `add_up` sums numbers over all who have a share of the values.
+    """
     inside = mask_BT.bool()
     chosen = values_BT[inside]
-    scale = torch.rsqrt(chosen.var(correction=int(unbiased)) + WHITEN_EPSILON)
-    return ((values_BT - chosen.mean()) * scale).where(inside, 0.0)
+    mean, variance = moments(chosen, unbiased=unbiased, add_up=add_up)
+    return ((values_BT - mean) * (variance + WHITEN_EPSILON) ** -0.5).where(inside, 0.0)
+
+
+def moments(values: Tensor, *, unbiased: bool, add_up: AddUp = list) -> tuple[float, float]:
+    """Mean and variance of what all who have a share of the values have together."""
+    total, count = add_up([float(values.double().sum()), len(values)])
+    mean = total / max(1.0, count)
+    [squares] = add_up([float(((values.double() - mean) ** 2).sum())])
+    return mean, squares / max(1.0, count - unbiased)
 
 
 def group_advantages(rewards_GK: Tensor, *, scale: Scale = "group", epsilon: float = GROUP_EPSILON) -> Tensor:
@@ -196,7 +209,9 @@ def aggregate(
     return (loss_BT.sum(dim=1) / mask_BT.sum(dim=1).clamp(min=1)).sum(), answers
 
 
-def value_terms(values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, *, clip: float) -> Tensor:
+def value_terms(
+    values_BT: Tensor, old_values_BT: Tensor, returns_BT: Tensor, *, clip: float | Tensor
+) -> Tensor:
     """PPO's value loss of every token, [B, T], before its factor 1/2: the worse of the free and the clipped one."""
     cut_BT = torch.clamp(values_BT, old_values_BT - clip, old_values_BT + clip)
     return torch.maximum((values_BT - returns_BT) ** 2, (cut_BT - returns_BT) ** 2)

@@ -4,6 +4,8 @@ A row is prompts with the answers that were sampled to them; image and prompt ar
 What was found out about each token stands beside it in the batch (`columns`).
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -12,12 +14,26 @@ from llavakit.model.llava import Llava
 from llavakit.train.answers import num_answers
 from llavakit.train.losses import token_logprobs
 from llavakit.train.objectives import LossSum, Totals
-from llavakit.train.policy import aggregate, kl_estimate, policy_terms
+from llavakit.train.policy import aggregate, kl_estimate, policy_terms, value_terms
 from llavakit.train.policy_settings import Aggregation, PolicyConfig
 
+VALUE = ("values", "returns", "span")  # columns of a value model's rows; span: what `clip` is counted in
+VALUE_REPORT = ("value_loss", "value_error")
 UNITS: dict[Aggregation, str] = {
     "token_mean": "tokens", "sequence_mean": "answers", "constant": "room",
 }  # fmt: skip
+
+
+class Values(Protocol):
+    """A value model that has adapters on the policy's own modules."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """float32[L], in front of each learned token, with a gradient; its adapters stay in use."""
+        ...
+
+    def use_policy(self) -> None:
+        """Compute with the policy's adapters again."""
+        ...
 
 
 class PolicyObjective:
@@ -28,17 +44,51 @@ class PolicyObjective:
     (weights).
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
-        self.config, self.how = config, config.algorithm
+    def __init__(self, config: PolicyConfig, values: Values | None = None) -> None:
+        """`values` is a value model that learns beside the policy, from rows that have the columns of VALUE."""
+        self.config, self.how, self.values = config, config.algorithm, values
         self.unit = UNITS[self.how.aggregation]
         self.room = config.max_tokens if self.how.constant is None else self.how.constant
 
     def weights(self, batch: Batch) -> Totals:
         """`room` is what `constant` divides by: tokens an answer counts as, however many it has."""
-        answers = float(num_answers(batch))
-        return {"tokens": float(len(batch.answers_L)), "answers": answers, "room": answers * self.room}
+        answers, tokens, valued = float(num_answers(batch)), float(len(batch.answers_L)), 0.0
+        if is_for_value(batch):
+            answers, tokens, valued = 0.0, 0.0, tokens
+        return {"tokens": tokens, "answers": answers, "room": answers * self.room, "valued": valued}
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
+        """Every row reports the same names, whatever it is for: ranks add them up in their order."""
+        if self.values is None:
+            return self._policy_loss(model, batch)
+        if not is_for_value(batch):
+            self.values.use_policy()
+            found = self._policy_loss(model, batch)
+            none = found.terms[self.unit] * 0
+            return LossSum(
+                found.terms | {"valued": none}, found.report | dict.fromkeys(VALUE_REPORT, ("valued", none))
+            )
+        total, report = self._value_loss(self.values.values(batch), batch)
+        none = total * 0
+        policy_report = {name: ("tokens", none) for name in self._policy_report}
+        return LossSum({self.unit: none, "valued": total}, policy_report | report)
+
+    @property
+    def _policy_report(self) -> tuple[str, ...]:
+        return ("clip_fraction", "kl_old", *(("kl_reference",) if self.config.needs_reference else ()))
+
+    def _value_loss(self, values_L: Tensor, batch: Batch) -> tuple[Tensor, dict[str, tuple[str, Tensor]]]:
+        """The summed loss with its factor 1/2 and coefficient, and what is told of it."""
+        old_L, returns_L, span_L = (batch.columns[name] for name in VALUE)
+        terms_L = value_terms(values_L, old_L, returns_L, clip=self.how.value.clip * span_L)
+        error_L = (values_L.detach() - returns_L) ** 2
+        report = {
+            "value_loss": ("valued", terms_L.detach().sum() / 2),
+            "value_error": ("valued", error_L.sum()),
+        }
+        return self.how.value.coef * terms_L.sum() / 2, report
+
+    def _policy_loss(self, model: Llava, batch: Batch) -> LossSum:
         new_L = policy_logprobs(model, batch, self.config.temperature)
         answers_L, same_L = batch.answers_L, new_L.detach()
         # A row of no answers has no columns, and must report all that the rows of other ranks do.
@@ -66,6 +116,11 @@ class PolicyObjective:
                 kl_BT = kl_estimate(new_BT, ref_BT, "k3") * mask_BT
                 report["kl_reference"] = ("tokens", kl_BT.sum())
         return LossSum({self.unit: total}, report)
+
+
+def is_for_value(batch: Batch) -> bool:
+    """Whether the value model learns from a row, and not the policy."""
+    return VALUE[0] in batch.columns
 
 
 def policy_logprobs(model: Llava, batch: Batch, temperature: float) -> Tensor:

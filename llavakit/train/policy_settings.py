@@ -29,6 +29,19 @@ class PolicySettings(Config):
     kl_estimator: Estimator = "k3"
 
 
+class ValueConfig(Config):
+    """PPO's value model, and what advantages are made of with it."""
+
+    coef: float = Field(0.1, ge=0, le=100)  # of its loss, beside the policy's
+    clip: float = Field(0.2, gt=0, le=1e6)  # how far one round may move a value
+    clip_in: Literal["returns", "units"] = "returns"  # deviations of the round's returns, or plain numbers
+    gamma: float = Field(1.0, ge=0, le=1)
+    lam: float = Field(0.95, ge=0, le=1)
+    whiten: Literal["unbiased", "population", "none"] = "unbiased"  # advantages, over the round
+    whiten_rewards: bool = False  # to deviation 1 over the round, keeping their mean
+    reward_scale: float = Field(1.0, gt=0, le=1e6)  # of what each token gets, KL included
+
+
 class Algorithm(PolicySettings):
     """What is learned from scored answers. `policy.algorithm=dapo` names a preset; each setting can follow it."""
 
@@ -40,6 +53,7 @@ class Algorithm(PolicySettings):
     kl_target: float | None = Field(None, gt=0)  # nats an answer: then `kl_coef` is where a controller starts
     kl_horizon: int = Field(10_000, ge=1)  # answers in which the controller acts
     filter: str | None = None  # groups whose answers all have this term alike are replaced by other prompts
+    value: ValueConfig = Field(default_factory=ValueConfig)  # for `gae`
     importance_cap: float | None = Field(
         None, gt=0, le=1e6
     )  # weigh tokens by learner / sampler, up to here; default: do not
@@ -69,6 +83,19 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "gspo": {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},  # arXiv 2507.18071
     "dapo": {"aggregation": "token_mean", "clip_high": 0.28, "filter": TOTAL},  # arXiv 2503.14476
     "cispo": {"aggregation": "token_mean", "constant_weight": True, "clip_high": 5.0},  # arXiv 2506.13585
+    "ppo": {  # LLaVA-RLHF's, corrected: see docs/rl.md
+        "advantage": "gae", "aggregation": "token_mean", "kl_in": "reward", "kl_estimator": "k1", "kl_coef": 0.1,
+    },
+    "ppo_llava_rlhf": {  # arXiv 2309.14525, its code
+        "advantage": "gae", "aggregation": "token_mean", "kl_in": "reward", "kl_estimator": "k1_clamped",
+        "kl_coef": 0.1, "value": {"lam": 1.0, "whiten": "population", "reward_scale": 10.0, "clip_in": "units"},
+    },
+    "ppo_alpaca_farm": {  # arXiv 2305.14387, its code
+        "advantage": "gae", "aggregation": "token_mean", "kl_in": "reward", "kl_estimator": "k1_clamped",
+        "kl_coef": 0.0067, "value": {
+            "lam": 1.0, "whiten": "population", "whiten_rewards": True, "clip_in": "units",
+        },
+    },
 }  # fmt: skip
 
 
@@ -82,6 +109,7 @@ class PolicyConfig(Config):
     epochs: int = Field(1, ge=1)  # how often a round's answers are learned from
     minibatches: int = Field(1, ge=1)  # optimizer steps into which one such epoch is cut
     max_tokens: int = Field(256, ge=1)  # of an answer
+    cut_at: str | None = None  # a text that ends an answer as if it were cut off, as "?" in LLaVA-RLHF
     temperature: float = Field(1.0, gt=0, le=10)
     engine: Literal["copy", "shared"] = "copy"  # fast decoder on its own weights; or the modules that learn
     drift: float = Field(0.1, gt=0)  # nats: alarm if sampler and learner differ by more, in the mean
@@ -110,3 +138,8 @@ class PolicyConfig(Config):
     def needs_reference(self) -> bool:
         """Whether anything asks how far the model has gone from where it started."""
         return self.algorithm.kl_coef > 0
+
+    @property
+    def has_value(self) -> bool:
+        """Whether a value model learns beside the policy."""
+        return self.algorithm.advantage == "gae"

@@ -11,6 +11,7 @@ from torch import Tensor
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.answers import answer_logprobs, count_tokens, num_answers
+from llavakit.train.freezing import is_trained
 from llavakit.train.objectives import LossSum, Totals
 from llavakit.train.pair_losses import PAIR_LOSSES, Pairs, pair_metrics
 from llavakit.train.pair_settings import SFT_TERM, PreferenceConfig
@@ -31,6 +32,7 @@ class Preference:
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         """A row of no pairs takes the same way, so that every rank has a gradient of the same parts."""
         reference_A = None
+        batch = see_once(model, batch)
         if self.reference is not None:  # first: its weights may stand in the model's place for a moment
             reference_A = self.reference.logprobs(model, batch, self.config.length_weight)
         logprobs_A, tokens_A = answer_logprobs(model, batch, self.config.length_weight)
@@ -55,6 +57,14 @@ class Preference:
         report["logprob_chosen"] = ("tokens", pairs.chosen_P.sum())
         report["logprob_rejected"] = ("pairs", pairs.rejected_mean_P.sum())
         return LossSum(terms, report)
+
+
+def see_once(model: Llava, batch: Batch) -> Batch:
+    """The batch with what a frozen tower gives for its tiles, which policy and reference then share."""
+    if is_trained(model.tower):
+        return batch
+    with torch.no_grad():
+        return replace(batch, features_RC=model.features(batch), pixels=())
 
 
 def _lengths(tokens_A: Tensor) -> dict[str, tuple[str, Tensor]]:

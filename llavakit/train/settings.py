@@ -37,6 +37,7 @@ class OptimConfig(Config):
     warmup: float = Field(0.03, ge=0, le=1)  # fraction of the steps
     decay: Literal["cosine", "linear"] = "cosine"  # how the rate falls after the warm-up
     final: float = Field(0.0, ge=0, le=1)  # it ends at this fraction of the peak
+    cycles: int = Field(1, ge=1)  # how often warm-up and fall are gone through; 3 for three rounds of answers
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off

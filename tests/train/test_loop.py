@@ -340,6 +340,10 @@ def test_the_schedule_warms_up_and_ends_at_its_floor():
     assert schedule(0, 1, config) == 1.0
     line = OptimConfig(warmup=0.0, final=0.2, decay="linear")
     assert [schedule(step, 4, line) for step in range(4)] == pytest.approx([1.0, 0.8, 0.6, 0.4])
+    twice = line.model_copy(update={"cycles": 2})
+    assert [schedule(step, 7, twice) for step in range(7)] == pytest.approx(
+        [1.0, 0.8, 0.6, 0.4, *(1 - 0.8 * step / 3 for step in range(3))]
+    )
 
 
 def test_a_bad_record_stops_with_its_place_or_is_listed(tmp_path):

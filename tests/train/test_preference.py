@@ -242,3 +242,22 @@ def test_lengths_and_likelihoods_of_a_step_are_told(tmp_path):
     assert figures["tokens_chosen_more"] == pytest.approx(float((lengths[0::2] - lengths[1::2]).mean()))
     assert figures["logprob_chosen"] == pytest.approx(float(logprobs[0::2].sum() / lengths[0::2].sum()))
     assert figures["logprob_rejected"] == pytest.approx(float((logprobs[1::2] / lengths[1::2]).mean()))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_frozen_tower_sees_every_picture_once_a_step(tmp_path, trained, monkeypatch):
+    """Policy and reference share what it gives; one that learns is another for each. The loss is the same."""
+    model, batch = tiny.checkpoint().model, one_batch(tmp_path)
+    objective = Preference(PreferenceConfig(), CopiedReference(model))
+    with torch.no_grad():
+        model.connector[0].weight.mul_(1.1)
+    before = objective.loss(model, batch).terms["pairs"]
+    for param in model.tower.parameters():
+        param.requires_grad_(trained)
+    calls, forward = [], model.tower.forward
+    monkeypatch.setattr(model.tower, "forward", lambda pixels: calls.append(1) or forward(pixels))
+    found = objective.loss(model, batch).terms["pairs"]
+    assert len(calls) == (2 if trained else 1)
+    torch.testing.assert_close(found, before)
+    found.backward()
+    assert all(param.grad is not None for param in model.connector.parameters())

@@ -6,6 +6,8 @@ from llavakit.eval.tasks import (
     descriptions,
     easy_vqa,
     hallucination,
+    judged_answers,
+    judged_chats,
     medical,
     reasoning,
     servers,
@@ -28,3 +30,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     **videos.BENCHMARKS,
     **servers.BENCHMARKS,
 }
+JUDGED: dict[str, Benchmark] = {
+    **judged_chats.BENCHMARKS,
+    **judged_answers.BENCHMARKS,
+}  # a judge scores these

@@ -1,0 +1,43 @@
+"""Learning from a model's own answers on any checkpoint: `model.start=DIR data.files=QUESTIONS`."""
+
+from pathlib import Path
+
+from llavakit.model.settings import LoraSettings, ModelConfig
+from llavakit.train.policy_settings import Algorithm, PolicyConfig
+from llavakit.train.run import Run
+from llavakit.train.settings import LearningRates, OptimConfig
+
+RATE = 1e-6  # TRL's and verl's for whole models; adapters take ten to a hundred times as much
+
+
+def grpo() -> Run:
+    """Own answers scored by policy.rewards, against their group: GRPO. model.start=DIR data.files=FILE."""
+    return _policy("grpo")
+
+
+def rloo() -> Run:
+    """As grpo, each answer against the others of its group, the KL taken from rewards: RLOO."""
+    return _policy("rloo")
+
+
+def ppo() -> Run:
+    """Own answers scored by policy.rewards, against a value model: PPO, all roles adapters on one base."""
+    return _policy("ppo").model_copy(
+        update={
+            "train": ("language",),
+            "model": ModelConfig(start=Path("runs/demo"), lora=LoraSettings(r=64, alpha=16)),
+            "optim": OptimConfig(lr=LearningRates(language=3e-5), warmup=0.03, final=0.1),
+        }
+    )
+
+
+def _policy(name: str) -> Run:
+    return Run(
+        name=name,
+        out=Path("runs") / name,
+        train=("language", "newline"),
+        model=ModelConfig(start=Path("runs/demo")),
+        policy=PolicyConfig(algorithm=Algorithm.model_validate(name)),
+        optim=OptimConfig(lr=LearningRates(language=RATE, newline=RATE), warmup=0.03, final=0.1),
+        save_every=50,
+    )
