@@ -1,11 +1,12 @@
 """`llavakit` and `python -c` in processes that need not import everything anew: forks of one that has.
 
-Importing torch and the models of transformers takes 8 s of a core, most of what a command of the documents takes.
-A server imports them once and forks for every command, which has its own folder, environment, stdin and stdout, and
-is told the signals that its caller gets. `shims(folder)` makes two programs that ask it, for the PATH of a shell.
+Importing torch and the models of transformers takes 8 s of a core, most of what a command of the documents takes. A
+server imports them once and forks for every command, which has a folder, environment, stdin and stdout of its own,
+and is told the signals that its caller gets. `shims` makes two programs that ask it, for the PATH of a shell.
 """
 
 import array
+import importlib
 import json
 import os
 import runpy
@@ -15,12 +16,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+HEAVY = [
+    "transformers.models.clip.modeling_clip", "transformers.models.llama.modeling_llama",
+    "llavakit.chat", "llavakit.cli", "llavakit.train.loop",
+]  # fmt: skip
 CLIENT = """#!{python} -IS
 import array, json, os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
 words = json.dumps([{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-server.sendmsg([len(words).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
+files = array.array("i", [0, 1, 2])
+server.sendmsg([len(words).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
 server.sendall(words)
 child = int.from_bytes(server.recv(4), "big")
 for number in (signal.SIGINT, signal.SIGTERM):
@@ -56,14 +62,8 @@ class Server:
 
 def serve(address: str) -> None:
     """Import, listen, fork. A child answers its number and, at its end, its exit code."""
-    import torch
-    from transformers import CLIPVisionModel, LlamaForCausalLM  # noqa: F401
-
-    import llavakit.chat
-    import llavakit.cli
-    import llavakit.train.loop  # noqa: F401
-
-    torch.set_num_threads(1)
+    for name in HEAVY:
+        importlib.import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)

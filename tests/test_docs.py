@@ -71,7 +71,9 @@ def programs(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), blocks())
 def test_the_block_runs(sandbox, programs, language, code):
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [programs / "python", "-c", code]
+    command = (
+        ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [programs / "python", "-c", code]
+    )
     path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         command, cwd=sandbox, capture_output=True, text=True, timeout=300, env=os.environ | {"PATH": path}
