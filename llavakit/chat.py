@@ -19,6 +19,8 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
+from llavakit.model.card import Card
+from llavakit.model.directory import load_card
 from llavakit.model.placement import DeviceMap
 from llavakit.text.conversation import Conversation, Video
 from llavakit.text.reply import Reply
@@ -111,6 +113,7 @@ def load(
     (`fuse`); the last three are limits of the engine (`Engine`). The model is for talking only: its decoder's
     weights lie as the engine wants them.
     """
+    refuse_reward_model(load_card(Path(path), template_name), path)
     if quantization is not None and weights != "as_is":
         raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
     where: DeviceMap | None = device_map
@@ -130,6 +133,12 @@ def load(
         loaded, fuse(loaded.model, weights, kernels=kernels, release=True),
         max_sequences=max_sequences, step_tokens=step_tokens, kv_bytes=kv_bytes,
     )  # fmt: skip
+
+
+def refuse_reward_model(card: Card, path: str | Path) -> None:
+    """One line instead of answers that mean nothing."""
+    if card.grading is not None:
+        raise ConfigError(f"{path} is a reward model: it scores answers (llavakit reward) and gives none")
 
 
 def answer(

@@ -16,7 +16,7 @@ LEVELS = {
     "core": 0,
     "text": 1, "vision": 1, "rules": 1,
     "data": 2, "model": 2,
-    "train": 3, "engine": 3,
+    "train": 3, "engine": 3, "wire": 3,
     "chat": 4, "remote": 4, "tools": 4, "align": 4, "catalog": 4, "preview": 4,
     "critic": 5, "agent": 5,
     "eval": 6, "synth": 6,

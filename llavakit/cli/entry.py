@@ -20,6 +20,7 @@ from llavakit.cli.judge import pairwise, pointwise, prefer, report
 from llavakit.cli.merge import merge
 from llavakit.cli.models import models
 from llavakit.cli.plan import plan
+from llavakit.cli.reward import reward
 from llavakit.cli.serve import serve
 from llavakit.cli.train import train
 from llavakit.core.errors import Interrupted, UserError
@@ -31,7 +32,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (
-    demo, train, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
+    demo, train, reward, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)

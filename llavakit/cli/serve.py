@@ -50,7 +50,9 @@ def serve(
     template: Template = None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
+    from llavakit.align.reward_model import open_reward_model
     from llavakit.chat import load
+    from llavakit.model.directory import load_card
 
     try:
         from llavakit.serve.listener import listen
@@ -69,6 +71,11 @@ def serve(
     }
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
+        grading = load_card(model, template).grading
+        if grading is not None:
+            scorer = open_reward_model(model, weights=weights, kernels=kernels)
+            serve_model(Service(scorer.engine, scorer.encoder, config, grading=grading), listener)
+            return
         loaded = load(
             model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
             max_sequences=max_sequences, step_tokens=step_tokens,

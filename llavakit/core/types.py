@@ -98,6 +98,11 @@ class Batch:
         """The sum of the weights of all learned tokens: what a loss sum is divided by."""
         return float(self.weights_L.sum())
 
+    @property
+    def ends_A(self) -> Tensor:
+        """The row before the last learned token of every answer, whose tokens stand together."""
+        return self.predict_L[torch.bincount(self.answers_L).cumsum(0) - 1]
+
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on `device`."""
         return _moved(self, device)

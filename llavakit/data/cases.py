@@ -15,7 +15,7 @@ from llavakit.core.errors import DataError, shorten
 from llavakit.data.dialects.pair_table import PAIR_DIALECTS
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.records import ADVICE, FAULTS, Record, read_records
-from llavakit.text.conversation import Medium, Message
+from llavakit.text.conversation import Conversation, Medium, Message, Text, assistant
 
 # How VL-RewardBench's ids begin, up to the first "-" or "_", and its three groups.
 VL_GROUPS = {
@@ -39,16 +39,23 @@ class Case:
     label: float | None = None  # of one answer its score, of two their margin; None: nobody said
     group: str = ""  # category, for figures of their own
     verdict: str = ""  # of a row that brings its own prompt (`question`, no answers): what was said to it
+    prompt: Conversation | None = None  # where there is more to it than one question: all before the answer
 
     @property
     def asked(self) -> bool:
         """Whether `question` is the whole prompt of a judge."""
         return not self.answers
 
+    def conversations(self) -> tuple[Conversation, ...]:
+        """One for each answer, ending with it."""
+        asked = Conversation((Message("user", (*self.media, Text(self.question))),))
+        before = (self.prompt or asked).messages
+        return tuple(Conversation((*before, assistant(answer))) for answer in self.answers)
+
 
 def read_cases(path: Path) -> list[Case]:
     """All cases of a file. DataError, with file:line, for a row that is none, and for ids that are there twice."""
-    cases = [_read(record) for record in read_records(path)]
+    cases = [read_case(record) for record in read_records(path)]
     if not cases:
         raise DataError("no case in it", path=path)
     twice = [name for name, count in Counter(case.id for case in cases).items() if count > 1]
@@ -57,16 +64,27 @@ def read_cases(path: Path) -> list[Case]:
     return cases
 
 
-def _read(record: Record) -> Case:
+def brings_answers(raw: Any) -> bool:
+    """Whether a row is a case with answers: no plain conversation, and no prompt for a judge."""
+    if not isinstance(raw, dict):
+        return False
+    layout = _layout_of(raw)
+    return any(dialect.fits(raw) for dialect in PAIR_DIALECTS) or (layout is not None and layout.has_answers)
+
+
+def _layout_of(raw: dict[str, Any]) -> "Layout | None":
+    return next((each for each in LAYOUTS if all(raw.get(name) is not None for name in each.fields)), None)
+
+
+def read_case(record: Record) -> Case:
+    """The case of a row. DataError, with file:line, if it is none."""
     raw = record.raw
     try:
         if not isinstance(raw, dict):
             return _pair(record)  # whose error says what it is instead
         if any(dialect.fits(raw) for dialect in PAIR_DIALECTS):
             return _named(_pair(record), record)
-        layout = next(
-            (each for each in LAYOUTS if all(raw.get(name) is not None for name in each.fields)), None
-        )
+        layout = _layout_of(raw)
         if layout is None:
             known = "; ".join(f"{each.name}: {', '.join(each.fields)}" for each in LAYOUTS)
             raise DataError(
@@ -114,6 +132,7 @@ def _pair(record: Record) -> Case:
         media=chosen.media,
         answers=(chosen.messages[-1].text, rejected.messages[-1].text),
         label=-1.0,
+        prompt=Conversation(chosen.messages[:-1]),
     )
 
 
@@ -177,6 +196,7 @@ class Layout:
     name: str
     fields: tuple[str, ...]
     read: Callable[[Reader, Record], Case]
+    has_answers: bool = True  # False: it brings a prompt of its own
 
 
 LAYOUTS = (
@@ -184,7 +204,7 @@ LAYOUTS = (
     Layout("one answer", ("question", "answer"), _own),
     Layout("VL-RewardBench", ("query", "response", "human_ranking"), _vl_reward_bench),
     Layout("Multimodal RewardBench", ("Text", "Output1", "Output2", "Better"), _multimodal_reward_bench),
-    Layout("LLaVA-Critic-113k", ("conversations",), _critic),
+    Layout("LLaVA-Critic-113k", ("conversations",), _critic, has_answers=False),
 )
 
 

@@ -12,6 +12,7 @@ from llavakit.core.errors import DataError
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.media import Clip, Media, plan_media
 from llavakit.text.conversation import Conversation, Medium, Message, Part, Text, Video
+from llavakit.text.grading import Grading
 from llavakit.text.template import Piece, Template, Weights, check_roles
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.frames import VideoConfig, rope_factor
@@ -101,6 +102,25 @@ class Encoder:
         talks = [self._tell_times(talk, media) for talk in conversations]
         return self._fitting(join([self._encode(talk, media, open_turn=False) for talk in talks]))
 
+    def encode_graded(
+        self,
+        conversations: Sequence[Conversation],
+        grading: Grading,
+        facts: Sequence[str] = (),
+        *,
+        plan: PlanMedia = plan_media,
+    ) -> Sample:
+        """The same, each with what asks a reward model to grade its last answer.
+
+        The reward is read where the last token of a leaf would be predicted; the token itself only says so.
+        """
+        media = self._plan(conversations[0], plan)
+        talks = [self._tell_times(grading.turns(talk, facts), media) for talk in conversations]
+        behind = grading.pieces(facts, self.template.end)
+        return self._fitting(
+            join([self._encode(talk, media, open_turn=False, behind=behind) for talk in talks])
+        )
+
     def _plan(self, conversation: Conversation, plan: PlanMedia = plan_media) -> tuple[Media, ...]:
         """The images and videos in order, planned from their headers."""
         alone = len(conversation.images) == 1  # a video beside it changes nothing, as in transformers
@@ -125,12 +145,19 @@ class Encoder:
         clips = iter([item.source for item in media if isinstance(item.source, Clip)])
         return Conversation(tuple(_tell(message, clips) for message in conversation.messages))
 
-    def _encode(self, conversation: Conversation, media: tuple[Media, ...], open_turn: bool) -> Sample:
+    def _encode(
+        self,
+        conversation: Conversation,
+        media: tuple[Media, ...],
+        open_turn: bool,
+        behind: Sequence[Piece] = (),
+    ) -> Sample:
         ids: list[int] = list(self.tokenizer.bos) if self.template.bos else []
         weights = [0.0] * len(ids)
         ahead = iter(media)
         run: list[Piece] = []
-        for piece in [*self.template.pieces(conversation, open_turn=open_turn, weights=self.weights), None]:
+        pieces = self.template.pieces(conversation, open_turn=open_turn, weights=self.weights)
+        for piece in [*pieces, *behind, None]:
             if isinstance(piece, Piece):
                 run.append(piece)
                 continue

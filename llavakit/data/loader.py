@@ -20,6 +20,7 @@ from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.cache import FeatureCache
 from llavakit.data.changes import weigh_changes
 from llavakit.data.encode import Encoder, Sample
+from llavakit.data.grader import Grader
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
@@ -88,17 +89,19 @@ class Loader:
         cache: FeatureCache | None = None,
         pairs: bool = False,
         changed_weight: float = 1.0,
+        grader: Grader | None = None,
         key: Callable[[Sample], str] | None = None,
     ) -> None:
         """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected.
-        Tokens that only one of them has count `changed_weight` times as much.
+        Tokens that only one of them has count `changed_weight` times as much. A `grader` puts the turn behind them
+        that a reward model answers.
 
         `key` gives the names of samples that batches shall have.
         """
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.pairs, self.changed_weight, self.key = pairs, changed_weight, key
+        self.pairs, self.changed_weight, self.grader, self.key = pairs, changed_weight, grader, key
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -200,7 +203,9 @@ class Loader:
         if self._moves_front(record):
             talks = [move_media_front(talk) for talk in talks]
         try:
-            if self.config.turns == "independent" and not self.pairs:
+            if self.grader is not None:
+                sample = self.grader.encode(self.encoder, record, talks)
+            elif self.config.turns == "independent" and not self.pairs:
                 sample = self.encoder.encode_turns(talks[0])
             else:
                 sample = weigh_changes(self.encoder.encode_alternatives(talks), self.changed_weight)

@@ -264,6 +264,12 @@ class Engine:
             mean_D.copy_(self._hidden(self._whole(_with_last(sample))).float().mean(dim=0))
         return means_SD
 
+    @torch.inference_mode()
+    def rewards(self, batch: Batch) -> Tensor:
+        """float32[A]: what a reward model makes of every answer of a packed row (`Encoder.encode_graded`)."""
+        batch = batch.to(self._device)
+        return self.model.score(self._hidden(batch, batch.ends_A))
+
     def _whole(self, sample: Sample) -> Batch:
         """A sample as a row of its own."""
         return collate([sample], [media.tiles() for media in sample.media]).to(self._device)

@@ -24,7 +24,7 @@ from llavakit.core.config import make
 from llavakit.core.errors import CheckpointError, ConfigError, nearest
 from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.formats.weights import open_file, read_all
-from llavakit.model.llava import Llava, Newline
+from llavakit.model.llava import Llava, Newline, Score
 from llavakit.model.settings import LoraSettings
 from llavakit.model.tower import ViTTower
 
@@ -33,6 +33,7 @@ WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
 TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
 FIRST = "default"  # peft's name for the adapters that a part had first
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
+CARRIED = ("connector", "newline", "score")  # parts that lie in PARTS_FILE as they are
 SAMPLE = 65536  # bytes read at each end of a weight file to tell one base from another
 
 
@@ -160,7 +161,7 @@ def adapter_tensors(model: Llava, adapter: Adapter) -> dict[str, dict[str, Tenso
     }
     files[PARTS_FILE] = {
         f"{part}.{key}": tensor.detach()
-        for part in ("connector", "newline")
+        for part in CARRIED
         for key, tensor in model.part(part).state_dict().items()
     }
     return files
@@ -199,18 +200,18 @@ def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
 
 
 def load_adapter(
-    model: Llava, adapter: Adapter, folder: Path, *, separators: tuple[str, ...], dtype: torch.dtype | None
+    model: Llava, adapter: Adapter, folder: Path, newline: Newline, score: Score, *, dtype: torch.dtype | None
 ) -> None:
-    """Put the adapters of a directory on the base's model, and its connector and newline rows in place.
+    """Put the adapters of a directory on the base's model, and what else it carries in place.
 
-    `separators` are the names of the newline rows. Connector and rows are brought to `dtype` if it is given.
+    `newline` and `score` are what the model has of them, to be filled. All is brought to `dtype` if it is given.
     """
     add_adapters(model, adapter.lora)
     for place, layers in _peft_parts(model, adapter.lora).items():
         _fill(layers, folder / place / WEIGHTS)
     tensors = _load(folder / PARTS_FILE)
-    model.newline = Newline(separators, model.language.config.hidden_size)
-    for part in ("connector", "newline"):
+    model.newline, model.score = newline, score
+    for part in CARRIED:
         mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
         module = model.part(part)
         _check(folder / PARTS_FILE, module.state_dict(), mine)

@@ -15,18 +15,22 @@ from llavakit.model.connector import build_connector, match_scale
 from llavakit.model.directory import complete_card, resolve, settings_of
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.formats.quantized import method_of, stored_quantization
-from llavakit.model.llava import Llava, Newline
+from llavakit.model.llava import Llava, Newline, Score
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
 from llavakit.model.settings import LanguageConfig, ModelConfig
 from llavakit.model.tower import load_tower
+from llavakit.text.grading import Grading
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 
-def build(config: ModelConfig) -> Checkpoint:
-    """The model a run starts from. The connector's initialisation uses PyTorch's global seed."""
-    card = complete_card(config)
+def build(config: ModelConfig, grading: Grading | None = None) -> Checkpoint:
+    """The model a run starts from. Fresh parts are drawn with PyTorch's global seed.
+
+    With `grading` it is a reward model: `config.start` has a head for rewards, or gets a fresh one.
+    """
+    card = complete_card(config).model_copy(update={"grading": grading})
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
         return _build_on(config.start, config, card)
@@ -64,6 +68,10 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
         quantization=four_bits() if small else None,
     )
     check_parts(card, started.card, start)
+    if started.card.grading is not None and card.grading is None:
+        raise ConfigError(
+            f"{start} is a reward model, which can only learn to score: llavakit train reward model.start={start}"
+        )
     language, old = started.model.language, len(_tables(started.model.language)[0].weight)
     add_tokens(language, started.tokenizer, card.special_tokens)
     if lora is not None and len(_tables(language)[0].weight) > old:
@@ -72,6 +80,8 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
             "token tables: train without model.lora first, or start from a checkpoint that has them"
         )
     started.model.newline = _with_separators(started.model, card.separators)
+    if card.grading is not None and started.card.grading is None:
+        started.model.score = Score(started.model.width).to(started.model.device)
     return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
 
 

@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 from llavakit.core.config import Config
-from llavakit.model.settings import ConnectorConfig, TowerConfig
+from llavakit.model.settings import ConnectorConfig, ModelConfig, TowerConfig
+from llavakit.text.grading import Grading
 from llavakit.text.template import Template
 from llavakit.text.templates import template
 from llavakit.vision.frames import VideoConfig
@@ -23,10 +24,16 @@ class Card(Config):
     template: str = "vicuna_v1"
     im_start_end: bool = False  # <im_start> and <im_end> around every image (LLaVA v0, LLaVA-Med 1.0)
 
+    grading: Grading | None = None  # a reward model: what it is asked. It scores answers and gives none
+
     def prompt(self) -> Template:
         """The template's row, with what this checkpoint puts around images."""
         row = template(self.template)
         return replace(row, media_frame=IMAGE_FRAME) if self.im_start_end else row
+
+    def choices(self) -> dict[str, object]:
+        """The fields that a run's model settings have too."""
+        return {name: value for name, value in self if name in ModelConfig.model_fields}
 
     @property
     def special_tokens(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ from llavakit.model.adapters import (
 from llavakit.model.assemble import with_media_tokens
 from llavakit.model.card import Card
 from llavakit.model.directory import load_card, resolve, settings_of
-from llavakit.model.empty import empty_model
+from llavakit.model.empty import empty_model, new_rows
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.quantized import for_decoder, method_of, stored_quantization
 from llavakit.model.formats.shards import write_shards
@@ -122,7 +122,7 @@ def load(
             device_map=device_map,
             quantization=quantization,
         )
-        load_adapter(base.model, adapter, folder, separators=card.separators, dtype=dtype)
+        load_adapter(base.model, adapter, folder, *new_rows(card, base.model.width), dtype=dtype)
         return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
     stored = stored_quantization(config)
     if stored is not None:
@@ -141,7 +141,7 @@ def load(
         model.language.tie_weights()
         if dtype is not None:
             cast(model.language, dtype)
-            for part in (model.tower, model.connector, model.newline):
+            for part in (model.tower, model.connector, model.newline, model.score):
                 part.to(dtype)
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)

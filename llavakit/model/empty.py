@@ -8,7 +8,7 @@ from transformers.initialization import no_init_weights
 
 from llavakit.model.card import Card
 from llavakit.model.connector import build_connector
-from llavakit.model.llava import Llava, Newline
+from llavakit.model.llava import Llava, Newline, Score
 from llavakit.model.rope import stretch_config
 from llavakit.model.tower import empty_tower
 
@@ -29,4 +29,10 @@ def empty_model(
         language = AutoModelForCausalLM.from_config(settings)
     tower = empty_tower(card.tower, card.image, vision)
     connector = build_connector(card.connector, tower.width, settings.hidden_size)
-    return Llava(tower, connector, language, Newline(card.separators, settings.hidden_size))
+    newline, score = new_rows(card, settings.hidden_size)
+    return Llava(tower, connector, language, newline, score)
+
+
+def new_rows(card: Card, width: int) -> tuple[Newline, Score]:
+    """Fresh separators and the head of a reward model, as far as a card asks for them."""
+    return Newline(card.separators, width), Score(0 if card.grading is None else width)

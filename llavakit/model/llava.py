@@ -17,7 +17,7 @@ from llavakit.model.packing import check_packing
 from llavakit.model.rope import fix_frequencies, linear_factor
 from llavakit.model.tower import Tower
 
-PARTS = ("tower", "connector", "language", "newline")
+PARTS = ("tower", "connector", "language", "newline", "score")
 
 
 class Llava(nn.Module):
@@ -29,10 +29,12 @@ class Llava(nn.Module):
         connector: nn.Sequential,
         language: PreTrainedModel,
         newline: "Newline | None" = None,
+        score: "Score | None" = None,
     ) -> None:
         super().__init__()
         self.tower, self.connector, self.language = tower, connector, language
         self.newline = Newline(()) if newline is None else newline
+        self.score = Score() if score is None else score
         self.packing = check_packing(language)
         language.set_attn_implementation(NAME)
         fix_frequencies(language)
@@ -40,6 +42,11 @@ class Llava(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.language.device
+
+    @property
+    def width(self) -> int:
+        """D, the decoder's."""
+        return int(self.language.config.hidden_size)
 
     @property
     def context(self) -> int:
@@ -52,7 +59,7 @@ class Llava(nn.Module):
         return linear_factor(self.language.config.to_dict()) or 1.0
 
     def part(self, name: str) -> nn.Module:
-        """The module called tower, connector, language or newline: what settings freeze and give learning rates."""
+        """The module that settings freeze and give a learning rate by its name, one of PARTS."""
         return self.get_submodule(name)
 
     def features(self, batch: Batch) -> Tensor | None:
@@ -124,6 +131,22 @@ class Newline(nn.Module):
         separators = dict(self.named_parameters())
         some = separators[self.names[0]]
         return torch.stack([separators.get(name, torch.zeros_like(some)) for name in SEPARATORS])
+
+
+class Score(nn.Module):
+    """A reward model's head: what a hidden row is worth. Without a width a model has none, as most have."""
+
+    def __init__(self, width: int = 0) -> None:
+        """A fresh head says next to nothing: weights from N(0, 1/(width + 1)^2), no bias."""
+        super().__init__()
+        if width:
+            self.weight = nn.Parameter(torch.randn(1, width) / (width + 1))
+            self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, hidden_LD: Tensor) -> Tensor:
+        """float32[L]: half of that would round small differences of large scores away."""
+        with torch.autocast(hidden_LD.device.type, enabled=False):
+            return nn.functional.linear(hidden_LD.float(), self.weight.float(), self.bias.float())[:, 0]
 
 
 def gather_rows(table_RC: Tensor, gathers: tuple[Gather, ...], into_SC: Tensor) -> Tensor:

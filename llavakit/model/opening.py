@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.files import read_json
 from llavakit.core.progress import say
-from llavakit.model.adapters import PARTS_FILE, SECTION, TOWER_FOLDER, read_adapter
+from llavakit.model.adapters import CARRIED, PARTS_FILE, SECTION, TOWER_FOLDER, read_adapter
 from llavakit.model.assemble import NOTHING, Opened, Sources, open_original
 from llavakit.model.directory import is_bare_adapter, load_card, released_family
 from llavakit.model.empty import empty_model
@@ -153,7 +153,7 @@ def _open_adapted(folder: Path, config: dict[str, Any]) -> Opened:
     weights = merge_lora(base.weights, folder)
     if adapter.lora.tower:
         weights = merge_lora(weights, folder / TOWER_FOLDER, lambda key: "tower.vision." + key)
-    weights = {key: stored for key, stored in weights.items() if _part(key) not in ("connector", "newline")}
+    weights = {key: stored for key, stored in weights.items() if _part(key) not in CARRIED}
     weights |= open_file(folder / PARTS_FILE)
     text, vision = part_settings(config, folder)
     tokenizer = Tokenizer.load(folder, ours=True)

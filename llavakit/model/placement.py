@@ -70,9 +70,9 @@ def place_language(
         ) from None
     if told["missing_keys"]:  # would be random numbers
         raise ConfigError(f"the decoder's weights lack {sorted(told['missing_keys'])[:2]}")
-    placed = Llava(model.tower, model.connector, language, model.newline)
+    placed = Llava(model.tower, model.connector, language, model.newline, model.score)
     placed.load_state_dict(parts, assign=True, strict=False)
     table: Any = language.get_input_embeddings()
-    for part in (placed.tower, placed.connector, placed.newline):
+    for part in (placed.tower, placed.connector, placed.newline, placed.score):
         part.to(device=table.weight.device, dtype=dtype)
     return placed

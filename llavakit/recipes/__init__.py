@@ -17,6 +17,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "finetune": llava.finetune,
     "dpo": preferences.dpo,
     "mpo": preferences.mpo,
+    "reward": preferences.reward,
     "grpo": policies.grpo,
     "rloo": policies.rloo,
     "ppo": policies.ppo,

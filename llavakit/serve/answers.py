@@ -85,6 +85,8 @@ class ModelEntry(BaseModel):
     created: int
     owned_by: str = "llavakit"
     max_model_len: int  # tokens of prompt and answer together; as vLLM calls it
+    scores: bool = False  # a reward model: POST /pooling, and no answers
+    wants_facts: bool = False  # a reward model that was taught with facts
 
 
 class ModelList(BaseModel):

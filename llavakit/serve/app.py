@@ -21,12 +21,14 @@ from llavakit.serve.errors import ApiError
 from llavakit.serve.gate import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Gate
 from llavakit.serve.metrics import Metrics
 from llavakit.serve.places import Places
+from llavakit.serve.pooling import PoolingList, PoolingRequest
 from llavakit.serve.response_writer import Response as ResponseObject
 from llavakit.serve.responses import ResponsesRequest
 from llavakit.serve.routes import Routes
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
 from llavakit.version import __version__
+from llavakit.wire import POOLING
 
 ERRORS = {
     400: "What is wrong with the request, and where.",
@@ -41,7 +43,7 @@ ERRORS = {
 }
 
 
-REQUESTS = (ChatRequest, ResponsesRequest, CompletionRequest, EmbeddingRequest)
+REQUESTS = (ChatRequest, ResponsesRequest, CompletionRequest, EmbeddingRequest, PoolingRequest)
 
 
 class Application(FastAPI):
@@ -98,6 +100,7 @@ def create_app(service: Service) -> FastAPI:
         (RESPONSES, routes.responses, ResponsesRequest, ResponseObject),
         (COMPLETIONS, routes.completions, CompletionRequest, Completion),
         (EMBEDDINGS, routes.embeddings, EmbeddingRequest, EmbeddingList),
+        (POOLING, routes.pooling, PoolingRequest, PoolingList),
     ):
         content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}"}}}
         app.add_api_route(

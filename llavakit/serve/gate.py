@@ -17,6 +17,7 @@ from llavakit.serve.errors import ApiError
 from llavakit.serve.logs import log
 from llavakit.serve.metrics import Metrics
 from llavakit.serve.settings import ServeConfig
+from llavakit.wire import POOLING
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -31,6 +32,7 @@ ROUTES = (
     RESPONSES,
     COMPLETIONS,
     EMBEDDINGS,
+    POOLING,
     "/v1/models",
     "/health",
     "/metrics",

@@ -1,11 +1,12 @@
 """The routes. Each is a few lines; the work is the service's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -15,12 +16,13 @@ from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
 from llavakit.serve.completions import CompletionRequest, CompletionWriter, check_completion, completion_texts
 from llavakit.serve.conversation import check_bounds, texts
-from llavakit.serve.embeddings import EmbeddingRequest, check_embedding
+from llavakit.serve.embeddings import EmbeddingList, EmbeddingRequest, check_embedding
 from llavakit.serve.errors import ApiError, ClientGone
 from llavakit.serve.fields import Drawn
 from llavakit.serve.gate import GONE, Visit
 from llavakit.serve.metrics import CONTENT_TYPE, Metrics
 from llavakit.serve.places import Places
+from llavakit.serve.pooling import PoolingList, PoolingRequest, check_pooling
 from llavakit.serve.response_writer import ResponseWriter
 from llavakit.serve.responses import ResponsesRequest, check_responses, responses_texts
 from llavakit.serve.running import Answer
@@ -30,6 +32,7 @@ from llavakit.serve.settings import ServeConfig
 from llavakit.serve.writer import Writer
 
 R = TypeVar("R", bound=Drawn)
+N = TypeVar("N", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,40 @@ class Routes:
 
     async def embeddings(self, request: Request) -> Response:
         """The mean of the last hidden states of texts."""
+
+        async def work(body: bytes, share: MemoryShare) -> tuple[EmbeddingList, int]:
+            asked = await self.service.parse(body, EmbeddingRequest, check_embedding)
+            self.service.check_answers()
+            found = await self.service.embed(asked)
+            return found, found.usage.prompt_tokens
+
+        return await self._number(request, work)
+
+    async def pooling(self, request: Request) -> Response:
+        """What a reward model makes of the last answer of a conversation."""
+        visit: Visit = request.state.visit
+
+        async def work(body: bytes, share: MemoryShare) -> tuple[PoolingList, int]:
+            asked = await self.service.parse(body, PoolingRequest, check_pooling)
+            found = await self.service.pool(asked, share, visit.number)
+            return found, found.usage.prompt_tokens
+
+        return await self._number(request, work)
+
+    async def _number(
+        self, request: Request, work: Callable[[bytes, MemoryShare], Coroutine[Any, Any, tuple[N, int]]]
+    ) -> Response:
+        """What `work` makes of a body in one piece; it also tells how many tokens that took."""
         visit: Visit = request.state.visit
         try:
             self.places.check()
             share = visit.exits.enter_context(closing(MemoryShare(self.service.memory)))
             body = await read_json(request, self.settings, share)
             visit.exits.enter_context(self.places.take())
-            asked = await self.service.parse(body, EmbeddingRequest, check_embedding)
-            found = await unless_gone(request, self.service.embed(asked))
+            found, tokens = await unless_gone(request, work(body, share))
         except ClientGone:
             return Response(status_code=GONE)
-        visit.notes["prompt_tokens"] = found.usage.prompt_tokens
+        visit.notes["prompt_tokens"] = tokens
         text = await asyncio.to_thread(found.model_dump_json)
         return Response(text, media_type="application/json")
 
@@ -124,13 +150,19 @@ class Routes:
         return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
     def _entry(self) -> ModelEntry:
+        grading = self.service.grading
         return ModelEntry(
-            id=self.settings.model_name, created=self.service.began, max_model_len=self.service.engine.context
+            id=self.settings.model_name,
+            created=self.service.began,
+            max_model_len=self.service.engine.context,
+            scores=grading is not None,
+            wants_facts=grading is not None and grading.facts,
         )
 
     async def _start(self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]) -> tuple[R, Answer]:
         visit.exits.enter_context(self.places.take())
         asked = await self.service.parse(body, door.kind, door.check)
+        self.service.check_answers()
         size = len(body)
         del body
         share.hold("body", size)  # the strings that were made of it

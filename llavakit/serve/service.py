@@ -14,8 +14,9 @@ from threading import Event as Flag
 from typing import TypeVar
 
 from llavakit.core.errors import ConfigError, DataError
-from llavakit.data.encode import Encoder
+from llavakit.data.encode import Encoder, PlanMedia
 from llavakit.data.media import Media, plan_measured
+from llavakit.data.pack import collate
 from llavakit.engine.engine import Engine
 from llavakit.engine.grammar import SchemaError
 from llavakit.engine.request import ContextError, Request
@@ -50,14 +51,24 @@ from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
 from llavakit.serve.fields import Asked
 from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
 from llavakit.serve.parse import parse
+from llavakit.serve.pooling import (
+    PoolingEntry,
+    PoolingList,
+    PoolingRequest,
+    PoolingUsage,
+    check_facts,
+    talk_of,
+)
 from llavakit.serve.responses import ResponsesRequest, as_chat, in_its_words
 from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
 from llavakit.text.conversation import Medium
+from llavakit.text.grading import Grading
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
+from llavakit.wire import POOLING
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Asked)
@@ -73,12 +84,16 @@ class Service:
         encoder: Encoder,
         settings: ServeConfig,
         *,
+        grading: Grading | None = None,
         worker: Worker | None = None,
         fetcher: Fetcher | None = None,
         decoders: Decoders | None = None,
     ) -> None:
-        """With `decoders` of their own, several services share them; whoever made them closes them."""
-        self.engine, self.encoder, self.settings = engine, encoder, settings
+        """With `decoders` of their own, several services share them; whoever made them closes them.
+
+        With `grading` it is a reward model, which scores and does not answer.
+        """
+        self.engine, self.encoder, self.settings, self.grading = engine, encoder, settings, grading
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
         self.plan = plan_memory(engine, settings.memory_gb, decoders=settings.decode_processes)
@@ -157,6 +172,40 @@ class Service:
         async with self.within(asyncio.get_running_loop().time() + self.settings.request_seconds):
             return await _run(self._preparing, self._embed, request)
 
+    def check_answers(self) -> None:
+        """Refuse to answer with a model that only scores."""
+        if self.grading is not None:
+            raise ApiError(
+                f"{self.settings.model_name!r} is a reward model: it scores (POST {POOLING}) and does not answer",
+                param="model", code="model_not_supported",
+            )  # fmt: skip
+
+    async def pool(self, request: PoolingRequest, share: MemoryShare, number: str) -> PoolingList:
+        """The score of a conversation's last answer, by a reward model."""
+        if self.grading is None:
+            raise ApiError(
+                f"{self.settings.model_name!r} answers, and scores nothing: {POOLING} is for reward models",
+                param="model", code="model_not_supported",
+            )  # fmt: skip
+        check_facts(request, wants=self.grading.facts, has_place=self.grading.has_place)
+        job, whole = Job(self._decoders, Flag()), False
+        try:
+            async with self.within(asyncio.get_running_loop().time() + self.settings.request_seconds):
+                media = await self._gather(media_urls(talk_of(request)), job, share)
+                pool = self._decoding if media else self._preparing
+                value, tokens = await _run(pool, self._score, request, media, share, job)
+            whole = True
+        finally:
+            if not whole:
+                job.stop.set()
+        return PoolingList(
+            id=f"pool-{number}",
+            created=int(time.time()),
+            model=self.settings.model_name,
+            data=[PoolingEntry(index=0, data=[value])],
+            usage=PoolingUsage(prompt_tokens=tokens, total_tokens=tokens),
+        )
+
     def _answer(
         self, prepared: Sequence[Request], choices: Sequence[Choice], deadline: float, shaping: str
     ) -> Answer:
@@ -217,20 +266,7 @@ class Service:
     ) -> Request:
         talk = conversation(request, [each.data for each in media], self.encoder.template.system)
         how = sampling(request, self.settings)
-        pixels, ahead = (
-            Budget(self.settings.max_media_pixels, "pixels"),
-            iter([(where, each.measured) for where, each in zip(media_urls(request), media, strict=True)]),
-        )
-
-        def plan(part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
-            where, measured = next(ahead)
-            try:
-                found = plan_measured(part, measured, image, video_rule(request, video), alone=alone)
-                pixels.take(num_pixels(found, measured))
-            except DataError as error:
-                raise invalid_media(where.param, error) from None
-            return Elsewhere(found.source, found.plan, found.depth, job, where.param)
-
+        plan = self._planner(request, media, job)
         self._check_bias(how)
         try:
             check_length(texts(request), self.encoder.tokenizer, self.engine.context)
@@ -248,6 +284,48 @@ class Service:
             raise ApiError(str(error), param=_shaping(request), code="invalid_schema") from None
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
+
+    def _score(
+        self, request: PoolingRequest, media: Sequence[Received], share: MemoryShare, job: Job
+    ) -> tuple[float, int]:
+        """(score, tokens of the prompt)."""
+        assert self.grading is not None
+        chat = talk_of(request)
+        talk = conversation(chat, [each.data for each in media], self.encoder.template.system)
+        try:
+            said = (*texts(chat), *(request.facts or ()))
+            check_length(said, self.encoder.tokenizer, self.engine.context)
+            plan = self._planner(chat, media, job)
+            sample = self.encoder.encode_graded([talk], self.grading, request.facts or (), plan=plan)
+            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
+            share.hold("decoding", max((decoding_bytes(each.measured) for each in media), default=0))
+            batch = collate([sample], [medium.tiles() for medium in sample.media])
+            share.hold("decoding", 0)
+            # One conversation between two steps of the engine.
+            (value,) = self.worker.run(partial(self.engine.rewards, batch)).tolist()
+        except ContextError as error:
+            raise _too_long(error, "messages") from None
+        except DataError as error:
+            raise ApiError(str(error), param="messages") from None
+        return value, sample.num_inputs
+
+    def _planner(self, request: ChatRequest, media: Sequence[Received], job: Job) -> PlanMedia:
+        """Plans the request's media, in their order, and has them decoded elsewhere."""
+        pixels, ahead = (
+            Budget(self.settings.max_media_pixels, "pixels"),
+            iter([(where, each.measured) for where, each in zip(media_urls(request), media, strict=True)]),
+        )
+
+        def plan(part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
+            where, measured = next(ahead)
+            try:
+                found = plan_measured(part, measured, image, video_rule(request, video), alone=alone)
+                pixels.take(num_pixels(found, measured))
+            except DataError as error:
+                raise invalid_media(where.param, error) from None
+            return Elsewhere(found.source, found.plan, found.depth, job, where.param)
+
+        return plan
 
     def _prepare_prompts(self, request: CompletionRequest, share: MemoryShare, owner: bytes) -> list[Request]:
         how = request.sampling(request.max_tokens or LENGTH, n=request.n, logprobs=request.logprobs)

@@ -98,8 +98,17 @@ class Conversation:
 def learn_last_answer(conversation: Conversation) -> Conversation:
     """The conversation with all its answers but the last as something that is read and not learned."""
     *before, last = conversation.messages
-    read = [replace(message, weight=0.0) if message.role == "assistant" else message for message in before]
-    return Conversation((*read, last))
+    return Conversation((*read_only(Conversation(tuple(before))).messages, last))
+
+
+def read_only(conversation: Conversation) -> Conversation:
+    """The conversation with its answers as something that is read and not learned."""
+    return Conversation(
+        tuple(
+            replace(message, weight=0.0) if message.role == "assistant" else message
+            for message in conversation.messages
+        )
+    )
 
 
 def move_media_front(conversation: Conversation) -> Conversation:

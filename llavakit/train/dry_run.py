@@ -114,6 +114,11 @@ def _show_memory(run: Run, model: Llava) -> None:
     one, eighth = (estimate_memory(run, model, shards=shards) for shards in (1, 8))
     parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in one._asdict().items() if size)
     say(f"memory per GPU, about: {one.total / GIB:,.2f} GiB ({parts})")
+    if run.policy is not None:
+        policy = one.weights + one.gradients + one.moments + one.average
+        roles = {"policy": policy, "value": one.value, "reference": one.reference, "sampler": one.sampler}
+        shares = ", ".join(f"{role} {size / GIB:,.2f}" for role, size in roles.items() if size)
+        say(f"by role, between steps: {shares} GiB; the sampler's keys and values come on top")
     lora = run.model.lora
     if lora is None or not lora.four_bit:  # four bits cannot be cut
         say(f"sharded over 8 GPUs, about: {eighth.total / GIB:,.2f} GiB on each")

@@ -42,6 +42,8 @@ class Memory(NamedTuple):
     )
     activations: float  # of one packed row
     logits: float
+    value: float = 0.0  # of PPO: its adapters with gradients and moments; the base is the policy's
+    sampler: float = 0.0  # the weights that answers are sampled with, without keys and values
 
     @property
     def total(self) -> float:
@@ -98,7 +100,7 @@ def estimate_memory(run: Run, model: Llava, *, shards: int = 1, learned: float =
         Moment(in_block, kept + max(decoder.again, tower.again)),
         Moment(at_end, around + tower.kept + tower.again),
     )
-    return Memory(*_between_steps(run, model, shards), *max(moments, key=sum))
+    return Memory(*_between_steps(run, model, shards), *max(moments, key=sum), *_roles(run, model, product))
 
 
 def tower_rows(run: Run, model: Llava) -> float:
@@ -131,7 +133,18 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         learned += share * p.requires_grad
     average = 4 * learned if run.optim.ema is not None else 0.0
     copies = run.preference is not None and run.preference.keeps_copies
+    copies = copies or (run.policy is not None and run.policy.needs_reference)
     return weights, gradients, 8 * learned, average, gradients if copies else 0.0
+
+
+def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:
+    """What value model and sampler of a run with `policy` hold beside the policy."""
+    if run.policy is None:
+        return 0.0, 0.0
+    learned = sum(p.numel() for p in model.language.parameters() if p.requires_grad)
+    every = sum(p.numel() for p in model.parameters())
+    copy = run.policy.engine == "copy"
+    return 16.0 * learned if run.policy.has_value else 0.0, float(product * every) if copy else 0.0
 
 
 class Counts(NamedTuple):

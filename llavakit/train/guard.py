@@ -37,16 +37,18 @@ class Guard:
     skipped: int = 0
     in_a_row: int = 0  # skipped since the last step that was applied
 
-    def judge(self, step: int, loss: float, norm: float, on_spike: OnSpike) -> Verdict:
+    def judge(self, step: int, loss: float, norm: float, on_spike: OnSpike, *, falls: bool = True) -> Verdict:
         """Look at step number `step` before it is applied. `norm` is that of the gradient before clipping.
 
+        A loss that does not fall, as a policy's, which lies around zero, is held against none before it.
         A spike enters the history too, so a run whose loss stays high is no spike after a while. What is not finite
         never enters, and cannot be applied: it stops the run, or is left out if `on_spike` is skip.
         """
         finite = math.isfinite(loss) and math.isfinite(norm)
         told = [] if finite else ["not finite"]
         if finite:
-            for name, value, before in (("loss", loss, self.losses), ("norm", norm, self.norms)):
+            watched = [("loss", loss, self.losses), ("norm", norm, self.norms)]
+            for name, value, before in watched if falls else watched[1:]:
                 if _stands_out(value, before):
                     told.append(f"{name} {value:.3g}, median {median(before):.3g}")
                 before.append(value)

@@ -42,6 +42,7 @@ from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
+from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.source import Files, OpenPolicy, Source, Step
@@ -69,9 +70,8 @@ def train(
     probes, `policy` samples what a run with `policy` learns from.
     Raises Interrupted on Ctrl-C and SIGTERM, after saving. Under `torchrun` every rank calls it.
     """
-    if run.model.start is None and (run.preference is not None or run.policy is not None):
-        what = "policy" if run.preference is None else "preference"
-        raise ConfigError(f"{what} needs model.start: it teaches a model that answers already")
+    if run.model.start is None and run.lesson is not None:
+        raise ConfigError(f"{run.lesson} needs model.start: it teaches a model that answers already")
     with join_ranks(run.parallel) as ranks, hold_directory(run.out, ranks):
         newest = run_directory.choose_start(run.out, resume=resume, overwrite=overwrite)
         started = None if newest is None else run_directory.read_settings(run.out)
@@ -203,7 +203,7 @@ class Loop:
         batches = balance_batches(batches, model, self.ranks, tile=tile)
         loss, report = train_step(model, self.objective, batches, precision=run.precision, ranks=self.ranks)
         norm = clip_gradients(model, run.optim.clip)
-        verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike)
+        verdict = self.state.guard.judge(number + 1, loss, norm, run.optim.on_spike, falls=run.policy is None)
         if not verdict.skip:
             self.optimizer.step()
             if run.optim.ema is not None:
@@ -309,7 +309,7 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
     with ranks.in_turn() if mesh is not None else nullcontext():
         start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-        checkpoint = build(start)
+        checkpoint = build(start, None if run.reward is None else run.reward.grading())
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
@@ -325,6 +325,8 @@ def _objective(
 
     A reference is the model that the run started from, on resume too.
     """
+    if run.reward is not None:
+        return RewardPairs(run.reward), None
     if run.preference is None:
         return SFT(), None
     switch_off_dropout(checkpoint.model)
@@ -370,7 +372,13 @@ def _loader(
     key = None if stored is None else stored.key
     changed = 1.0 if run.preference is None else run.preference.changed_weight
     loader = Loader(
-        data, encoder, seed=run.seed, pairs=run.preference is not None, changed_weight=changed, key=key
+        data,
+        encoder,
+        seed=run.seed,
+        pairs=run.reads_pairs,
+        changed_weight=changed,
+        grader=open_grader(run.reward, run.seed),
+        key=key,
     )
     if data.features is not None:
         loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)

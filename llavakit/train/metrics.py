@@ -66,7 +66,8 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
     axes.set_ylabel("loss per learned token (nats)")
-    axes.set_yscale("log")
+    if all(row["loss"] > 0 for rows in stages.values() for row in rows):  # a policy's lies around zero
+        axes.set_yscale("log")
     axes.grid(alpha=0.25, which="both")
     axes.legend(
         frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4

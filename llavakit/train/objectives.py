@@ -1,5 +1,6 @@
 """Objectives: what a run minimises. Each returns sums; the loop divides them by what the step has of their unit."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from llavakit.model.llava import Llava
 from llavakit.train.losses import weighted_cross_entropy
 from llavakit.train.ranks import Ranks
 
+NOWHERE = (-math.inf, -math.inf)
 Totals = dict[str, float]  # unit -> how much of it a step has
 
 
@@ -21,6 +23,9 @@ class LossSum:
 
     terms: dict[str, Tensor]
     report: dict[str, tuple[str, Tensor]] = field(default_factory=dict)  # name -> (unit, sum)
+    ranges: dict[str, Tensor] = field(default_factory=dict)  # name -> values whose extremes are reported
+    # name -> two columns of differences; reported is how they go together, -1 to 1
+    related: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def share(self, totals: Totals) -> Tensor:
         """What this batch adds to the loss of a step: every sum divided by the step's total of its unit."""
@@ -64,12 +69,23 @@ class Tally:
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], float] = defaultdict(float)  # (name, unit) -> sum
+        self._ranges: dict[str, tuple[float, float]] = {}  # name -> (minus the lowest, the highest)
+        self._products: dict[str, list[float]] = {}  # name -> sums of x x, y y and x y
 
     def add(self, found: LossSum) -> None:
         for unit, term in found.terms.items():
             self._sums["loss", unit] += float(term.detach())
         for name, (unit, value) in found.report.items():
             self._sums[name, unit] += float(value.detach())
+        for name, values in found.ranges.items():
+            low, high = (-float(values.min()), float(values.max())) if len(values) else NOWHERE
+            before = self._ranges.get(name, NOWHERE)
+            self._ranges[name] = max(low, before[0]), max(high, before[1])
+        for name, (x, y) in found.related.items():
+            more = [float(x @ x), float(y @ y), float(x @ y)]
+            self._products[name] = [
+                sum(each) for each in zip(more, self._products.get(name, [0.0] * 3), strict=True)
+            ]
 
     def figures(self, totals: Totals, ranks: Ranks) -> dict[str, float]:
         """`loss` and what was reported, per unit, over all ranks; what has nothing of its unit is left out."""
@@ -78,4 +94,12 @@ class Tally:
         for (name, unit), total in zip(self._sums, sums, strict=True):
             if totals[unit]:
                 figures[name] = figures.get(name, 0.0) + total / totals[unit]
+        for name, ends in self._ranges.items():
+            low, high = ranks.highest(ends)
+            if high > -math.inf:
+                figures |= {f"{name}_lowest": -low, f"{name}_highest": high}
+        for name, products in self._products.items():
+            xx, yy, xy = ranks.sums(products)
+            if xx and yy:
+                figures[name] = xy / math.sqrt(xx * yy)
         return figures

@@ -56,6 +56,14 @@ class Ranks:
         dist.all_reduce(table, op=dist.ReduceOp.MAX)
         return [int(value) for value in table.tolist()]
 
+    def highest(self, values: Sequence[float]) -> list[float]:
+        """Each value's maximum over the ranks; the same on all of them."""
+        if self.size == 1:
+            return list(values)
+        table = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(table, op=dist.ReduceOp.MAX)
+        return [float(value) for value in table.tolist()]
+
     def any(self, flag: bool) -> bool:
         """Whether it is set on some rank."""
         return self.sums([flag]) != [0]

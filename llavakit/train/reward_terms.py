@@ -12,6 +12,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from llavakit.core.config import Config, make
 from llavakit.core.errors import ConfigError, pick
+from llavakit.data.facts import FactsConfig
 
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Take = Literal["all", "answer", "boxed"]
@@ -37,8 +38,7 @@ class RewardModelTerm(TermSettings):
 
     kind: Literal["rm"] = "rm"
     model: str
-    facts: bool = True  # show it the record's facts (factual augmentation); False: withhold them
-    facts_file: Path | None = None  # facts by picture, instead of the record's field `facts`
+    facts: bool | None = None  # show it the record's facts (factual augmentation); default: as it was taught
 
 
 class StopPenalty(TermSettings):
@@ -174,6 +174,7 @@ class Python(TermSettings):
 
 FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
 TERMS: dict[str, type[TermSettings]] = {
+    "rm": RewardModelTerm,
     "stop_penalty": StopPenalty,
     "length": Length,
     "soft_overlong": SoftOverlong,
@@ -184,6 +185,7 @@ TERMS: dict[str, type[TermSettings]] = {
     "format": Format,
     "box_iou": BoxIoU,
     "math": Math,
+    "judge": Judge,
     "python": Python,
 }
 TOTAL = "total"  # beside the terms, in what a reward gives
@@ -196,6 +198,7 @@ class RewardsConfig(Config):
         default_factory=lambda: dict[str, TermSettings](exact=Exact())
     )
     gate: str | None = None  # a term: what reads the content counts only where this one is above 0
+    facts: FactsConfig | None = None  # where facts come from; default: what the rollouts bring
     normalise: Literal["none", "group"] = (
         "none"  # group: each term to mean 0, deviation 1 among a prompt's answers
     )
@@ -236,7 +239,7 @@ def _read(name: str, given: Any) -> TermSettings:
 
 
 def llava_rlhf_rewards(
-    model: str | None, *, facts: bool = True, symbolic: bool = True, length: bool = True
+    model: str | None, *, facts: bool | None = None, symbolic: bool = True, length: bool = True
 ) -> RewardsConfig:
     """LLaVA-RLHF's reward: its three mechanisms are independent switches, and so is the reward model itself."""
     terms: dict[str, Any] = {"stop_penalty": {"value": -8.0}}

@@ -1,16 +1,18 @@
 """A run: every setting of one training stage. A recipe is a function that returns one."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.reward_settings import RewardModelConfig
 from llavakit.train.settings import (
     EvalConfig,
     OptimConfig,
@@ -58,6 +60,7 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
     policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
     parallel: ParallelConfig = Field(default_factory=ParallelConfig)
@@ -66,9 +69,31 @@ class Run(Config):
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     watch: WatchConfig = Field(default_factory=WatchConfig)
 
+    @property
+    def lesson(self) -> str | None:
+        """The setting that says what a model that answers already shall learn; None: from the answers there are."""
+        named = {"preference": self.preference, "reward": self.reward, "policy": self.policy}
+        return next((name for name, given in named.items() if given is not None), None)
+
+    @model_validator(mode="after")
+    def _one_lesson(self) -> Self:
+        lessons = [given for given in (self.preference, self.reward, self.policy) if given is not None]
+        if len(lessons) > 1:
+            raise ConfigError("of preference, reward and policy a run learns one")
+        if self.reward is not None and "score" not in self.train:
+            raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
+        if self.reward is not None and self.data.weights != "ours":
+            raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
+        return self
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether a record of the data is two answers, of which one is better."""
+        return self.preference is not None or self.reward is not None
+
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""
-        changes: dict[str, object] = {"model": self.model.model_copy(update=dict(card))}
+        changes: dict[str, object] = {"model": self.model.model_copy(update=card.choices())}
         if self.precision == "auto":
             changes["precision"] = precision
         return self.model_copy(update=changes)

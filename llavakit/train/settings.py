@@ -20,6 +20,7 @@ class LearningRates(Config):
     connector: Rate = 2e-5
     language: Rate = 2e-5
     newline: Rate = 2e-5  # released code trains it with the language model
+    score: Rate = 2e-5  # the head of a reward model
 
     @model_validator(mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from llavakit.core.errors import ConfigError, DataError, Interrupted
 from llavakit.data.loader import Loader
 from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint as checkpoints
-from llavakit.train.loop import train, train_step
+from llavakit.train.loop import Loop, train, train_step
 from llavakit.train.metrics import Metrics, read_metrics
 from llavakit.train.policy_objective import PolicyObjective
 from llavakit.train.policy_settings import ALGORITHMS, PolicyConfig
@@ -105,7 +105,44 @@ def interrupt(run, steps: int) -> None:
             train(run, policy=open_policy)
 
 
-@pytest.mark.parametrize("algorithm", [*ALGORITHMS, "{kl_coef: 0.1, clip_high: 0.001, dual_clip: 3}"])
+def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
+    """Killed in the second round, whose answers lie there already; the checkpoint stands within the first."""
+    how = {"save_every": 1, "policy.minibatches": 4, "optim.steps": 6}
+    whole, cut = policy_run(tmp_path, "whole", **how), policy_run(tmp_path, "cut", **how)
+    train(whole, policy=open_policy)
+    kill_after(cut, 5, keeps=3)
+    train(cut, resume=True, policy=open_policy)
+    (mine, mine_weights), (theirs, their_weights) = rows_and_weights(cut), rows_and_weights(whole)
+    assert mine == theirs
+    assert all(torch.equal(mine_weights[key], their_weights[key]) for key in their_weights)
+
+
+def kill_after(run, steps: int, keeps: int) -> None:
+    """End without a word as the metrics show `steps` steps; of the checkpoints, the first `keeps` were written."""
+    add, save = Metrics.add, Loop.save
+
+    class Killed(BaseException):
+        pass
+
+    def die(self, row):
+        add(self, row)
+        if row["step"] == steps:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Metrics, "add", die)
+        patch.setattr(Loop, "save", lambda self: save(self) if self.state.step <= keeps else None)
+        with pytest.raises(Killed):
+            train(run, policy=open_policy)
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        *[name for name in ALGORITHMS if not name.startswith("ppo")],
+        "{kl_coef: 0.1, clip_high: 0.001, dual_clip: 3}",
+    ],
+)
 def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, algorithm):
     """Sixty-four answers as one row, and as rows of a few answers each."""
     config = settings.override(PolicyConfig(), [f"algorithm={algorithm}", "max_tokens=9"])

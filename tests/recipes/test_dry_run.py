@@ -160,3 +160,14 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(place, monkeypatch, run):
 
 def refuse():
     raise httpx2.ConnectError("refused")
+
+
+def test_a_policy_run_tells_its_memory_by_role(place, run, monkeypatch):
+    monkeypatch.chdir(place)
+    data = next(path for path in sorted(DATA.iterdir()) if path.suffix == ".json")
+    code, out, _ = run("train", "ppo", f"data.files={data}", "--dry-run")
+    assert code == 0
+    told = " ".join(out.split()).partition("by role, between steps: ")[2]
+    assert all(f"{role} 0" in told for role in ("policy", "value", "reference", "sampler"))
+    code, out, _ = run("train", "grpo", f"data.files={data}", "policy.engine=shared", "--dry-run")
+    assert code == 0 and "value 0" not in out and "sampler 0" not in out

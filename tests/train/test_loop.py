@@ -43,7 +43,7 @@ def tiny_run(tmp_path, name="run", **changes) -> Run:
         name=name,
         out=tmp_path / name,
         precision="float32",
-        model=ModelConfig(start=start, **dict(card)),
+        model=ModelConfig(start=start, **card.choices()),
         data=DataConfig(files=(tmp_path / "data.json",), tokens=96),
         optim=OptimConfig(lr=LearningRates(connector=1e-2, language=1e-2, tower=1e-3), steps=6, rows=2),
     )

@@ -1,17 +1,21 @@
 """The reward: named terms, each scored and logged on its own, and their weighted sum."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
 import torch
 
+from llavakit.align.reward_model import Score, Unscorable
+from llavakit.align.rewards.models import JudgeScores, OpenResponder, RewardModelScores
 from llavakit.align.rewards.processes import Mathematical, Regex, UserFunction
 from llavakit.align.rewards.rules import RULES
-from llavakit.align.rewards.term import Each, Score, Term, Unscorable
+from llavakit.align.rewards.term import Each, Term
 from llavakit.align.rollouts import Rollout
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, DataError
+from llavakit.data.facts import Facts
 from llavakit.train import reward_terms as settings
 from llavakit.train.policy import group_advantages
 from llavakit.train.reward_terms import TOTAL, RewardsConfig, TermSettings
@@ -32,11 +36,12 @@ class Reward(Protocol):
 class Composer:
     """A reward by its settings."""
 
-    def __init__(self, config: RewardsConfig) -> None:
-        """ConfigError where a term cannot be had, before anything is generated."""
+    def __init__(self, config: RewardsConfig, *, open_responder: OpenResponder | None = None) -> None:
+        """UserError where a term cannot be had, before anything is generated. `open_responder` gives judges."""
         self.config = config
+        self._facts = None if config.facts is None else Facts(config.facts)
         self.unscorable: list[str] = []  # why answers of the newest call have no score, each with its term
-        self._terms = {name: _open(term) for name, term in config.terms.items()}
+        self._terms = {name: _open(term, open_responder) for name, term in config.terms.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +54,8 @@ class Composer:
     def scores(self, rollouts: Sequence[Rollout]) -> list[Named]:
         """For each answer its terms before their weights, and the total."""
         self.unscorable = []
+        if self._facts is not None:
+            rollouts = [_informed(each, self._facts) for each in rollouts]
         columns = {name: self._column(name, rollouts) for name in self._terms}
         counted = columns
         if self.config.normalise == "group":
@@ -121,7 +128,19 @@ def _normalised(column: list[float | None], rollouts: Sequence[Rollout]) -> list
     return out
 
 
-def _open(term: TermSettings) -> Term:
+def _informed(rollout: Rollout, facts: Facts) -> Rollout:
+    """With the facts of its record. One without any is left without: a term that needs them cannot score it."""
+    try:
+        return replace(rollout, facts=facts.of(rollout.prompt, rollout.extra))
+    except DataError:
+        return rollout
+
+
+def _open(term: TermSettings, open_responder: OpenResponder | None) -> Term:
+    if isinstance(term, settings.RewardModelTerm):
+        return RewardModelScores(term)
+    if isinstance(term, settings.Judge):
+        return JudgeScores(term, open_responder)
     if isinstance(term, settings.Regex):
         return Regex(term)
     if isinstance(term, settings.Math):

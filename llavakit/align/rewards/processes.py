@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from llavakit.align.reward_model import Score, Unscorable
 from llavakit.align.rewards.rules import no_reference, taken
-from llavakit.align.rewards.term import Score, Unscorable
 from llavakit.align.rollouts import JSON, Rollout
 from llavakit.core.bounded import Bounded, Outcome
 from llavakit.core.errors import ConfigError

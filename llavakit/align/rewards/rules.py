@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from llavakit.align.rewards.term import Score, Unscorable
+from llavakit.align.reward_model import Score, Unscorable
 from llavakit.align.rollouts import JSON, Rollout
 from llavakit.rules.boxes import iou, read_box
 from llavakit.rules.claims import (

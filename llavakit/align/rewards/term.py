@@ -1,20 +1,10 @@
 """What a term of a reward is: rollouts in, a number for each, or why there is none."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
+from llavakit.align.reward_model import Score
 from llavakit.align.rollouts import Rollout
-
-
-@dataclass(frozen=True)
-class Unscorable:
-    """Why an answer has no score: never 0 in its place, which would teach something."""
-
-    reason: str
-
-
-Score = float | Unscorable
 
 
 class Term(Protocol):

@@ -89,4 +89,4 @@ def _image(vision: Vision, **rule: object) -> ImageConfig:
 def family_config(row: Family, *, start: Path | None = None, **changes: object) -> ModelConfig:
     """The settings of a run that makes a released model; `changes` replace parts of its card."""
     card = row.card.model_copy(update=changes)
-    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **dict(card))
+    return ModelConfig(start=start, language=LanguageConfig(path=row.decoder.path), **card.choices())

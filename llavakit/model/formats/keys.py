@@ -1,11 +1,12 @@
 """Names of weights: those of released LLaVA code and those of `transformers`, from and to ours. One key at a time.
 
 Ours: `tower.vision.*`, `connector.linear_1.*`, `connector.linear_2.*`, `language.*` (the decoder's own names) and
-`newline.*`. Every rule is anchored at the start of the name.
+`newline.*`, and of a reward model `score.*`. Every rule is anchored at the start of the name.
 """
 
 SEPARATORS = ("image_newline", "faster_token")  # learned rows, in the order of vision/rows.py
 
+HEAD_OF_REWARDS = ("score.weight", "score.bias")
 ORIGINAL_TOWER = "model.vision_tower.vision_tower.vision_model."
 ORIGINAL_LAYERS = {"": "linear_1.", "0.": "linear_1.", "2.": "linear_2."}  # a linear projector has no number
 # Buffers that older versions stored; all are made from the config.
@@ -75,6 +76,8 @@ def from_hf(key: str, *, base: str, children: frozenset[str]) -> str:
         return "connector." + key.removeprefix("multi_modal_projector.")
     if key in SEPARATORS:
         return "newline." + key
+    if key in HEAD_OF_REWARDS:
+        return key
     if key == "lm_head.weight":
         return "language.lm_head.weight"
     return f"language.{base}." + key.removeprefix("language_model.")
@@ -87,6 +90,8 @@ def to_hf(key: str) -> str:
         return "vision_tower.vision_model." + rest.removeprefix("vision.")
     if part == "connector":
         return "multi_modal_projector." + rest
+    if key in HEAD_OF_REWARDS:
+        return key
     return rest if part == "newline" else "language_model." + rest
 
 
