@@ -105,9 +105,10 @@ def run(name: str, words: list[str]) -> int:
             from llavakit.cli import main
 
             main()
-        elif words[0] == "-c":
+        elif words[0] in ("-c", "-"):
             sys.argv = words
-            exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+            code = words[1] if words[0] == "-c" else sys.stdin.read()
+            exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
         elif words[0] == "-m":
             sys.argv = words[1:]
             runpy.run_module(words[1], run_name="__main__", alter_sys=True)

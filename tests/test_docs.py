@@ -25,11 +25,16 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; also clip.mp4 and pairs.json, and
-    shapes.votes, what somebody said of the pairs."""
+    """What a reader has after `make demo`, in small: runs/demo with a picture.
+
+    And what documents call the reader's own: x.png, data.json, clip.mp4, pairs.json, and shapes.votes, what
+    somebody said of the pairs.
+    """
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
     (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
-    tiny.picture(tmp_path / "x.png")
+    (tmp_path / "runs" / "demo" / "pictures").mkdir()
+    for picture in ("x.png", "runs/demo/pictures/0.png"):
+        tiny.picture(tmp_path / picture)
     write_clip(tmp_path / "clip.mp4")
     rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")

@@ -98,7 +98,12 @@ def test_the_command_runs_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     assert isinstance(llavakit.load(out), llavakit.Chat), "an interrupted demo leaves a model that loads"
 
     demo.run_demo(out, full=False, resume=True)
-    assert "already at its last step" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "already at its last step" in told
+    assert "the quick profile learns to name things" in told, "two steps teach nobody to look"
+    assert f"--image {out}/pictures/0.png" in " ".join(told.split())
+    with Image.open(out / "pictures" / "3.png") as image:
+        assert image.size == (64, 64)
     report = json.loads((out / "report.json").read_text())
     assert report["questions"] == len(EasyVqa("test").all(3))
     for name in ("model", "shuffled", "blind"):
