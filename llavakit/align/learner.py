@@ -134,7 +134,7 @@ class Learner:
 
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
         """Log-probabilities at the policy's temperature and at 1, float32[L], and the summed entropy."""
-        temperature, sums = self.policy.temperature, list[Tensor]()
+        temperature, sums = self.policy.measured_at, list[Tensor]()
 
         def logits(rows_LD: Tensor) -> Tensor:
             logits_LV = self.model.logits(rows_LD) / temperature

@@ -1,10 +1,13 @@
 """What makes a run with `policy` learn from its own answers: handed to `train` (train/loop.py) by who calls it."""
 
+from functools import partial
 from pathlib import Path
 
+from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.sampler import Sampler
+from llavakit.align.shared_reward import open_beside
 from llavakit.align.source import Rounds
 from llavakit.align.value import ValueModel
 from llavakit.core.errors import ConfigError, nearest
@@ -39,10 +42,14 @@ def open_policy(
     switch_off_dropout(checkpoint.model)
     sampler = Sampler(run, policy, checkpoint)
     value = ValueModel(checkpoint) if policy.has_value else None
+    begins = policy.algorithm.value.start
     if value is not None and newest is not None:
         value.load(newest)
+    elif value is not None and begins is not None:
+        value.begin_from(begins)
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
-    return PolicyObjective(policy, value), rounds
+    reward = Composer(policy.rewards, open_model=partial(open_beside, run, checkpoint))
+    rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
+    return open_objective(run, policy) or PolicyObjective(policy, value), rounds

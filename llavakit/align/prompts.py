@@ -30,9 +30,9 @@ class Prompt:
 class Prompts:
     """The questions of a loader's records, in its order, for ever."""
 
-    def __init__(self, loader: Loader, max_tokens: int) -> None:
-        """`max_tokens` are those of an answer, which must fit a row of `data.tokens` with its prompt."""
-        self.loader, self.max_tokens = loader, max_tokens
+    def __init__(self, loader: Loader, room: int) -> None:
+        """`room` is for answers: so many tokens of them must fit a row of `data.tokens` with their prompt."""
+        self.loader, self.room = loader, room
 
     def take(self, start: int, count: int, rank: int, ranks: int) -> Iterator[tuple[int, Prompt]]:
         """(place among the `count` records from number `start` on, prompt) of this rank's share of them.
@@ -66,10 +66,10 @@ class Prompts:
                 )  # what cannot be decoded should not be found in the middle of a round
         except (DataError, *FAULTS) as error:
             raise record.blame(error) from None
-        most = sample.num_tokens + self.max_tokens
+        most = sample.num_tokens + self.room
         if most > self.loader.config.tokens:
             raise record.error(
-                f"{sample.num_tokens} tokens and an answer of policy.max_tokens={self.max_tokens} do not fit "
+                f"{sample.num_tokens} tokens and {self.room} of answers (policy.max_tokens) do not fit "
                 f"data.tokens={self.loader.config.tokens}"
             )
         return Prompt(record.name, asked, reference, _facts(record, rest), rest, sample)

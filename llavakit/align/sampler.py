@@ -79,8 +79,8 @@ class Sampler:
         """Answers that will be filled while the engine steps."""
         policy = self.policy
         sampling = Sampling(
-            temperature=policy.temperature, max_tokens=policy.max_tokens, seed=seed, n=policy.answers,
-            logprobs=0, ignore_end=True,
+            temperature=policy.temperature, top_p=policy.top_p, max_tokens=policy.max_tokens, seed=seed,
+            n=policy.answers, logprobs=0, ignore_end=True,
         )  # fmt: skip
         replies = [Reply(self.tokenizer, self.stops) for _ in range(policy.answers)]
         found = [Sampled() for _ in replies]

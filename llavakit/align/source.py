@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from llavakit.align.advantages import group_columns, share_table, term_table, value_columns
+from llavakit.align.choosing import choose, find_worth
 from llavakit.align.experience import Experience, read_experiences, write_experiences
 from llavakit.align.learner import Learner
 from llavakit.align.looks import draw_round, tell_round
@@ -24,7 +25,7 @@ from llavakit.core.files import write_text
 from llavakit.core.progress import say
 from llavakit.data.loader import Loader, Position
 from llavakit.train.metrics import Row, draw_panels
-from llavakit.train.policy import keep_groups, next_kl_coef
+from llavakit.train.policy import next_kl_coef
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.ranks import Ranks
 from llavakit.train.reward_terms import TOTAL
@@ -45,7 +46,7 @@ class Rounds:
     ) -> None:  # fmt: skip
         self.run, self.policy, self.loader, self.ranks = run, policy, loader, ranks
         self.sampler, self.learner, self.reward = sampler, learner, reward
-        self.prompts = Prompts(loader, policy.max_tokens)
+        self.prompts = Prompts(loader, policy.room)
         self.folder = run.out / FOLDER
         self.figures: dict[str, None] = {}  # names of what rounds have told
         self._reason = "other ranks know why"  # the newest one for an answer without a score
@@ -82,6 +83,7 @@ class Rounds:
     def _learn(self, at: Round, mine: list[Experience], figures: Row) -> Generator[Step]:
         """The steps of a round that are left."""
         position = Position(epoch=at.prompt // self.loader.records.num_reads)
+        mine = choose(mine, self.policy.learn)
         parts = self._parts(at.number, mine)
         for learned in range(at.learned, len(parts)):
             batches = self.learner.step([each for each in mine if each.rollout.group in parts[learned]])
@@ -127,19 +129,18 @@ class Rounds:
     def _collect(self, at: Round) -> tuple[Round, list[Experience], int, Row]:
         """A round's experiences on this rank, and the number of its groups on all.
 
-        With a filter, groups whose answers are all alike give way to those of other prompts.
+        Where groups are dropped that teach nothing, they give way to those of other prompts.
         """
-        policy, wanted = self.policy, self.policy.algorithm.filter
+        policy = self.policy
         mine: list[Experience] = []
         groups = dropped = 0
-        for _ in range(1 if wanted is None else policy.tries):
+        for _ in range(policy.tries if policy.drops_groups else 1):
             fresh = self._sample(at.prompt)
             at = self._count(replace(at, prompt=at.prompt + policy.prompts), fresh)
             there = share_table({(e.rollout.group, 0): 1.0 for e in fresh}, policy.prompts, 1, self.ranks)
             good = there[:, 0] == 1
-            if wanted is not None:
-                table = term_table(fresh, wanted, policy.prompts, policy.answers, self.ranks)
-                kept = keep_groups(table)
+            if policy.drops_groups:
+                kept = find_worth(fresh, policy, policy.prompts, self.ranks)
                 dropped += int((good & ~kept).sum())
                 good &= kept
             chosen = good.nonzero().flatten().tolist()[: policy.prompts - groups]
@@ -154,9 +155,14 @@ class Rounds:
                 break
         if not groups:
             raise DataError(self._why_nothing(dropped))
-        return at, mine, groups, {} if wanted is None else {"filtered": dropped, "groups": groups}
+        return at, mine, groups, {"filtered": dropped, "groups": groups} if policy.drops_groups else {}
 
     def _why_nothing(self, dropped: int) -> str:
+        if dropped and self.policy.learn != "all":
+            return (
+                f"policy.learn={self.policy.learn}: none of {dropped} prompts has answers that say which is better;"
+                " look at the rewards, policy.gap and policy.at_least"
+            )
         if dropped:
             return (
                 f"policy.algorithm.filter={self.policy.algorithm.filter}: the answers to each of {dropped} prompts "

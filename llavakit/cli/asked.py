@@ -3,19 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from llavakit.cli.options import Weights
+
 Who = dict[str, str | None]
 
 
-def open_model(model: Path, template: str | None) -> tuple[Any, Who]:
-    """A model in this process."""
+def open_model(model: Path, template: str | None, weights: Weights = "as_is") -> tuple[Any, Who]:
+    """A model in this process; the number format of its decoder's weights is part of who answers."""
     from llavakit.chat import load
     from llavakit.model.adapters import fingerprint
     from llavakit.model.directory import resolve
 
     folder = resolve(model)
-    return load(model, template_name=template), {
-        "model": str(model), "weights": fingerprint(folder), "template": template,
-    }  # fmt: skip
+    who: Who = {"model": str(model), "weights": fingerprint(folder), "template": template}
+    if weights != "as_is":
+        who["format"] = weights
+    return load(model, template_name=template, weights=weights), who
 
 
 def open_remote(url: str, model_name: str | None, api_key: str | None, **how: float) -> tuple[Any, Who]:

@@ -1,11 +1,12 @@
 """`llavakit data`: look after training data."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from llavakit.cli.options import DataFiles, Drawn, Encoding, Images, OtherTemplate, Unread, Vocabulary
+from llavakit.core.progress import say
 
 Budget = Annotated[int, typer.Option(min=1, help="Budget of a packed row: data.tokens of the run.")]
 Threads = Annotated[
@@ -115,3 +116,28 @@ def convert(
 
     if not convert_data(files, to=to, out=out, images=images, unread=unread or [], seed=seed):
         raise typer.Exit(1)
+
+
+def choose(
+    files: Annotated[
+        list[Path], typer.Argument(help="Rollouts of runs with `policy`: RUN/rollouts/round*.jsonl.")
+    ],
+    out: Annotated[Path, typer.Option(help="The new file, of JSON lines; it must not be there yet.")],
+    learn: Annotated[
+        Literal["pairs", "best"],
+        typer.Option(help="The best answer of a prompt against the worst, or the best alone."),
+    ] = "pairs",
+    gap: Annotated[
+        float, typer.Option(min=0, help="Pairs: by how much more than this the best is above.")
+    ] = 0.0,
+    at_least: Annotated[
+        float | None, typer.Option(help="What the best answer must have to be taken.")
+    ] = None,
+) -> None:
+    """Write what a model's own answers teach as data: pairs for `train dpo`, or the best answers alone for
+    `train finetune` (rejection sampling).
+    """
+    from llavakit.align.choosing import write_chosen
+
+    written, prompts = write_chosen(files, out, learn, gap=gap, at_least=at_least)
+    say(f"{written} {'pairs' if learn == 'pairs' else 'answers'} from {prompts} prompts: {out}")

@@ -10,7 +10,7 @@ import typer
 from llavakit.cli.chat import chat
 from llavakit.cli.collect import collect
 from llavakit.cli.convert import convert
-from llavakit.cli.data import check, pairs
+from llavakit.cli.data import check, choose, pairs
 from llavakit.cli.data import convert as convert_data
 from llavakit.cli.demo import demo
 from llavakit.cli.eval import eval_
@@ -34,7 +34,7 @@ Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (
     demo, train, reward, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
 )  # fmt: skip
-DATA_VERBS: tuple[Verb, ...] = (check, pairs, convert_data)
+DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
 
 

@@ -7,12 +7,28 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llavakit.cli.asked import Who, open_judge, open_model, open_remote
-from llavakit.cli.options import Template, finite
+from llavakit.cli.options import Template, Weights, finite
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 
 TABLE = "scores.png"
 RESCORE, COMPARE = "rescore", "compare"
+# Who judges chats.
+Judge = Annotated[
+    str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
+]
+JudgeName = Annotated[
+    str | None, typer.Option(help="--judge URL: the model to ask, where it serves several.")
+]
+JudgeKey = Annotated[
+    str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="--judge URL: the server's key.")
+]
+JudgeBar = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1, callback=finite, help="The judge's least agreement with drawn cases; 0: no such test."
+    ),
+]
 
 
 def eval_(
@@ -38,6 +54,7 @@ def eval_(
         str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
     ] = None,
     template: Template = None,
+    weights: Weights = "as_is",
     rules: Annotated[
         Literal["official", "lmms", "vlmevalkit", "ours"] | None,
         typer.Option(help="Whose scoring; default: the first that a task has."),
@@ -56,19 +73,10 @@ def eval_(
     on_bad: Annotated[
         Literal["stop", "skip"], typer.Option(help="What a question that cannot be asked does.")
     ] = "stop",
-    judge: Annotated[
-        str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
-    ] = None,
-    judge_name: Annotated[
-        str | None, typer.Option(help="--judge URL: the model to ask, where it serves several.")
-    ] = None,
-    judge_key: Annotated[
-        str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="--judge URL: the server's key.")
-    ] = None,
-    judge_bar: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="The judge's least agreement with drawn cases; 0: no such test."),
-    ] = 0.6,
+    judge: Judge = None,
+    judge_name: JudgeName = None,
+    judge_key: JudgeKey = None,
+    judge_bar: JudgeBar = 0.6,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
     from llavakit.eval.run import evaluate, plan_tasks
@@ -86,7 +94,7 @@ def eval_(
         _list()
         return
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
-    responder, who = _open(model, template, remote, model_name, api_key)
+    responder, who = _open(model, template, weights, remote, model_name, api_key)
     where = out or Path("runs") / "eval" / Path(str(who["model"])).name
     scores = evaluate(
         responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
@@ -152,13 +160,18 @@ def _reviewer(judge: str | None, name: str | None, key: str | None, bar: float) 
 
 
 def _open(
-    model: Path | None, template: str | None, remote: str | None, model_name: str | None, api_key: str | None
+    model: Path | None,
+    template: str | None,
+    weights: Weights,
+    remote: str | None,
+    model_name: str | None,
+    api_key: str | None,
 ) -> tuple[Any, Who]:
     """Who answers, and the names that its answers are kept under."""
     if remote is not None and model is None and template is None:
         return open_remote(remote, model_name, api_key)
     if model is not None and remote is None and model_name is None:
-        return open_model(model, template)
+        return open_model(model, template, weights)
     raise ConfigError(
         "give --model with a directory, or --remote with a URL (and --model-name); --template is for --model"
     )

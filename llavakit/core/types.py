@@ -14,6 +14,8 @@ from torch import Tensor
 D = TypeVar("D")
 _NONE = torch.empty(0, dtype=torch.long)
 
+MARKS = "marks"  # the column of what samples say of their leaves
+
 # Stands in `ids` where an image row will be; never an embedding row (the value of the original LLaVA code).
 IMAGE_ID = -200
 

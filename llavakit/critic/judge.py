@@ -7,6 +7,7 @@ from typing import Literal
 
 from llavakit.chat import Chat
 from llavakit.core.errors import ConfigError, DataError, RemoteTimeout, UserError
+from llavakit.core.faulty import set_apart
 from llavakit.critic.expected import expected_values
 from llavakit.critic.formats import Format, recognise
 from llavakit.data.cases import Case
@@ -74,7 +75,10 @@ class Judge:
     def judge(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Judgement]]:
         """(number, what came of it), as it becomes known. Asks with one picture should be neighbours."""
         if self.expected:
-            yield from enumerate(map(self._weigh, asks))
+            for number, found in set_apart(asks, self._weigh):
+                if isinstance(found, DataError):
+                    found = Judgement(asks[number], None, "media", str(found))
+                yield number, found
             return
         prompts = [self.prompt(ask) for ask in asks]
         for number, outcome in self.responder.outcomes(prompts, sampling=self.sampling):
@@ -89,14 +93,16 @@ class Judge:
             outcome.prompt_tokens or 0, outcome.answer_tokens or 0,
         )  # fmt: skip
 
-    def _weigh(self, ask: Ask) -> Judgement:
+    def _weigh(self, start: int, asks: Sequence[Ask]) -> list[Judgement]:
         assert isinstance(self.responder, Chat)
-        form = self.format_of(ask.case)
-        try:
-            value, tokens = expected_values(self.responder, self.prompt(ask), form.lead, form.verdicts)
-        except DataError as error:
-            return Judgement(ask, None, "media", str(error))
-        return Judgement(ask, _in_order(value, ask), "", "", "expected", tokens)
+        asked = []
+        for ask in asks:
+            form = self.format_of(ask.case)
+            asked.append((self.prompt(ask), form.lead, form.verdicts))
+        return [
+            Judgement(ask, _in_order(value, ask), "", "", "expected", tokens)
+            for ask, (value, tokens) in zip(asks, expected_values(self.responder, asked), strict=True)
+        ]
 
 
 def _in_order(value: float | None, ask: Ask) -> float | None:

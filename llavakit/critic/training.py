@@ -1,7 +1,7 @@
 """Training data of a critic: labelled cases as records of LLaVA-Critic-113k's form, a prompt and its verdict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llavakit.core.errors import DataError
@@ -13,10 +13,18 @@ from llavakit.data.dialects.llava import write_llava
 from llavakit.text.conversation import Conversation, assistant
 
 
-def write_critic_records(form: Format, cases: Sequence[Case], path: Path, *, both: bool = True) -> int:
+def write_critic_records(
+    form: Format,
+    cases: Sequence[Case],
+    path: Path,
+    *,
+    both: bool = True,
+    reason: Callable[[Case], str] = lambda case: "",
+) -> int:
     """Write a record for every case, of two answers with `both` one for each order; how many.
 
-    The verdict is the format's with the value nearest to the label. DataError for a case that has none.
+    The verdict is the format's with the value nearest to the label, behind what `reason` says of the case.
+    DataError for a case that has no label.
     """
     rows: list[dict[str, object]] = []
     for ask in asks_of(cases, both=both):
@@ -26,7 +34,7 @@ def write_critic_records(form: Format, cases: Sequence[Case], path: Path, *, bot
         wanted = -label if ask.swapped else label
         verdict = min(form.verdicts, key=lambda text: abs(form.verdicts[text] - wanted))
         prompt = form.ask(ask.case, swapped=ask.swapped)
-        talk = Conversation((*prompt.messages, assistant(form.lead + verdict.rstrip())))
+        talk = Conversation((*prompt.messages, assistant(reason(ask.case) + form.lead + verdict.rstrip())))
         rows.append(
             {"id": f"{ask.case.id} {len(rows)}", "source": form.name} | write_llava(talk, path.parent)
         )

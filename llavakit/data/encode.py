@@ -35,6 +35,7 @@ class Sample:
     weights: tuple[float, ...]
     segments: tuple[Segment, ...]
     media: tuple[Media, ...] = ()
+    marks: tuple[int, ...] = ()  # a number a leaf that the objective asked for; none: it asked for none
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ read windows and rows ahead; what comes out, errors included, is in the order th
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from typing import Literal
@@ -26,10 +27,12 @@ from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
 from llavakit.data.records import ADVICE, FAULTS, Record
 from llavakit.data.settings import DataConfig
-from llavakit.text.conversation import move_media_front
+from llavakit.text.conversation import Conversation, move_media_front
 
 Modality = Literal["text", "image", "video"]
 MODALITIES: tuple[Modality, ...] = ("text", "image", "video")
+OTHER = -1  # the mark of an answer to another prompt; 1 and 0 are wanted and unwanted ones
+NEAREST = 64  # records among which another prompt is looked for
 
 
 @dataclass(frozen=True, order=True)
@@ -88,20 +91,23 @@ class Loader:
         seed: int,
         cache: FeatureCache | None = None,
         pairs: bool = False,
+        judged: bool = False,
         changed_weight: float = 1.0,
         grader: Grader | None = None,
         key: Callable[[Sample], str] | None = None,
     ) -> None:
         """With `pairs` a record is two answers to one prompt: a sample with two leaves, chosen and rejected.
         Tokens that only one of them has count `changed_weight` times as much. A `grader` puts the turn behind them
-        that a reward model answers.
+        that a reward model answers. With `judged` a record is answers, each wanted or not (marks 1 and 0); where
+        rows are packed, an answer to another prompt goes along (-1).
 
         `key` gives the names of samples that batches shall have.
         """
         if not config.files:
             raise ConfigError("data.files is empty; name at least one data file or mixture")
         self.config, self.encoder, self.seed, self.cache = config, encoder, seed, cache
-        self.pairs, self.changed_weight, self.grader, self.key = pairs, changed_weight, grader, key
+        self.pairs, self.judged, self.changed_weight = pairs, judged, changed_weight
+        self.grader, self.key = grader, key
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
@@ -197,23 +203,45 @@ class Loader:
         for number in count(start.epoch * self.num_windows + start.window):
             yield divmod(number, self.num_windows)
 
-    def _encode(self, record: Record) -> Sample:
-        """The record's sample. A flaw is a DataError with the record's name."""
-        talks = list(record.pair()) if self.pairs else [record.conversation()]
+    def _encode(self, record: Record, index: int | None = None) -> Sample:
+        """The record's sample, with its `index` as packed rows have it. A flaw is a DataError with its name."""
+        marks: tuple[int, ...] = ()
+        if self.judged:
+            talks, marks = self._judged(record, index)
+        else:
+            talks = list(record.pair()) if self.pairs else [record.conversation()]
         if self._moves_front(record):
             talks = [move_media_front(talk) for talk in talks]
         try:
             if self.grader is not None:
                 sample = self.grader.encode(self.encoder, record, talks)
-            elif self.config.turns == "independent" and not self.pairs:
+            elif self.config.turns == "independent" and not (self.pairs or self.judged):
                 sample = self.encoder.encode_turns(talks[0])
             else:
-                sample = weigh_changes(self.encoder.encode_alternatives(talks), self.changed_weight)
+                sample = replace(self.encoder.encode_alternatives(talks), marks=marks)
+                sample = sample if marks else weigh_changes(sample, self.changed_weight)
         except (DataError, *FAULTS) as error:
             raise record.blame(error) from None
         if sample.num_inputs > self.config.tokens:
             raise record.error(f"{sample.num_inputs} tokens do not fit data.tokens={self.config.tokens}")
         return sample
+
+    def _judged(self, record: Record, index: int | None) -> tuple[list[Conversation], tuple[int, ...]]:
+        """(its answers to one prompt, and one to another prompt; whether they are wanted).
+
+        The other one is the nearest earlier record's that has another prompt, whatever is read in which order.
+        """
+        answers = record.judged()
+        talks, marks = [talk for talk, _ in answers], tuple(int(wanted) for _, wanted in answers)
+        if index is None:
+            return talks, marks
+        prompt = talks[0].messages[:-1]
+        for back in range(1, min(len(self.records), NEAREST + 1)):
+            with suppress(DataError):
+                other = self.records[(index - back) % len(self.records)].judged()[0][0]
+                if other.messages[:-1] != prompt:
+                    return [*talks, Conversation((*prompt, other.messages[-1]))], (*marks, OTHER)
+        raise record.error(f"none of {NEAREST} records before it has another prompt, which KTO needs")
 
     def _pack(self, place: tuple[int, int]) -> _Window:
         """Encode and pack one window of an epoch. No pixel is decoded."""
@@ -224,7 +252,7 @@ class Loader:
         for index in self._order(epoch)[number * size : (number + 1) * size].tolist():
             record = self.records[index]
             try:
-                good.append((record, self._encode(record)))
+                good.append((record, self._encode(record, index)))
             except DataError as error:
                 errors.append(error)
         packed: list[list[int]] = []

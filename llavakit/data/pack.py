@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llavakit.core.types import IMAGE_ID, Batch, Segment, segment_positions
+from llavakit.core.types import IMAGE_ID, MARKS, Batch, Segment, segment_positions
 from llavakit.data.encode import Sample
 from llavakit.data.image_slots import fill_image_slots
 
@@ -40,9 +40,11 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
     segments: list[Segment] = []
     predictions: list[tuple[int, int, float]] = []
     answers: list[int] = []
+    marks: list[int] = []  # of each learned token: its leaf's, where samples have them
     num_leaves = 0
     for sample in samples:
         first, leaves = len(segments), set(sample.leaves)
+        marked = dict(zip(sample.leaves, sample.marks, strict=True)) if sample.marks else {}
         place = segment_positions(sample.segments)
         for segment in sample.segments:
             start = len(ids)
@@ -51,6 +53,8 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
             said = _predictions(sample, segment, start, before)
             predictions += said
             answers += [num_leaves if segment in leaves else -1] * len(said)
+            if marked:
+                marks += [marked.get(segment, 0)] * len(said)
             num_leaves += segment in leaves
             stop = segment.end - 1 if learn and segment in leaves else segment.end
             ids += sample.ids[segment.start : stop]
@@ -66,6 +70,7 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
         labels_L=torch.tensor(labels, dtype=torch.long),
         weights_L=torch.tensor(weights, dtype=torch.float32),
         answers_L=torch.tensor(answers, dtype=torch.long),
+        columns={MARKS: torch.tensor(marks, dtype=torch.float32)} if marks else {},
         **vars(fill_image_slots(plans, tiles, np.flatnonzero(np.array(ids) == IMAGE_ID))),
     )
 

@@ -38,6 +38,7 @@ from llavakit.engine.request import (
 )
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
 from llavakit.engine.scheduler import Scheduler, Sequence
+from llavakit.engine.scoring import num_learned, score_rows
 from llavakit.engine.trial import kv_shape
 from llavakit.engine.weights import check_fit
 from llavakit.model.attention import packed_layout
@@ -241,13 +242,20 @@ class Engine:
 
     @torch.inference_mode()
     def score(self, samples: Many[Sample]) -> list[list[float]]:
-        """The log-probability of each learned token of each sample, in order: how likely given answers are."""
+        """The log-probability of each learned token of each sample, in order: how likely given answers are.
+
+        Short samples are computed together. Answers about one prompt share it as one sample (data/encode.py: join).
+        """
         scores: list[list[float]] = []
-        for sample in samples:  # answers about one prompt share it as one sample (data/encode.py: join)
-            batch = self._whole(sample)
+        for row in score_rows(samples):
+            batch = self._whole(*row)
             logits_LV = self._decoder.logits(self._hidden(batch, batch.predict_L))
             logprobs_LV = logits_LV.float().log_softmax(dim=-1)
-            scores.append(logprobs_LV.gather(1, batch.labels_L[:, None]).flatten().tolist())
+            said = logprobs_LV.gather(1, batch.labels_L[:, None]).flatten().tolist()
+            for sample in row:
+                count = num_learned(sample)
+                scores.append(said[:count])
+                said = said[count:]
         return scores
 
     @torch.inference_mode()
@@ -270,9 +278,10 @@ class Engine:
         batch = batch.to(self._device)
         return self.model.score(self._hidden(batch, batch.ends_A))
 
-    def _whole(self, sample: Sample) -> Batch:
-        """A sample as a row of its own."""
-        return collate([sample], [media.tiles() for media in sample.media]).to(self._device)
+    def _whole(self, *samples: Sample) -> Batch:
+        """Samples as a row of their own."""
+        tiles = [media.tiles() for sample in samples for media in sample.media]
+        return collate(samples, tiles).to(self._device)
 
     def _hidden(self, batch: Batch, last_L: Tensor | None = None) -> Tensor:
         layout = packed_layout(batch.segments, batch.ids_T.device)

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llavakit.core.errors import DataError, UserError
+from llavakit.core.errors import UserError
+from llavakit.core.faulty import set_apart
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, ImageSource, Video, VideoSource, open_media, user
 
@@ -56,19 +57,11 @@ class Responder(ABC):
 
         Here all are asked at once; where one of them cannot be (a broken picture), by halves to find it.
         """
-        try:
-            answers = self.answers(conversations, sampling=sampling)
-        except DataError as error:
-            if len(conversations) == 1:
-                yield 0, error
-                return
-            half = len(conversations) // 2
-            for start, part in ((0, conversations[:half]), (half, conversations[half:])):
-                shifted = sampling.model_copy(update={"seed": sampling.seed + start})
-                for number, outcome in self.outcomes(part, sampling=shifted):
-                    yield start + number, outcome
-            return
-        yield from enumerate(answers)
+
+        def ask(start: int, part: Sequence[Conversation]) -> Sequence[Answer]:
+            return self.answers(part, sampling=sampling.model_copy(update={"seed": sampling.seed + start}))
+
+        yield from set_apart(conversations, ask)
 
     @abstractmethod
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:

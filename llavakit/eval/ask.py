@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from llavakit.core.errors import DataError, Interrupted
+from llavakit.core.errors import DataError, Interrupted, UserError
 from llavakit.core.progress import bar
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
@@ -84,22 +84,22 @@ def _ask(
     on_bad: OnBad,
     videos: dict[VideoSource, str],
 ) -> list[Given]:
-    """All at once; where one of them cannot be asked, by halves to find it."""
-    try:
-        digests = [picture_digests(question, videos) for question in questions]
-        said = responder.answers([question.conversation for question in questions], sampling=sampling)
-    except DataError as error:
-        if len(questions) > 1:
-            half = len(questions) // 2
-            first = _ask(responder, questions[:half], sampling, on_bad, videos)
-            return first + _ask(responder, questions[half:], _from(sampling, half), on_bad, videos)
-        [question] = questions
-        if on_bad == "stop":
-            raise DataError(
-                f"question {question.id!r}: {error}; or leave such out with --on-bad skip"
-            ) from None
-        return [Given(question.id, prompt_digest(question), (), "", SKIPPED, str(error))]
-    return [
-        Given(question.id, prompt_digest(question), pictures, answer.text, answer.finish)
-        for question, pictures, answer in zip(questions, digests, said, strict=True)
-    ]
+    """What becomes of each question."""
+    found: dict[int, Given] = {}
+    talks = [question.conversation for question in questions]
+    for number, outcome in responder.outcomes(talks, sampling=sampling):
+        question = questions[number]
+        try:
+            if isinstance(outcome, UserError):
+                raise outcome
+            pictures = picture_digests(question, videos)
+        except DataError as error:
+            if on_bad == "stop":
+                what = f"question {question.id!r}: {error}; or leave such out with --on-bad skip"
+                raise DataError(what) from None
+            found[number] = Given(question.id, prompt_digest(question), (), "", SKIPPED, str(error))
+        else:
+            found[number] = Given(
+                question.id, prompt_digest(question), pictures, outcome.text, outcome.finish
+            )
+    return [found[number] for number in sorted(found)]

@@ -9,6 +9,9 @@ from llavakit.model.families.next_models import five_grids
 from llavakit.model.families.row import tiled
 from llavakit.model.formats.towers import SIGLIP
 from llavakit.recipes.stage import RUNS, Mean, Stage, alignment, full
+from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.reward_terms import RewardsConfig
 from llavakit.vision.anyres import AnyresConfig
 
 KNOWLEDGE = Mean(text=256, single=0.95)  # detailed captions and pages of text
@@ -17,6 +20,8 @@ SINGLE = Mean(text=320, single=0.86)  # one sample in seven is text alone
 MIXED = Mean(text=256, single=0.47, several=1.3, videos=0.2)
 VIDEO_MIX = Mean(text=192, single=0.4, videos=0.6)  # 1.6M videos, 1.1M pictures
 JUDGEMENTS = Mean(text=1024)  # a rubric, one or two answers, a reasoned verdict
+CHAT_PAIRS = Mean(text=512)  # an open question and two long answers
+CHAT_PROMPTS = 9422  # LLaVA-RLHF's, all of them in each round
 LENGTH = 32768
 # Stage 1.5 has five layouts and no threshold.
 FIVE = tiled(SIGLIP, AnyresConfig(pinpoints=five_grids(SIGLIP)))
@@ -107,8 +112,38 @@ def _critic(size: str) -> Stage:
     )
 
 
+def _chat(size: str) -> Stage:
+    """OV-Chat: own answers in three rounds, those that the critic likes best against those it likes least."""
+    critic = {"kind": "judge", "model": str(RUNS / f"llava-critic-{size}"), "highest": 100.0}
+    rewards = RewardsConfig.model_validate({"terms": {"critic": critic}})
+    return Stage(
+        name=f"onevision-chat-{size}",
+        system="LLaVA-OneVision",
+        does="DPO on own answers in three rounds, LLaVA-Critic's scores as the reward",
+        family=family(f"llava-onevision-{size}-chat"),
+        rates=full(5e-7, 5e-7),
+        batch=64,
+        data=("llava_7b_v1_preference.json",),
+        mean=CHAT_PAIRS,
+        tokens=LENGTH,
+        epochs=3,
+        start=RUNS / f"onevision-ov-{size}",
+        preference=PreferenceConfig(),
+        policy=PolicyConfig(
+            learn="pairs", prompts=CHAT_PROMPTS, answers=5, temperature=0.7, top_p=0.9, max_tokens=1024,
+            minibatches=CHAT_PROMPTS // 64, tries=1, rewards=rewards,
+        ),
+        schedule={"warmup": 0.1, "cycles": 3},
+        unverified=(
+            "batch (8 a GPU)", "the tower's rate", "length of answers", "that a round's reference is who answered",
+            "that answers are scored one by one (the paper compares all 20 ordered pairs)",
+        ),
+    )  # fmt: skip
+
+
 STAGES = (
     *(stage for size in ("0.5b", "7b", "72b") for stage in _onevision(size)),
     *(_video(size) for size in ("7b", "72b")),
     *(_critic(size) for size in ("7b", "72b")),
+    *(_chat(size) for size in ("7b", "72b")),
 )

@@ -13,6 +13,7 @@ from llavakit.model.card import Card
 from llavakit.model.families.row import Family, family_config, one_tile
 from llavakit.model.settings import LoraSettings
 from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.frames import plan_video
@@ -70,6 +71,7 @@ class Stage:
     lora: LoraSettings | None = None  # adapters in the decoder learn, its own weights do not
     media_front: float = 0.0
     preference: PreferenceConfig | None = None  # the data are pairs of answers
+    policy: PolicyConfig | None = None  # the data are questions, which the model answers itself
     schedule: Mapping[str, object] = field(default_factory=dict)  # where warm-up and decay are not the usual
     unverified: tuple[str, ...] = ()  # numbers above that no source states
 
@@ -92,6 +94,7 @@ class Stage:
                 epochs=self.epochs,
             ).model_copy(update=dict(self.schedule)),
             preference=self.preference,
+            policy=self.policy,
             checkpointing=True,  # as every released script; less time without it, where memory allows
             save_every=500,
         )

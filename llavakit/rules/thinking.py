@@ -2,9 +2,16 @@
 
 import re
 
-THINKING = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
+THOUGHT = re.compile(r"\A.*?</think>\s*", re.DOTALL)
+OPENED = re.compile(r"\A\s*<think>")
 
 
 def strip_thinking(answer: str) -> str:
-    """The answer without what a model thought in front of it."""
-    return THINKING.sub("", answer)
+    """The answer without what a model thought in front of it.
+
+    Some templates say <think> for the model, so the closing mark alone ends a thought. One that was cut before its
+    end left no answer.
+    """
+    if "</think>" in answer:
+        return THOUGHT.sub("", answer, count=1)
+    return "" if OPENED.match(answer) else answer

@@ -132,9 +132,7 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         gradients += share * p.element_size() * p.requires_grad
         learned += share * p.requires_grad
     average = 4 * learned if run.optim.ema is not None else 0.0
-    copies = run.preference is not None and run.preference.keeps_copies
-    copies = copies or (run.policy is not None and run.policy.needs_reference)
-    return weights, gradients, 8 * learned, average, gradients if copies else 0.0
+    return weights, gradients, 8 * learned, average, gradients if run.keeps_copies else 0.0
 
 
 def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:

@@ -37,6 +37,7 @@ def evaluate(
     for batches in _steps(loader, rows, ranks):
         for batch in balance_batches(batches, model, ranks, tile=loader.encoder.image.size):
             with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                [batch] = objective.prepare(model, [batch], ALONE)
                 found = objective.loss(model, batch.to(model.device))
             tally.add(found)
             weights.append(objective.weights(batch))

@@ -32,6 +32,7 @@ from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
 from llavakit.train.freezing import is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
+from llavakit.train.kto import Kto
 from llavakit.train.lock import hold_directory
 from llavakit.train.metrics import Metrics, Row, draw_curves
 from llavakit.train.monitor import Monitor
@@ -280,7 +281,9 @@ def train_step(
     if not any(totals.values()):
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
     tally = Tally()
-    for batch in batches:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        prepared = objective.prepare(model, batches, ranks)
+    for batch in prepared:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = objective.loss(model, batch.to(model.device))
         found.share(totals).backward()
@@ -325,6 +328,8 @@ def _objective(
 
     A reference is the model that the run started from, on resume too.
     """
+    if run.kto is not None:
+        return Kto(run.kto, _reference(run, checkpoint, newest, ranks)), None
     if run.reward is not None:
         return RewardPairs(run.reward), None
     if run.preference is None:
@@ -376,6 +381,7 @@ def _loader(
         encoder,
         seed=run.seed,
         pairs=run.reads_pairs,
+        judged=run.kto is not None,
         changed_weight=changed,
         grader=open_grader(run.reward, run.seed),
         key=key,

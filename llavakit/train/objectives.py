@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -40,10 +40,22 @@ class Objective(Protocol):
         """How much of each unit the batch has: learned tokens for SFT, pairs for preferences."""
         ...
 
+    def prepare(self, model: Llava, batches: Sequence[Batch], ranks: Ranks) -> Sequence[Batch]:
+        """The batches of a step with what their losses must know of all of them. Every rank calls it."""
+        ...
+
     def loss(self, model: Llava, batch: Batch) -> LossSum: ...
 
 
-class SFT:
+class Separate:
+    """Objectives whose batches need to know nothing of each other."""
+
+    def prepare(self, model: Llava, batches: Sequence[Batch], ranks: Ranks) -> Sequence[Batch]:
+        """The batches as they are."""
+        return batches
+
+
+class SFT(Separate):
     """Next-token loss on the learned tokens only (answers and their end markers)."""
 
     def weights(self, batch: Batch) -> Totals:

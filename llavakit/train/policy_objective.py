@@ -13,7 +13,7 @@ from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.answers import num_answers
 from llavakit.train.losses import token_logprobs
-from llavakit.train.objectives import LossSum, Totals
+from llavakit.train.objectives import LossSum, Separate, Totals
 from llavakit.train.policy import aggregate, kl_estimate, policy_terms, value_terms
 from llavakit.train.policy_settings import Aggregation, PolicyConfig
 
@@ -36,7 +36,7 @@ class Values(Protocol):
         ...
 
 
-class PolicyObjective:
+class PolicyObjective(Separate):
     """The objective: a clipped policy loss, and what it strays from the reference where that is a part of it.
 
     Columns of a batch, one number a learned token: `old`, the log-probability under which it was drawn, recomputed

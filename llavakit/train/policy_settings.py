@@ -1,5 +1,6 @@
 """Settings of learning from a model's own answers. Apart from the losses, which need PyTorch."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +13,7 @@ Estimator = Literal["k1", "k1_clamped", "k2", "k3", "abs"]
 Aggregation = Literal["token_mean", "sequence_mean", "constant"]
 Scale = Literal["group", "batch", "none"]
 Advantage = Literal["group", "leave_one_out", "gae"]
+Learn = Literal["all", "pairs", "best"]
 
 
 class PolicySettings(Config):
@@ -32,6 +34,7 @@ class PolicySettings(Config):
 class ValueConfig(Config):
     """PPO's value model, and what advantages are made of with it."""
 
+    start: Path | None = None  # a reward model as adapters; default: the policy's adapters, a head of zeros
     coef: float = Field(0.1, ge=0, le=100)  # of its loss, beside the policy's
     clip: float = Field(0.2, gt=0, le=1e6)  # how far one round may move a value
     clip_in: Literal["returns", "units"] = "returns"  # deviations of the round's returns, or plain numbers
@@ -103,6 +106,11 @@ class PolicyConfig(Config):
     """Learning from answers that the model samples and rewards score. A round is prompts with new answers."""
 
     algorithm: Algorithm = Field(default_factory=lambda: Algorithm.model_validate("grpo"))
+    # all answers, by their advantages; pairs: best against worst, by `preference`; best: it alone, as in SFT
+    learn: Learn = "all"
+    anchor: Literal["round", "start"] = "round"  # pairs: the reference is who answered, or the run's start
+    gap: float = Field(0.0, ge=0)  # pairs: by how much more than this the best must be above the worst
+    at_least: float | None = None  # pairs, best: what the best must have to be learned
     rewards: RewardsConfig = Field(default_factory=RewardsConfig)
     prompts: int = Field(16, ge=1)  # of a round
     answers: int = Field(8, ge=1)  # to each of them
@@ -111,6 +119,7 @@ class PolicyConfig(Config):
     max_tokens: int = Field(256, ge=1)  # of an answer
     cut_at: str | None = None  # a text that ends an answer as if it were cut off, as "?" in LLaVA-RLHF
     temperature: float = Field(1.0, gt=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)  # below 1 for pairs and best only
     engine: Literal["copy", "shared"] = "copy"  # fast decoder on its own weights; or the modules that learn
     drift: float = Field(0.1, gt=0)  # nats: alarm if sampler and learner differ by more, in the mean
     unscorable: float = Field(0.01, ge=0, le=1)  # the run stops if more of its answers have no score
@@ -124,6 +133,10 @@ class PolicyConfig(Config):
             raise ConfigError(
                 f"policy.answers={self.answers}: advantages of groups compare answers; take at least 2"
             )
+        if self.learn == "all" and self.top_p != 1:
+            raise ConfigError("policy.top_p below 1 draws from another distribution than the loss is told of")
+        if self.learn != "all" and (self.algorithm.kl_in == "reward" or self.has_value):
+            raise ConfigError(f"policy.learn={self.learn} has neither a penalty of rewards nor a value model")
         if self.minibatches > self.prompts:
             raise ConfigError(
                 f"policy.minibatches={self.minibatches}, but a round has policy.prompts={self.prompts}"
@@ -137,7 +150,24 @@ class PolicyConfig(Config):
     @property
     def needs_reference(self) -> bool:
         """Whether anything asks how far the model has gone from where it started."""
-        return self.algorithm.kl_coef > 0
+        if self.learn == "all":
+            return self.algorithm.kl_coef > 0
+        return self.learn == "pairs" and self.anchor == "start"
+
+    @property
+    def drops_groups(self) -> bool:
+        """Whether prompts whose answers teach nothing give way to others."""
+        return self.algorithm.filter is not None or self.learn == "pairs" or self.at_least is not None
+
+    @property
+    def measured_at(self) -> float:
+        """The temperature at which the learner looks at answers: its own, or that of the loss of pairs."""
+        return self.temperature if self.learn == "all" else 1.0
+
+    @property
+    def room(self) -> int:
+        """Tokens of answers that must fit a row beside their prompt: a pair cannot be cut in two."""
+        return self.max_tokens * (2 if self.learn == "pairs" else 1)
 
     @property
     def has_value(self) -> bool:

@@ -12,13 +12,13 @@ from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.answers import answer_logprobs, count_tokens, num_answers
 from llavakit.train.freezing import is_trained
-from llavakit.train.objectives import LossSum, Totals
+from llavakit.train.objectives import LossSum, Separate, Totals
 from llavakit.train.pair_losses import PAIR_LOSSES, Pairs, pair_metrics
 from llavakit.train.pair_settings import SFT_TERM, PreferenceConfig
 from llavakit.train.reference import Reference
 
 
-class Preference:
+class Preference(Separate):
     """The objective: every term of the list, times its weight, per pair (the likelihood per chosen token)."""
 
     def __init__(self, config: PreferenceConfig, reference: Reference | None) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
-from llavakit.train.answers import answer_logprobs
+from llavakit.train.answers import answer_logprobs, num_answers, sum_answers
 from llavakit.train.sharding import local_shard, reshard
 
 
@@ -31,6 +31,19 @@ class Reference(Protocol):
     def logprobs(self, model: Llava, batch: Batch, length_weight: float) -> Tensor:
         """float32[A], as `answer_logprobs` of the model that `model` was. Every rank calls it for every row."""
         ...
+
+
+class KeptReference:
+    """Numbers that stand beside the row's tokens, put there by who looked at them before the first step."""
+
+    def __init__(self, column: str) -> None:
+        """`column` of a batch has a log-probability of each learned token."""
+        self.column = column
+
+    def logprobs(self, model: Llava, batch: Batch, length_weight: float) -> Tensor:
+        if not num_answers(batch):  # a row that keeps step with other ranks
+            return batch.weights_L.new_zeros(0)
+        return sum_answers(batch.columns[self.column], batch, length_weight)
 
 
 class CopiedReference:

@@ -11,7 +11,7 @@ from llavakit.data.facts import Facts
 from llavakit.data.grader import Grader
 from llavakit.model.llava import Llava
 from llavakit.train.answers import num_answers
-from llavakit.train.objectives import LossSum, Totals
+from llavakit.train.objectives import LossSum, Separate, Totals
 from llavakit.train.pair_losses import center_absolute, center_squared, reward_loss
 from llavakit.train.reward_settings import RewardModelConfig
 
@@ -28,7 +28,7 @@ def answer_scores(model: Llava, batch: Batch) -> Tensor:
     return model.score(model.hidden(batch)[batch.ends_A])
 
 
-class RewardPairs:
+class RewardPairs(Separate):
     """The objective: the better answer shall have the higher reward, and rewards shall lie around zero."""
 
     def __init__(self, config: RewardModelConfig) -> None:

@@ -10,6 +10,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
+from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.reward_settings import RewardModelConfig
@@ -60,6 +61,7 @@ class Run(Config):
     preference: PreferenceConfig | None = (
         None  # learn from pairs of answers; default: from the answers there are
     )
+    kto: KtoConfig | None = None  # learn from single answers that are wanted or not
     reward: RewardModelConfig | None = None  # learn from pairs what answers are worth: a reward model
     policy: PolicyConfig | None = None  # learn from the model's own answers to the data's questions
     optim: OptimConfig = Field(default_factory=OptimConfig)
@@ -72,14 +74,14 @@ class Run(Config):
     @property
     def lesson(self) -> str | None:
         """The setting that says what a model that answers already shall learn; None: from the answers there are."""
-        named = {"preference": self.preference, "reward": self.reward, "policy": self.policy}
-        return next((name for name, given in named.items() if given is not None), None)
+        return next(iter(self._lessons), None)
 
     @model_validator(mode="after")
     def _one_lesson(self) -> Self:
-        lessons = [given for given in (self.preference, self.reward, self.policy) if given is not None]
-        if len(lessons) > 1:
-            raise ConfigError("of preference, reward and policy a run learns one")
+        if self._pairs_in_rounds and self.preference is None:
+            raise ConfigError("policy.learn=pairs learns by `preference`, which is not set: preference={}")
+        if len(self._lessons) > 1:
+            raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
         if self.reward is not None and self.data.weights != "ours":
@@ -87,9 +89,27 @@ class Run(Config):
         return self
 
     @property
+    def _lessons(self) -> list[str]:
+        named = {"preference": self.preference, "kto": self.kto, "reward": self.reward, "policy": self.policy}
+        given = [name for name, settings in named.items() if settings is not None]
+        return given[1:] if self._pairs_in_rounds and self.preference is not None else given
+
+    @property
+    def _pairs_in_rounds(self) -> bool:
+        """Whether the model's own answers become pairs: then `preference` says how `policy` learns from them."""
+        return self.policy is not None and self.policy.learn == "pairs"
+
+    @property
     def reads_pairs(self) -> bool:
         """Whether a record of the data is two answers, of which one is better."""
-        return self.preference is not None or self.reward is not None
+        return (self.preference is not None and self.policy is None) or self.reward is not None
+
+    @property
+    def keeps_copies(self) -> bool:
+        """Whether copies of the weights that learn are the reference."""
+        if self.policy is not None:
+            return self.policy.needs_reference
+        return self.kto is not None or (self.preference is not None and self.preference.keeps_copies)
 
     def settled(self, card: Card, precision: str) -> "Run":
         """The run with nothing left to choose, so that its run.yaml repeats it. `precision` is for auto."""

@@ -302,9 +302,7 @@ def test_runs_that_cannot_work_say_so_before_anything_is_sampled(tmp_path):
         train(run)
     with pytest.raises(ConfigError, match=r"filter=acuracy is no term"):
         train(settings.override(run, ["policy.algorithm.filter=acuracy"]), policy=open_policy)
-    with pytest.raises(
-        DataError, match=r"questions.json:\d+: \d+ tokens and an answer of policy.max_tokens=400"
-    ):
+    with pytest.raises(DataError, match=r"questions.json:\d+: \d+ tokens and 400 of answers"):
         train(settings.override(run, ["policy.max_tokens=400"]), overwrite=True, policy=open_policy)
 
 

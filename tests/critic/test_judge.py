@@ -1,6 +1,7 @@
 """Files judged: kept, gone on with, refused; and what no judge said is never a score."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -176,7 +177,8 @@ def test_rows_of_the_critic_are_asked_as_they_stand(tmp_path):
 def test_expected_scores_are_the_mean_of_the_verdicts_by_their_probabilities(chat, tmp_path):
     case = Case("a", "Which?", (Image(tiny.picture(tmp_path / "x.png")),), ("red", "a blue one"))
     prompt = BETTER.ask(case)
-    value, _ = expected_values(chat, prompt, BETTER.lead, BETTER.verdicts)
+    other = BETTER.ask(replace(case, answers=("blue", "it is a long red one")))
+    [(value, _), _] = expected_values(chat, [(p, BETTER.lead, BETTER.verdicts) for p in (prompt, other)])
     logprobs = []
     for verdict in BETTER.verdicts:  # the slow twin: one whole conversation after the other
         talk = Conversation((*prompt.messages, assistant(BETTER.lead + verdict)))

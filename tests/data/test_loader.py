@@ -150,7 +150,7 @@ def test_reading_ahead_is_bounded_and_ends_when_nobody_reads(tmp_path):
     data = loader(path, window=2, workers=3)
     read: list[int] = []
     whole = data._encode
-    data._encode = lambda record: read.append(record.line) or whole(record)
+    data._encode = lambda record, index: read.append(record.line) or whole(record, index)
     batches = data.batches(Position())
     next(batches)
     batches.close()

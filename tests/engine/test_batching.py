@@ -335,3 +335,17 @@ def test_memory_that_holds_no_sequence_is_refused(model, samples):
     small = Engine(model, STOPS, kv_bytes=130 * 384)
     with pytest.raises(DataError, match=r"kv_bytes\) holds 128"):
         small.generate(samples[5:], HOWS[0])
+
+
+def test_samples_that_are_scored_together_are_those_scored_alone(monkeypatch):
+    checkpoint, encoder = tiny.checkpoint(), tiny.encoder()
+    talks = [("What color?", "red"), ("Say a word.", "It is a blue one."), ("Which?", "no")]
+    samples = [encoder.encode(Conversation((user(asked), assistant(said)))) for asked, said in talks]
+    engine = Engine(checkpoint.model, frozenset())
+    together = engine.score(samples)
+    for limit in ("TOKENS", "LOGITS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"llavakit.engine.scoring.{limit}", 1)
+            for one, other in zip(together, engine.score(samples), strict=True):
+                assert one == pytest.approx(other, abs=1e-4)
+    assert [len(each) for each in together] == [sum(w > 0 for w in each.weights) for each in samples]

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.page import rewrite
 from llavakit.rules import (
     boxes,
     captions,
@@ -169,3 +170,36 @@ def approximate(wanted: Any) -> Any:
     if isinstance(wanted, dict):
         return {name: approximate(value) for name, value in wanted.items()}
     return wanted if isinstance(wanted, str | None) else pytest.approx(wanted, abs=2e-6)
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "evaluation.md"
+BEGIN, END = "<!-- table: written by python -m tests.eval.test_golden -->", "<!-- end of table -->"
+
+
+def cell(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if not text:
+        return ""
+    return "`" + (text if len(text) <= 60 else text[:57] + "...").replace("|", "/").replace("\n", "\\n") + "`"
+
+
+def disagreements() -> str:
+    """The cases of the repository's own file that two programs score differently, as a Markdown table."""
+    rows = ["| benchmark | answer | reference | scores |", "|---|---|---|---|"]
+    own = json.loads((Path(__file__).parents[1] / "golden" / "eval.json").read_text())["cases"]
+    for case in own:
+        scores = {name: result["score"] for name, result in case["results"].items()}
+        if len({json.dumps(score) for score in scores.values()}) > 1:
+            told = ", ".join(f"{name} {cell(score)}" for name, score in scores.items())
+            rows.append(f"| {case['bench']} | {cell(case['input'])} | {cell(case['reference'])} | {told} |")
+    return "\n".join(rows)
+
+
+def test_the_page_shows_where_rule_sets_disagree():
+    """Written again by `python -m tests.eval.test_golden`."""
+    shown = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    assert shown.strip() == disagreements()
+
+
+if __name__ == "__main__":
+    rewrite(PAGE, BEGIN, END, disagreements())

@@ -16,10 +16,9 @@ from llavakit.eval.answers import open_answers
 from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, plan_tasks, rescore
 from llavakit.model import checkpoint
 from llavakit.remote import Remote
-from llavakit.rules.thinking import strip_thinking
 from tests import tiny
 from tests.eval.layouts import written
-from tests.eval.responders import Scripted
+from tests.eval.responders import Scripted, always
 from tests.serve.live import ScriptedWorker, served
 
 WHO = {"model": "scripted", "weights": None}
@@ -250,9 +249,25 @@ def test_mistakes_are_one_line(run, tmp_path, mistake):
     assert code == 2 and told in err and len(err.splitlines()) == 1
 
 
-def test_thinking_is_no_part_of_an_answer():
-    assert strip_thinking("<think>A?\nB.</think>\n C") == "C"
-    assert strip_thinking("A <think>") == "A <think>"
+def test_a_thought_that_was_cut_is_unread_and_counted(tmp_path):
+    written("pope", tmp_path)
+    [score] = start(tmp_path, always("<think>It is yes or no", "length"), tmp_path / "run", "pope")
+    assert (score.unparsed, score.truncated, score.answered) == (18, 18, 18)
+
+
+def test_a_task_that_fails_leaves_the_results_of_those_before_and_the_same_command_goes_on(tmp_path):
+    written("gqa", tmp_path)
+    folder = written("vizwiz", tmp_path)
+    good = (folder / "val" / "1.jpg").read_bytes()
+    (folder / "val" / "1.jpg").unlink()
+    with pytest.raises(DataError, match=r"question '1\.jpg': image not found: .*val/1\.jpg"):
+        start(tmp_path, always("yes"), tmp_path / "run", "gqa", "vizwiz")
+    results = json.loads((tmp_path / "run" / RESULTS).read_text())
+    assert list(results) == ["gqa"] and results["gqa"]["official"]["figures"] == {"accuracy": 100.0}
+    (folder / "val" / "1.jpg").write_bytes(good)
+    responder = always("yes")
+    start(tmp_path, responder, tmp_path / "run", "gqa", "vizwiz")
+    assert len(responder.asked) == 3 and len(json.loads((tmp_path / "run" / RESULTS).read_text())) == 2
 
 
 def test_every_benchmark_is_listed(run):

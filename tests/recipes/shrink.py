@@ -11,6 +11,8 @@ from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, 
 from llavakit.model.card import Card
 from llavakit.recipes.easy_vqa import EasyVqa
 from llavakit.recipes.stage import Stage
+from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.reward_terms import RewardsConfig
 from llavakit.train.run import Run
 from llavakit.vision.plan import ImageConfig
 from tests import tiny
@@ -67,11 +69,20 @@ def shrink(stage: Stage, parts: Path, runs: Path, **optim: object) -> Run:
             "out": runs / run.name,
             "model": model,
             "precision": "float32",
+            "policy": run.policy and small_policy(run.policy),
             "data": run.data.model_copy(
                 update={"files": (write_data(stage, runs / "data"),), "tokens": 1024}
             ),
             "optim": run.optim.model_copy(update={"rows": 1, "steps": 1, **optim}),
         }
+    )
+
+
+def small_policy(policy: PolicyConfig) -> PolicyConfig:
+    """Few short answers, rewarded by their letters."""
+    rewards = RewardsConfig.model_validate({"terms": {"e": {"kind": "regex", "pattern": "[aeo]"}}})
+    return policy.model_copy(
+        update={"rewards": rewards, "prompts": 4, "minibatches": 1, "max_tokens": 4, "tries": 4}
     )
 
 

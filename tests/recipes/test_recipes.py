@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from llavakit.align.opening import open_policy
 from llavakit.core.config import dump, make
 from llavakit.model.card import Card
 from llavakit.model.directory import load_card
@@ -139,6 +140,18 @@ def test_dpo_on_videos_as_published(size, template):
     assert run.model.video.max_frames == 32
 
 
+def test_dpo_in_rounds_as_published():
+    """OV-Chat: five answers to each of 9.4K questions at 0.7 and 0.9, three rounds, 5e-7 with a warm-up of 0.1."""
+    run = RECIPES["onevision-chat-7b"]()
+    policy, optim = run.policy, run.optim
+    assert (policy.learn, policy.anchor, policy.answers) == ("pairs", "round", 5)
+    assert (policy.temperature, policy.top_p, policy.epochs) == (0.7, 0.9, 1)
+    assert (optim.lr.language, optim.epochs, optim.cycles, optim.warmup) == (5e-7, 3, 3, 0.1)
+    assert (run.preference.loss, run.preference.beta) == ({"sigmoid": 1.0}, 0.1)
+    assert set(run.train) == {"tower", "connector", "language", "newline"}
+    assert run.model.start == RUNS / "onevision-ov-7b" and run.data.tokens == 32768
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_a_complete_run_that_its_yaml_repeats(name):
     run = RECIPES[name]()
@@ -224,7 +237,7 @@ def trained(name: str, parts: Path, runs: Path) -> Path:
         start = RECIPES[name]().model.start
         if start is not None and start.parent == RUNS:
             trained(start.name, parts, runs)
-        train(shrink(STAGES[name], parts, runs))
+        train(shrink(STAGES[name], parts, runs), policy=open_policy)
     return runs / name
 
 

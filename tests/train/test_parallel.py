@@ -36,6 +36,7 @@ from llavakit.train.ranks import Ranks
 from llavakit.train.state import load_state, read_state
 from tests import tiny
 from tests.preloaded import HEAVY
+from tests.train.test_kto import kto_run
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
 
 pytestmark = pytest.mark.slow
@@ -150,6 +151,20 @@ def test_two_ranks_compute_what_one_does(tmp_path, pair, alone, mode, rows):
     torch.testing.assert_close(weights(run), weights(one), atol=1e-4, rtol=1e-3)
     assert all(torch.isfinite(value).all() for value in weights(run).values())
     checkpoints.load(run.out)
+
+
+def test_two_ranks_measure_the_divergence_that_one_does(tmp_path, pair):
+    """KTO's losses are measured from a mean over the rows of all ranks."""
+    loss = {"kto.undesirable_weight": 0}  # else answers to other prompts get rarer too, which counts as 0
+    one, two = kto_run(tmp_path, "one", **loss), kto_run(tmp_path, "two", **loss, **MODES["sharded"])
+    train(one)
+    pair(train_rank, two)
+    log = log_of(one)
+    assert max(row["kl"] for row in log) > 0.01
+    for mine, theirs in zip(log_of(two), log, strict=True):
+        for name in ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/accuracies"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
 
 
 def test_a_decoder_that_runs_one_sequence_at_a_time_trains_on_shares(tmp_path, pair):

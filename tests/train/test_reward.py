@@ -242,7 +242,7 @@ def test_a_reward_model_learns_on_from_its_own_head(tmp_path):
     ("changes", "problem"),
     [
         ({"train": "[language]"}, "a reward model's head, score, has to learn"),
-        ({"preference": "{}"}, "of preference, reward and policy a run learns one"),
+        ({"preference": "{}"}, "a run learns one of preference, reward"),
         ({"data.weights": "compat"}, "data.weights=compat: nothing of the answers is learned"),
         ({"reward": "{facts: {}}"}, "facts: name the file or the fields they are in"),
         ({"reward": "{facts: {file: gone.json}}"}, "facts.file=gone.json does not exist"),

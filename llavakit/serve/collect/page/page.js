@@ -15,7 +15,7 @@ let fixed = null; // everybody's name, where the command line gave one
 let who = "";
 let task = null;
 let said = {};
-let busy = true;
+let busy = false;
 let looked = 0; // milliseconds so far
 let since = null; // when the person began to look, null while nobody does
 
@@ -46,7 +46,7 @@ async function call(path, body) {
 // One thing at a time: keys that are hit while something is on its way do nothing.
 async function alone(work) {
   if (busy) return;
-  busy = true;
+  setBusy(true);
   try {
     await work();
     tell("");
@@ -54,8 +54,13 @@ async function alone(work) {
     mark(null);
     tell(error.message);
   } finally {
-    busy = false;
+    setBusy(false);
   }
+}
+
+function setBusy(is) {
+  busy = is;
+  document.body.setAttribute("aria-busy", is);
 }
 
 async function next() {
@@ -179,5 +184,4 @@ async function start() {
   else welcome();
 }
 
-busy = false;
 alone(start);
