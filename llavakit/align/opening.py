@@ -35,7 +35,7 @@ def open_policy(
 ) -> tuple[Objective, Source]:
     """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
 
-    `open_responder` opens the judges that rewards name: who answers in words is of a higher level.
+    `open_responder` opens the judges of rewards that have some.
     """
     policy = run.policy
     assert policy is not None
@@ -57,7 +57,9 @@ def open_policy(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
     reward = Composer(
-        policy.rewards, open_responder=open_responder, open_model=partial(open_beside, run, checkpoint)
+        policy.rewards,
+        open_model=partial(open_beside, run, checkpoint),
+        open_responder=open_responder,
     )
     rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds

@@ -56,9 +56,17 @@ def train(
         return
     from llavakit.align.opening import open_policy
     from llavakit.chat import answer
-    from llavakit.cli.asked import open_judge
+    from llavakit.cli.asked import open_responder
     from llavakit.train.loop import train as train_run
 
-    policy = partial(open_policy, open_responder=lambda where: open_judge(where, None, None, None)[0])
-    train_run(run, resume=resume, overwrite=overwrite, answer=answer, policy=policy)
+    train_run(
+        run,
+        resume=resume,
+        overwrite=overwrite,
+        answer=answer,
+        policy=partial(open_policy, open_responder=open_responder),
+    )
+    if run.reward is not None:
+        say(f"saved in {run.out}; try it: llavakit reward PAIRS --model {run.out} --out scores.jsonl")
+        return
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')
