@@ -43,8 +43,8 @@ def arena(first: str, second: str) -> str:
     """WildVision's comparison; the arguments are slots."""
     return (
         "Compare the answers of two assistants to a user's question about an image. First think of your own "
-        "answer. Then name the mistakes of both, and say how helpful, to the point and complete each is.\n\n<|User|>\n"
-        f"{{question}}\n\n<|Answer of assistant A|>\n{first}\n<|End of answer A|>\n\n"
+        "answer. Then name the mistakes of both, and say how helpful, to the point and complete each is.\n\n"
+        f"<|User|>\n{{question}}\n\n<|Answer of assistant A|>\n{first}\n<|End of answer A|>\n\n"
         f"<|Answer of assistant B|>\n{second}\n<|End of answer B|>\n\n"
         "End with your verdict: [[A>>B]] if A is much better, [[A>B]] if A is a little better, [[A=B]] if "
         "they are about equal, [[B>A]] if B is a little better, [[B>>A]] if B is much better."
