@@ -35,6 +35,7 @@ from llavakit.train.optim import build_optimizer
 from llavakit.train.ranks import Ranks
 from llavakit.train.state import load_state, read_state
 from tests import tiny
+from tests.preloaded import HEAVY
 from tests.train.test_kto import kto_run
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
 from tests.train.test_reward import reward_run
@@ -65,7 +66,8 @@ class Pair:
         return [answer for _, answer in answers]
 
     def start(self):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(HEAVY)  # imported once, not by every rank of every module of tests
         for rank in range(2):
             mine, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, theirs), daemon=True)
