@@ -2,7 +2,7 @@
 
 Takes a demo model (`llavakit demo`), makes labelled pairs of the training questions, fine-tunes the model as
 a critic on them (recipe `critic`), and lets both judge pairs of the test questions: agreement with the truth,
-and what the place of an answer does before and after both orders are put together. With `--policy`, a model
+and what the place of an answer does before and after both orders are put together. With `--round`, a model
 that knows less answers training questions several times, the critic compares, and DPO learns from best
 against worst.
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from llavakit.align.rollouts import Rollout, write_rollouts
 from llavakit.chat import Chat, load
+from llavakit.core.config import load as load_settings
 from llavakit.core.progress import say
 from llavakit.critic.formats import Format, named
 from llavakit.critic.judge import Judge
@@ -54,8 +55,9 @@ FORM = Format(
 )  # fmt: skip
 PAIRS, TEST_PICTURES = 800, 40
 ROW, STEPS, RATE = 400, 120, 2e-4  # of the critic: tokens of a row, rows, peak rate
-CANDIDATES, PROMPTS = 5, 240  # of the policy
-DPO_RATE, DPO_STEPS = 2e-5, 60
+WEAK_STEPS = 24  # of the policy: the demo's second stage with so many instead of 110
+CANDIDATES, PROMPTS, ASKED_PICTURES = 4, 120, 160
+DPO_RATE, DPO_STEPS = 1e-5, 30
 
 
 def labelled_pairs(questions: Sequence[Question], seed: int) -> list[Case]:
@@ -141,10 +143,19 @@ def sample(chat: Chat, questions: Sequence[Question], path: Path) -> None:
     write_rollouts(path, rollouts)
 
 
+def weak_policy(demo: Path, out: Path) -> Path:
+    """The demo's second stage, soon ended: what is left to learn."""
+    target = out / "policy"
+    if not (target / "latest").exists():
+        run = load_settings(Run, demo / "stage2" / "run.yaml")
+        optim = run.optim.model_copy(update={"steps": WEAK_STEPS})
+        train(run.model_copy(update={"out": target, "optim": optim}))
+    return target
+
+
 def learn(policy: Path, critic: Path, out: Path) -> None:
     """A round of preference learning: the policy's answers, the critic's choice, DPO; accuracy before and after."""
     rollouts, pairs, target = out / "rollouts.jsonl", out / "pairs.jsonl", out / "preferred"
-    test = open_questions("test", TEST_PICTURES)
     if not (target / "latest").exists():
         questions = random.Random(3).sample(open_questions("train"), PROMPTS)
         sample(load(policy), questions, rollouts)
@@ -152,12 +163,14 @@ def learn(policy: Path, critic: Path, out: Path) -> None:
         cases = [case for group in groups for case in group.pairs().values()]
         judge = Judge(load(critic), FORM, Sampling(max_tokens=8))
         outcome = judge_file(judge, cases, out / "compared.jsonl", who={"judge": "critic"})
-        say(f"compared: {outcome.spent.tell()}; {write_preferences(groups, outcome.rows, pairs)}")
-        run = _run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW)
-        train(run)
+        made = write_preferences(groups, outcome.rows, pairs)
+        say(f"compared: {outcome.spent.tell()}; {made}; without a verdict: {dict(outcome.problems)}")
+        train(_run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW))
+    test = open_questions("test", ASKED_PICTURES)
     for name, model in (("policy", policy), ("after DPO", target)):
-        figures = accuracy(test, answer_questions(load(model), test, name))
-        say(f"{name}: {figures['all']:.3f} of {len(test)} open test questions right")
+        right = accuracy(test, answer_questions(load(model), test, name))["all"]
+        around = 1.96 * (right * (1 - right) / len(test)) ** 0.5
+        say(f"{name}: {right:.3f} of {len(test)} open test questions right, 95 % within {around:.3f}")
 
 
 def main() -> None:
@@ -165,7 +178,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
-    parser.add_argument("--policy", type=Path, help="what learns by DPO; without it that part is left out")
+    parser.add_argument("--round", action="store_true", help="a round of preference learning, too")
     parser.add_argument("--out", type=Path, default=Path("runs/critic-report"))
     args = parser.parse_args()
     start = time.monotonic()
@@ -173,8 +186,8 @@ def main() -> None:
     judge_test("before", args.demo, args.out, expected=False)
     critic = train_critic(args.demo, args.out)
     judge_test("after", critic, args.out, expected=False)
-    if args.policy is not None:
-        learn(args.policy, critic, args.out)
+    if args.round:
+        learn(weak_policy(args.demo, args.out), critic, args.out)
     say(json.dumps({"seconds": round(time.monotonic() - start)}))
 
 

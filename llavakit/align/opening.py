@@ -1,11 +1,14 @@
 """What makes a run with `policy` learn from its own answers: handed to `train` (train/loop.py) by who calls it."""
 
+from functools import partial
 from pathlib import Path
 
 from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
+from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import Sampler
+from llavakit.align.shared_reward import open_beside
 from llavakit.align.source import Rounds
 from llavakit.align.value import ValueModel
 from llavakit.core.errors import ConfigError, nearest
@@ -27,8 +30,13 @@ def open_policy(
     reference: CopiedReference | None,
     newest: Path | None,
     ranks: Ranks,
+    *,
+    open_responder: OpenResponder | None = None,
 ) -> tuple[Objective, Source]:
-    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy)."""
+    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
+
+    `open_responder` opens the judges of rewards that have some.
+    """
     policy = run.policy
     assert policy is not None
     wanted = policy.algorithm.filter
@@ -40,10 +48,18 @@ def open_policy(
     switch_off_dropout(checkpoint.model)
     sampler = Sampler(run, policy, checkpoint)
     value = ValueModel(checkpoint) if policy.has_value else None
+    begins = policy.algorithm.value.start
     if value is not None and newest is not None:
         value.load(newest)
+    elif value is not None and begins is not None:
+        value.begin_from(begins)
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    rounds = Rounds(run, policy, loader, sampler, learner, Composer(policy.rewards), ranks)
+    reward = Composer(
+        policy.rewards,
+        open_model=partial(open_beside, run, checkpoint),
+        open_responder=open_responder,
+    )
+    rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds

@@ -6,20 +6,25 @@ It has a tower, a tokenizer and rules for pictures of its own: what the policy l
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
+from llavakit.core.types import Batch
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.pack import collate, pack_rows
 from llavakit.data.records import FAULTS
 from llavakit.engine.decoder import Kernels, Weights, fuse
 from llavakit.engine.engine import Engine
+from llavakit.model.card import Card
 from llavakit.model.checkpoint import load
 from llavakit.model.directory import load_card
+from llavakit.model.llava import Llava
 from llavakit.text.conversation import Conversation
 from llavakit.text.grading import Grading
+from llavakit.text.tokenizer import Tokenizer
 
 ROW_TOKENS = 4096  # of one packed row; more where the answers to one prompt need more
 WINDOW = 64  # prompts whose pictures are in memory at once
@@ -44,10 +49,21 @@ class _Group:
     tiles: list[Tensor]
 
 
-class RewardModel:
+class Rewards(Protocol):
+    """Who computes them."""
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """float32[A]: what a reward model makes of every answer of a packed row (`Encoder.encode_graded`)."""
+        ...
+
+
+R = TypeVar("R", bound=Rewards, covariant=True)
+
+
+class RewardModel(Generic[R]):
     """Scores answers through the encoder it was taught with."""
 
-    def __init__(self, engine: Engine, encoder: Encoder, grading: Grading) -> None:
+    def __init__(self, engine: R, encoder: Encoder, grading: Grading) -> None:
         self.engine, self.encoder, self.grading = engine, encoder, grading
 
     def scores(
@@ -108,7 +124,7 @@ class RewardModel:
 
 def open_reward_model(
     path: str | Path, *, weights: Weights = "as_is", kernels: Kernels = "auto"
-) -> RewardModel:
+) -> RewardModel[Engine]:
     """The reward model of a run or a directory. CheckpointError and ConfigError for what is none.
 
     `weights` and `kernels` are those of the engine (docs/engine.md).
@@ -121,13 +137,17 @@ def open_reward_model(
     loaded = load(Path(path))
     if torch.cuda.is_available():
         loaded.model.cuda()
-    encoder = Encoder(
-        loaded.tokenizer, card.prompt(), card.image, card.video,
-        context=loaded.model.context, stretched=loaded.model.stretched,
-    )  # fmt: skip
+    encoder = encoder_of(loaded.model, loaded.tokenizer, card)
     decoder = fuse(loaded.model, weights, kernels=kernels, release=True)
     engine = Engine(loaded.model, frozenset(), tokenizer=loaded.tokenizer, decoder=decoder)
     return RewardModel(engine, encoder, card.grading)
+
+
+def encoder_of(model: Llava, tokenizer: Tokenizer, card: Card) -> Encoder:
+    """What encodes for a reward model by its card."""
+    return Encoder(
+        tokenizer, card.prompt(), card.image, card.video, context=model.context, stretched=model.stretched
+    )
 
 
 def _neighbours(conversations: Sequence[Conversation], facts: Sequence[Sequence[str]]) -> Iterator[list[int]]:

@@ -7,10 +7,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llavakit.align.shared_reward import shares_base
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.core.types import Batch
-from llavakit.model.adapters import FIRST, adapter_parameters, add_second_adapter, use_adapter
+from llavakit.model.adapters import (
+    FIRST,
+    adapter_parameters,
+    add_second_adapter,
+    fill_second_adapter,
+    read_carried,
+    use_adapter,
+)
 from llavakit.model.checkpoint import Checkpoint
+from llavakit.model.directory import load_card, resolve
 from llavakit.train.sharding import is_sharded
 
 NAME = "value"  # of its adapters, and of its module in the decoder
@@ -31,7 +40,7 @@ class ValueModel:
             raise ConfigError(
                 "policy.algorithm.advantage=gae needs parallel.mode=ddp: the base is not cut yet"
             )
-        self.model = checkpoint.model
+        self.model, self._checkpoint = checkpoint.model, checkpoint
         language = self.model.language
         policy = {name: p.detach().clone() for name, p in adapter_parameters(language).items()}
         add_second_adapter(language, NAME)
@@ -45,6 +54,17 @@ class ValueModel:
         language.add_module(
             NAME, self.head
         )  # so that whoever takes the decoder's parameters has the head's too
+
+    def begin_from(self, folder: Path) -> None:
+        """Take adapters and head of a reward model: of one with adapters of the same shape on the same base."""
+        folder = resolve(folder)
+        if load_card(folder).grading is None or not shares_base(self._checkpoint, folder):
+            raise ConfigError(
+                f"policy.algorithm.value.start={folder}: no reward model as adapters on the base and connector of "
+                "this run, with the same model.lora (and a connector that does not learn)"
+            )
+        fill_second_adapter(self.model.language, NAME, folder)
+        self.head.load_state_dict(read_carried(folder, "score"))
 
     def values(self, batch: Batch) -> Tensor:
         """float32[L]: the value in front of each learned token. Its adapters stay in use, for the backward pass."""

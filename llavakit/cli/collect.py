@@ -64,11 +64,12 @@ def collect(
     from llavakit.align.collect.session import Rules
 
     try:
-        from llavakit.serve.collect.serving import serve_collection
+        from llavakit.serve.collect.serving import check_key, serve_collection
         from llavakit.serve.listener import listen
     except ImportError as error:
         raise ConfigError(f"llavakit collect needs {error.name}: pip install 'llavakit[serve]'") from None
 
+    key = check_key(key or secrets.token_urlsafe(16))
     rules = Rules(votes=votes, gold_every=gold_every, always_ask_both=ask == "both")
     with (
         listen(host, port) as listener,
@@ -76,4 +77,4 @@ def collect(
             files, out, gold or [], rules, images=images, unread=unread or [], annotator=annotator
         ) as session,
     ):
-        serve_collection(session, listener, key or secrets.token_urlsafe(16), annotator)
+        serve_collection(session, listener, key, annotator)

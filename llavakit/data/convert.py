@@ -106,11 +106,11 @@ def _pair_line(record: Record, dialect: PairDialect, folder: Path) -> str:
     """As `_line`, of a pair of answers."""
     write = dialect.write
     assert write is not None
-    chosen, rejected = record.pair()
-    rest = record.alternatives().rest
+    found = record.alternatives()
+    chosen, rejected = record.choose(found)
     return _written(
         record, dialect.name, folder, [chosen, rejected],
-        lambda: write(chosen, rejected, folder, rest), lambda new: [*new.pair()],
+        lambda: write(chosen, rejected, folder, found.rest), lambda new: [*new.pair()],
     )  # fmt: skip
 
 

@@ -105,7 +105,10 @@ class Record:
 
     def pair(self) -> tuple[Conversation, Conversation]:
         """(chosen, rejected): one prompt with two answers, which alone are learned. DataError on any flaw."""
-        found = self.alternatives()
+        return self.choose(self.alternatives())
+
+    def choose(self, found: "Alternatives") -> tuple[Conversation, Conversation]:
+        """(chosen, rejected) of its two answers. DataError where none is better."""
         if found.verdict not in (1, 2):
             raise self.error(*found.undecided)
         return (found.first, found.second) if found.verdict == 1 else (found.second, found.first)

@@ -139,7 +139,7 @@ class VoteRows:
         self._entries: list[tuple[int, Row]] = []
         for item, asked in votes.asked.items():
             said = list(votes.of[item].values())
-            if said[0].gold is None:
+            if all(vote.gold is None for vote in said):
                 row = asked.extra | {"messages": asked.messages, "answers": asked.answers}
                 ballots = [{"annotator": vote.annotator, "verdict": vote.verdict} for vote in said]
                 self._entries.append((votes.lines[item], row | {"votes": ballots}))

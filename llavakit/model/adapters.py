@@ -91,6 +91,11 @@ def add_second_adapter(part: nn.Module, name: str) -> None:
     use_adapter(part, FIRST)
 
 
+def adapter_names(part: nn.Module) -> list[str]:
+    """What the adapters of a part are called, in the order in which they came."""
+    return list(vars(part)["peft_config"])
+
+
 def use_adapter(part: nn.Module, name: str) -> None:
     """Compute with these adapters from now on. All keep learning that do: peft would freeze the others."""
     learning = [parameter.requires_grad for parameter in part.parameters()]
@@ -209,10 +214,9 @@ def load_adapter(
     add_adapters(model, adapter.lora)
     for place, layers in _peft_parts(model, adapter.lora).items():
         _fill(layers, folder / place / WEIGHTS)
-    tensors = _load(folder / PARTS_FILE)
     model.newline, model.score = newline, score
     for part in CARRIED:
-        mine = {key.removeprefix(f"{part}."): t for key, t in tensors.items() if key.startswith(f"{part}.")}
+        mine = read_carried(folder, part)
         module = model.part(part)
         _check(folder / PARTS_FILE, module.state_dict(), mine)
         module.load_state_dict(mine, assign=True)
@@ -257,8 +261,19 @@ def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
     (folder / "adapter_config.json").write_text(text + "\n")
 
 
-def _fill(part: nn.Module, file: Path) -> None:
-    mine = {PEFT_PREFIX + _stored(name): p for name, p in adapter_parameters(part).items()}
+def fill_second_adapter(part: nn.Module, name: str, folder: Path) -> None:
+    """Give adapters of a decoder the weights of an adapter directory, whose shapes and base must be theirs."""
+    _fill(part, folder / WEIGHTS, name)
+
+
+def read_carried(folder: Path, part: str) -> dict[str, Tensor]:
+    """The weights of a part that an adapter directory carries whole, by their names in it."""
+    tensors = _load(folder / PARTS_FILE)
+    return {key.removeprefix(f"{part}."): each for key, each in tensors.items() if key.startswith(f"{part}.")}
+
+
+def _fill(part: nn.Module, file: Path, adapter: str = FIRST) -> None:
+    mine = {PEFT_PREFIX + _stored(name, adapter): p for name, p in adapter_parameters(part, adapter).items()}
     tensors = _load(file)
     _check(file, mine, tensors)
     with torch.no_grad():
@@ -282,10 +297,10 @@ def _check(file: Path, expected: Any, found: dict[str, Tensor]) -> None:
         )
 
 
-def _stored(name: str) -> str:
+def _stored(name: str, wanted: str = FIRST) -> str:
     """peft leaves its own name of the adapter out of files: `...lora_A.default.weight` -> `...lora_A.weight`."""
     *before, adapter, leaf = name.split(".")
-    assert adapter == FIRST, name
+    assert adapter == wanted, name
     return ".".join((*before, leaf))
 
 

@@ -1,5 +1,6 @@
 """Settings of learning from a model's own answers. Apart from the losses, which need PyTorch."""
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -33,6 +34,7 @@ class PolicySettings(Config):
 class ValueConfig(Config):
     """PPO's value model, and what advantages are made of with it."""
 
+    start: Path | None = None  # a reward model as adapters; default: the policy's adapters, a head of zeros
     coef: float = Field(0.1, ge=0, le=100)  # of its loss, beside the policy's
     clip: float = Field(0.2, gt=0, le=1e6)  # how far one round may move a value
     clip_in: Literal["returns", "units"] = "returns"  # deviations of the round's returns, or plain numbers

@@ -10,15 +10,21 @@ from llavakit.align.advantages import value_columns
 from llavakit.align.experience import Experience, make_batch, plan_rows, read_experiences, split_columns
 from llavakit.align.opening import open_policy
 from llavakit.align.prompts import Prompts
+from llavakit.align.reward_model import open_reward_model
+from llavakit.align.shared_reward import OnPolicyBase, open_beside
 from llavakit.align.value import ValueModel
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.loader import Loader
 from llavakit.data.settings import DataConfig
+from llavakit.engine.engine import Engine
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.adapters import Adapter, adapter_parameters, add_adapters, learn_adapters_only
+from llavakit.model.build import build
 from llavakit.model.directory import resolve
 from llavakit.model.settings import LoraSettings
+from llavakit.text.conversation import Conversation, assistant, user
+from llavakit.train.freezing import train_only
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.policy_objective import VALUE, PolicyObjective
@@ -26,6 +32,7 @@ from llavakit.train.policy_settings import Algorithm, PolicyConfig
 from llavakit.train.ranks import ALONE
 from tests import tiny
 from tests.align.test_rounds import interrupt, made_up, policy_run, write_questions
+from tests.train.test_reward import reward_run
 
 LORA = {"model.lora": "{r: 4}", "train": "[language]", "policy.answers": 2}
 
@@ -207,3 +214,52 @@ def test_what_ppo_needs_is_said(tmp_path):
     (resolve(run.out) / "value.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"value.safetensors is not there"):
         train(run, resume=True, policy=open_policy)
+
+
+def test_the_value_model_may_begin_as_the_reward_model(tmp_path):
+    """Its adapters and its head, on the same base; the reward of the answers is the same model's, as a term."""
+    reward = reward_run(tmp_path, **{"model.lora": "{r: 4}", "optim.steps": 2})
+    train(reward)
+    terms = f"{{terms: {{rm: {{model: {reward.out}, facts: false}}}}}}"
+    start = {"policy.algorithm.value.start": reward.out}
+    run = ppo_run(
+        tmp_path, **start, **{"policy.rewards": terms, "optim.steps": 2, "policy.algorithm.kl_coef": 0}
+    )
+    train(run, policy=open_policy)
+    found = read_experiences(run.out / "rollouts" / "round000000.jsonl")
+    assert len({each.scores["rm"] for each in found}) > 3
+    assert all(value != 0 for each in found for value in each.columns["values"])
+    taught = checkpoints.load(reward.out)
+    ck = adapted_checkpoint()
+    ck.adapter = Adapter(LoraSettings(r=4), run.model.start)
+    value = ValueModel(ck)
+    value.begin_from(reward.out)
+    theirs = adapter_parameters(taught.model.language)
+    for name, mine in adapter_parameters(ck.model.language, "value").items():
+        torch.testing.assert_close(mine, theirs[name.replace(".value.", ".default.")])
+    for changes in ({"model.lora": "{r: 8}"}, {"policy.algorithm.value.start": run.model.start}):
+        with pytest.raises(ConfigError, match="no reward model as adapters on the base and connector"):
+            train(ppo_run(tmp_path, "wrong", **(start | changes)), policy=open_policy)
+
+
+def test_a_reward_model_on_the_policys_base_scores_as_one_of_its_own(tmp_path):
+    reward = reward_run(tmp_path, **{"model.lora": "{r: 4}", "optim.steps": 2})
+    train(reward)
+    run = ppo_run(tmp_path)
+    ck = build(run.model)
+    train_only(ck.model, ("language",), adapter=ck.adapter)
+    ValueModel(ck)
+    shared, alone = open_beside(run, ck, str(reward.out)), open_reward_model(reward.out)
+    assert isinstance(shared.engine, OnPolicyBase) and isinstance(alone.engine, Engine)
+    image = tiny.picture(tmp_path / "y.png", seed=3)
+    talks = [
+        Conversation((user("What is it?", [image]), assistant(text))) for text in ("a red one", "no", "yes")
+    ]
+    before = [each.requires_grad for each in ck.model.parameters()]
+    assert shared.scores(talks) == pytest.approx(alone.scores(talks), abs=1e-4)
+    assert [each.requires_grad for each in ck.model.parameters()] == before
+    learned = [name for name, each in ck.model.named_parameters() if each.requires_grad and "lora_" in name]
+    assert {name.split(".")[-2] for name in learned} == {"default", "value"}
+    other = build(ppo_run(tmp_path, **{"model.lora": "{r: 8}"}).model)
+    train_only(other.model, ("language",), adapter=other.adapter)
+    assert isinstance(open_beside(run, other, str(reward.out)).engine, Engine)

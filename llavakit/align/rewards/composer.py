@@ -9,7 +9,7 @@ from typing import Protocol, Self
 import torch
 
 from llavakit.align.reward_model import Score, Unscorable
-from llavakit.align.rewards.models import JudgeScores, OpenResponder, RewardModelScores
+from llavakit.align.rewards.models import JudgeScores, OpenResponder, OpenRewardModel, RewardModelScores
 from llavakit.align.rewards.processes import Mathematical, Regex, UserFunction
 from llavakit.align.rewards.rules import RULES
 from llavakit.align.rewards.term import Each, Term
@@ -36,12 +36,21 @@ class Reward(Protocol):
 class Composer:
     """A reward by its settings."""
 
-    def __init__(self, config: RewardsConfig, *, open_responder: OpenResponder | None = None) -> None:
-        """UserError where a term cannot be had, before anything is generated. `open_responder` gives judges."""
+    def __init__(
+        self,
+        config: RewardsConfig,
+        *,
+        open_responder: OpenResponder | None = None,
+        open_model: OpenRewardModel | None = None,
+    ) -> None:
+        """UserError where a term cannot be had, before anything is generated.
+
+        `open_responder` gives judges; `open_model` reward models, where they need not be models of their own.
+        """
         self.config = config
         self._facts = None if config.facts is None else Facts(config.facts)
         self.unscorable: list[str] = []  # why answers of the newest call have no score, each with its term
-        self._terms = {name: _open(term, open_responder) for name, term in config.terms.items()}
+        self._terms = {name: _open(term, open_responder, open_model) for name, term in config.terms.items()}
 
     def __enter__(self) -> Self:
         return self
@@ -136,9 +145,11 @@ def _informed(rollout: Rollout, facts: Facts) -> Rollout:
         return rollout
 
 
-def _open(term: TermSettings, open_responder: OpenResponder | None) -> Term:
+def _open(
+    term: TermSettings, open_responder: OpenResponder | None, open_model: OpenRewardModel | None
+) -> Term:
     if isinstance(term, settings.RewardModelTerm):
-        return RewardModelScores(term)
+        return RewardModelScores(term, open_model)
     if isinstance(term, settings.Judge):
         return JudgeScores(term, open_responder)
     if isinstance(term, settings.Regex):

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from llavakit.align.remote_reward import RemoteRewardModel
-from llavakit.align.reward_model import RewardModel, Score, Unscorable, open_reward_model
+from llavakit.align.reward_model import RewardModel, Rewards, Score, Unscorable, open_reward_model
 from llavakit.align.rollouts import Rollout
 from llavakit.core.errors import ConfigError
 from llavakit.engine.responder import Answer, Responder
@@ -13,6 +13,7 @@ from llavakit.text.conversation import Conversation, Message, Text, assistant
 from llavakit.train import reward_terms as settings
 
 OpenResponder = Callable[[str], Responder]  # a directory or a URL -> who answers
+OpenRewardModel = Callable[[str], RewardModel[Rewards]]  # a directory -> what scores
 URL = ("http://", "https://")
 JUDGE = (
     "Here are a question about the image and an answer to it.\n\nQuestion: {question}\n\nAnswer: {answer}\n\n"
@@ -26,12 +27,13 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 class RewardModelScores:
     """What a reward model says of each answer."""
 
-    def __init__(self, term: settings.RewardModelTerm) -> None:
+    def __init__(self, term: settings.RewardModelTerm, open_model: OpenRewardModel | None = None) -> None:
         self.facts = term.facts
-        self._model: RewardModel | RemoteRewardModel
-        self._model = (
-            RemoteRewardModel(term.model) if term.model.startswith(URL) else open_reward_model(term.model)
-        )
+        self._model: RewardModel[Rewards] | RemoteRewardModel
+        if term.model.startswith(URL):
+            self._model = RemoteRewardModel(term.model)
+        else:
+            self._model = (open_model or open_reward_model)(term.model)
 
     def scores(self, rollouts: Sequence[Rollout]) -> list[Score]:
         talks = [_answered(rollout) for rollout in rollouts]

@@ -186,6 +186,8 @@ def test_a_file_of_votes_is_one_collection_at_a_time_and_named_so(tmp_path, run)
         pass
     code, _, said = run("collect", write_pairs(tmp_path, 1), "--out", tmp_path / "votes.jsonl", "--port", 0)
     assert code == 2 and "must end in .votes" in said
+    code, _, said = run("collect", tmp_path / "pairs.jsonl", "--out", tmp_path / "a.votes", "--key", "a b")
+    assert code == 2 and "--key must be letters" in said
 
 
 KILLED = """

@@ -33,7 +33,7 @@ def collecting(folder, *options: str, port: int = 0):
     """The address of `llavakit collect` as a process of its own."""
     command = [
         sys.executable, "-m", "llavakit", "collect", "pairs.jsonl", "--out", "out.votes", "--port", str(port),
-        "--key", "secret", *options,
+        "--key", "s&c+e/t%", *options,
     ]  # fmt: skip
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True, env=environment)
