@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from llavakit.align.reward_model import Unscorable, open_reward_model
+from llavakit.align.reward_model import RewardModel, Unscorable, open_reward_model
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.rollouts import Rollout
 from llavakit.core import config
@@ -78,6 +78,17 @@ def test_what_cannot_be_scored_says_why_and_leaves_its_neighbours_alone(model, f
         next(reason.split(";")[0] for reason in reasons if "do not fit the model's context" in reason),
         next(reason.split(";")[0] for reason in reasons if "gone.png" in reason),
     ]
+
+
+def test_a_score_that_is_no_number_is_none(model, folder):
+    class Broken:
+        def rewards(self, batch):
+            return torch.tensor([float("nan"), 1.0])
+
+    found = RewardModel(Broken(), model.encoder, model.grading).scores(
+        [talk(folder, "red"), talk(folder, "no")]
+    )
+    assert found == [Unscorable("the score is nan"), 1.0]
 
 
 def test_a_reward_model_of_another_tower_and_template_looks_in_its_own_way(tmp_path, folder):
