@@ -99,8 +99,12 @@ def check_pair_data(
     unread: list[str],
     seed: int,
     against: Path | None = None,
+    reward: Path | None = None,
 ) -> bool:
-    """As `check_data`, of pairs of answers. `against`: what the model was trained from; its reward is told too."""
+    """As `check_data`, of pairs of answers. `against`: what the model was trained from; its reward is told too.
+
+    `reward` is a reward model, of which the same is told.
+    """
     if against is not None and model is None:
         raise ConfigError("--against START needs --model DIR, the model that was trained from it")
     for kind in ignore:
@@ -115,6 +119,11 @@ def check_pair_data(
     if encoder is None:
         say("tokens were not counted; give --model DIR, or --tokenizer DIR with --template NAME")
     say(f"{report.num_bad} of {len(mixture)} pairs are bad; all flaws: {out / BAD_PAIRS}")
+    if reward is not None:
+        from llavakit.align.margins import compare_blind, tell_blind  # they bring PyTorch, as below
+        from llavakit.align.reward_model import open_reward_model
+
+        tell_blind(compare_blind(mixture, open_reward_model(reward)))
     if model is not None and against is not None:
         from llavakit.align.implicit_reward import (
             ImplicitReward,  # it brings PyTorch, which check does not need

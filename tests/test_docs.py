@@ -13,6 +13,7 @@ from llavakit.align.collect.run import open_session
 from llavakit.align.collect.session import Rules
 from llavakit.model import checkpoint as checkpoints
 from tests import tiny
+from tests.preloaded import Server
 from tests.vision.clips import write_clip
 
 ROOT = Path(__file__).parent.parent
@@ -24,11 +25,16 @@ BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @pytest.fixture
 def sandbox(tmp_path):
-    """What a reader has after `make demo`, in small: runs/demo, x.png, data.json; also clip.mp4 and pairs.json, and
-    shapes.votes, what somebody said of the pairs."""
+    """What a reader has after `make demo`, in small: runs/demo with a picture.
+
+    And what documents call the reader's own: x.png, data.json, clip.mp4, pairs.json, and shapes.votes, what
+    somebody said of the pairs.
+    """
     checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
     (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
-    tiny.picture(tmp_path / "x.png")
+    (tmp_path / "runs" / "demo" / "pictures").mkdir()
+    for picture in ("x.png", "runs/demo/pictures/0.png"):
+        tiny.picture(tmp_path / picture)
     write_clip(tmp_path / "clip.mp4")
     rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")
@@ -58,11 +64,22 @@ def blocks() -> list:
     return found
 
 
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory):
+    """`llavakit` and `python` that start at once."""
+    folder = tmp_path_factory.mktemp("preloaded")
+    server = Server(folder)
+    yield server.shims(folder / "bin")
+    server.stop()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("language", "code"), blocks())
-def test_the_block_runs(sandbox, language, code):
-    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+def test_the_block_runs(sandbox, programs, language, code):
+    command = (
+        ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [programs / "python", "-c", code]
+    )
+    path = f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
         command, cwd=sandbox, capture_output=True, text=True, timeout=300, env=os.environ | {"PATH": path}
     )

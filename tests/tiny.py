@@ -1,6 +1,7 @@
 """Tiny real parts for tests: three kinds of tokenizer, a CLIP tower, a Llama decoder, pictures, records."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,10 @@ from llavakit.data.encode import Encoder
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import build_connector
-from llavakit.model.llava import Llava
+from llavakit.model.llava import Llava, Score
 from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.model.tower import ViTTower
+from llavakit.text.grading import Grading
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.vision.plan import ImageConfig
@@ -153,6 +155,16 @@ def checkpoint(name: str = "chatml", connector: str = "mlp", seed: int = 0) -> C
     return Checkpoint(
         model, tokenizer, Card(tower=TowerConfig(path="tiny"), connector=settings, image=IMAGE, template=name)
     )
+
+
+def reward_checkpoint(name: str = "chatml", *, seed: int = 0, facts: bool = False) -> Checkpoint:
+    """A reward model whose scores differ; with `facts`, one that was taught with them."""
+    made = checkpoint(name, seed=seed)
+    made.model.score = Score(48)
+    with torch.no_grad():
+        made.model.score.weight.mul_(50)
+    grading = Grading(question="Grade it. {facts}", opening="It is", lead="Known:", facts=facts)
+    return replace(made, card=made.card.model_copy(update={"grading": grading}))
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (40, 30)) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from llavakit.align.reward_model import Score, Unscorable
 from llavakit.core.errors import DataError
 from llavakit.core.progress import bar, say
 from llavakit.data.blind import Pair, swap_media
@@ -17,7 +18,7 @@ WINDOW = 128  # pairs that exchange their pictures among each other
 class Scorer(Protocol):
     """What gives an answer a number: a reward model, or the reward that DPO has learned."""
 
-    def scores(self, conversations: Sequence[Conversation]) -> list[float]:
+    def scores(self, conversations: Sequence[Conversation], /) -> Sequence[Score]:
         """Of the last answer of each conversation."""
         ...
 
@@ -63,12 +64,16 @@ def compare_blind(mixture: Mixture, scorer: Scorer) -> BlindReport:
                 if other is None:
                     continue
                 try:
-                    one, two, three, four = scorer.scores([*pair, *other])
+                    scores = scorer.scores([*pair, *other])
                 except (DataError, *FAULTS):
                     unread += 1
                     continue
-                seen.add(one, two)
-                blind.add(three, four)
+                known = [score for score in scores if not isinstance(score, Unscorable)]
+                if len(known) < len(scores):
+                    unread += 1
+                    continue
+                seen.add(*known[:2])
+                blind.add(*known[2:])
             progress.advance(len(records))
     return BlindReport(seen, blind, unread)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.rewards.composer import Composer
+from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import Sampler
 from llavakit.align.shared_reward import open_beside
 from llavakit.align.source import Rounds
@@ -29,8 +30,13 @@ def open_policy(
     reference: CopiedReference | None,
     newest: Path | None,
     ranks: Ranks,
+    *,
+    open_responder: OpenResponder | None = None,
 ) -> tuple[Objective, Source]:
-    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy)."""
+    """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
+
+    `open_responder` opens the judges of rewards that have some.
+    """
     policy = run.policy
     assert policy is not None
     wanted = policy.algorithm.filter
@@ -50,6 +56,10 @@ def open_policy(
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
     )
-    reward = Composer(policy.rewards, open_model=partial(open_beside, run, checkpoint))
+    reward = Composer(
+        policy.rewards,
+        open_model=partial(open_beside, run, checkpoint),
+        open_responder=open_responder,
+    )
     rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from llavakit.align.reward_model import Score, Unscorable
+from llavakit.align.reward_model import Score, Unscorable, finite
 from llavakit.core.errors import DataError, RemoteError
 from llavakit.text.conversation import Conversation
 from llavakit.wire import POOLING, Server, write_message
@@ -58,4 +58,6 @@ def _read(answer: Any) -> Score:
         [value] = entry["data"]
     except (KeyError, TypeError, ValueError):
         return Unscorable(f"not one number: {str(answer)[:200]}")
-    return float(value) if isinstance(value, int | float) else Unscorable(f"not a number: {str(value)[:200]}")
+    return (
+        finite(value) if isinstance(value, int | float) else Unscorable(f"not a number: {str(value)[:200]}")
+    )

@@ -3,6 +3,7 @@
 It has a tower, a tokenizer and rules for pictures of its own: what the policy looks like makes no difference to it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,11 @@ class Unscorable:
 
 
 Score = float | Unscorable
+
+
+def finite(value: float) -> Score:
+    """A model's number as a score."""
+    return value if math.isfinite(value) else Unscorable(f"the score is {value}")
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class RewardModel(Generic[R]):
             chosen = [groups[at] for at in row]
             batch = collate([g.sample for g in chosen], [tiles for g in chosen for tiles in g.tiles])
             places = [at for group in chosen for at in group.places]
-            found |= zip(places, self.engine.rewards(batch).tolist(), strict=True)
+            found |= zip(places, map(finite, self.engine.rewards(batch).tolist()), strict=True)
 
 
 def open_reward_model(

@@ -1,9 +1,10 @@
 """Whom a verb asks: a model here or one behind a URL, and the names that its answers are kept under."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from llavakit.cli.options import Weights
+from llavakit.cli.options import API_KEY, Weights
 
 Who = dict[str, str | None]
 
@@ -36,3 +37,8 @@ def open_judge(
     if where.startswith(("http://", "https://")):
         return open_remote(where, model_name, api_key, **how)
     return open_model(Path(where), template)
+
+
+def open_responder(where: str) -> Any:
+    """The judge that a reward asks; a server gets the key of the environment."""
+    return open_judge(where, None, None, os.environ.get(API_KEY))[0]

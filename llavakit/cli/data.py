@@ -63,6 +63,7 @@ def pairs(
             " their pictures and with those of other pairs."
         ),
     ] = None,
+    reward: Annotated[Path | None, typer.Option(help="A reward model, of which the same is told.")] = None,
     tokenizer: Vocabulary = None,
     template: OtherTemplate = None,
     images: Images = None,
@@ -86,7 +87,7 @@ def pairs(
     good = check_pair_data(
         files, model=model, tokenizer=tokenizer, template_name=template, images=images, out=out, tokens=tokens,
         workers=workers, ignore=ignore or [], unread=unread or [], seed=seed,
-        against=against,
+        against=against, reward=reward,
     )  # fmt: skip
     if not good:
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """`llavakit train`: one stage, by a recipe's name or a run.yaml."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,17 @@ def train(
         return
     from llavakit.align.opening import open_policy
     from llavakit.chat import answer
+    from llavakit.cli.asked import open_responder
     from llavakit.train.loop import train as train_run
 
-    train_run(run, resume=resume, overwrite=overwrite, answer=answer, policy=open_policy)
+    train_run(
+        run,
+        resume=resume,
+        overwrite=overwrite,
+        answer=answer,
+        policy=partial(open_policy, open_responder=open_responder),
+    )
+    if run.reward is not None:
+        say(f"saved in {run.out}; try it: llavakit reward PAIRS --model {run.out} --out scores.jsonl")
+        return
     say(f'saved in {run.out}; try it: llavakit chat --model {run.out} --image PICTURE "What is this?"')

@@ -79,11 +79,11 @@ def _nearest(card: Card) -> str:
 def _refusals(card: Card, nearest: str) -> tuple[str, ...]:
     """What no class computes."""
     checks = [
+        (card.grading is not None, "a reward model: their classes answer, and score nothing"),
         (
             card.tower.kind != "transformers",
             f"tower.kind={card.tower.kind}: their towers are CLIP and SigLIP",
         ),
-        (card.grading is not None, "a reward model: their classes answer, and score nothing"),
         (card.connector.standardize, "connector.standardize: theirs takes the tower's rows as they are"),
     ]
     image, anyres = card.image, card.image.anyres

@@ -5,6 +5,7 @@ captions, stage 2 connector and language model on questions. `docs/demo.md` tell
 """
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,6 +32,8 @@ DEFAULT = Path("runs/demo")
 QUESTIONS_PER_RECORD = 3
 SHEET_QUESTIONS = 16
 SHEET_SEED = 1
+PICTURES = 4  # copies of test pictures that the demo leaves
+LOOKS = 0.05  # who answers yes/no better than the blind guesser by this much looks at the picture
 
 
 @dataclass(frozen=True)
@@ -169,10 +172,22 @@ def _report(out: Path, profile: Profile, stages: list[Run], data: EasyVqa) -> No
     shown = Random(SHEET_SEED).sample(range(len(questions)), SHEET_QUESTIONS)
     draw_sheet([questions[i] for i in shown], [answers[i] for i in shown], out / "answers.png")
     _print_table(figures, questions)
-    picture = questions[0].image
-    say(f"pictures: {out / 'answers.png'}, {out / 'loss.png'}; figures: {out / 'report.json'}")
+    picture = _leave_pictures(questions, out / "pictures")
+    say(f"drawn: {out / 'answers.png'}, {out / 'loss.png'}; figures: {out / 'report.json'}")
+    if figures["model"]["yes_no"] < figures["blind"]["yes_no"] + LOOKS:
+        say(
+            "yes/no answers are near the blind guess: the quick profile learns to name things; --full learns both"
+        )
     say(f"trained in {time.strftime('%M:%S', time.gmtime(seconds))}; now ask it something yourself:")
     say(f'  llavakit chat --model {out} --image {picture} "What color is the shape?"')
+
+
+def _leave_pictures(questions: list[Question], folder: Path) -> Path:
+    """Copies of the first test pictures, to be asked about; the path of the first."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(list(dict.fromkeys(question.image for question in questions))[:PICTURES]):
+        shutil.copyfile(image, folder / f"{number}{image.suffix}")
+    return folder / "0.png"
 
 
 def _print_table(figures: dict[str, dict[str, float]], questions: list[Question]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import model_validator
 
 from llavakit.core.config import Config
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.text.conversation import Conversation, assistant, read_only, user
 from llavakit.text.template import Piece
 
@@ -49,7 +49,12 @@ class Grading(Config):
         return any(slot in text for slot in SLOTS)
 
     def turns(self, conversation: Conversation, facts: Sequence[str]) -> Conversation:
-        """The conversation with the turn behind it, of which alone something is learned."""
+        """The conversation with the turn behind it, of which alone something is learned.
+
+        DataError for one that does not end with an answer.
+        """
+        if not conversation.messages or conversation.messages[-1].role != "assistant":
+            raise DataError("the last message must be the assistant's, the answer that is scored")
         if self.suffix is not None:
             return read_only(conversation)
         asked, begun = user(self._filled(self.question, facts)), assistant(self.opening)

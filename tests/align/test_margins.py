@@ -1,19 +1,23 @@
 """The reward that a run has learned, and the blind control: is it told apart without the pictures?"""
 
 import json
+import re
 
 import pytest
 import torch
 
 from llavakit.align.implicit_reward import ImplicitReward
 from llavakit.align.margins import compare_blind
+from llavakit.align.reward_model import Unscorable
 from llavakit.core.errors import ConfigError
 from llavakit.data.blind import swap_media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate
 from llavakit.model import checkpoint as checkpoints
 from llavakit.train.answers import answer_logprobs
+from llavakit.train.loop import train
 from tests import tiny
+from tests.train.test_reward import reward_run
 
 
 def write_pairs(folder, *, pictures: int = 4, words: int = 2):
@@ -69,6 +73,11 @@ def test_a_reward_that_looks_is_told_from_one_that_does_not(tmp_path):
         def scores(self, talks):
             return [-float(len(talk.messages[-1].text)) for talk in talks]
 
+    class Fails:
+        def scores(self, talks):
+            return [Unscorable("too long")] * len(talks)
+
+    assert compare_blind(mixture, Fails()).unread == 8
     looks, counts = compare_blind(mixture, Looks()), compare_blind(mixture, Counts())
     assert (looks.seen.pairs, looks.unread) == (8, 0)
     assert (looks.seen.right, looks.blind.right) == (8.0, 0.0)
@@ -105,6 +114,11 @@ def test_the_report_of_pairs_has_the_control(tmp_path, run):
     code, out, err = run(*words, "--model", tmp_path / "start", "--against", tmp_path / "start")
     assert "reward, own pictures: margin +0.000, 50.0% of 4 right" in out
     assert "reward, pictures of other pairs: margin +0.000, 50.0% of 4 right" in out
+    (tmp_path / "other").mkdir()
+    taught = reward_run(tmp_path / "other", **{"optim.steps": 1})
+    train(taught)
+    _, out, _ = run(*words, "--reward", taught.out)
+    assert re.search(r"own pictures: margin [+-]\d\.\d+, \d+\.\d% of 4 right", " ".join(out.split()))
     code, _, err = run(*words, "--against", tmp_path / "start")
     assert (code, err.strip()) == (
         2,

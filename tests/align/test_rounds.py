@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -15,12 +16,14 @@ from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError, DataError, Interrupted
 from llavakit.data.loader import Loader
 from llavakit.data.settings import DataConfig
+from llavakit.engine.responder import Answer
 from llavakit.model import checkpoint as checkpoints
 from llavakit.train.loop import Loop, train, train_step
 from llavakit.train.metrics import Metrics, read_metrics
 from llavakit.train.policy_objective import PolicyObjective
 from llavakit.train.policy_settings import ALGORITHMS, PolicyConfig
 from tests import tiny
+from tests.eval.responders import Scripted
 from tests.train.test_loop import tiny_run, weights
 from tests.train.test_parallel import Pair
 
@@ -63,7 +66,6 @@ def test_a_run_learns_from_its_own_answers_and_tells_of_them(tmp_path):
     assert len(found) == 12
     page = (run.out / "rollouts" / "round000000.html").read_text()
     assert "What is" in page and "advantage" in page
-    assert (run.out / "rollouts.png").stat().st_size > 1000
 
 
 def rows_and_weights(run):
@@ -76,7 +78,7 @@ def rows_and_weights(run):
     return rows, weights(run)
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("stop", [1, 2])
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, stop):
     """Within a round (its answers are read back) and between two (new ones are drawn)."""
     how = {"policy.algorithm": "rloo", "policy.algorithm.kl_target": 0.1, "policy.algorithm.kl_horizon": 40}
@@ -304,6 +306,24 @@ def test_runs_that_cannot_work_say_so_before_anything_is_sampled(tmp_path):
         train(settings.override(run, ["policy.algorithm.filter=acuracy"]), policy=open_policy)
     with pytest.raises(DataError, match=r"questions.json:\d+: \d+ tokens and 400 of answers"):
         train(settings.override(run, ["policy.max_tokens=400"]), overwrite=True, policy=open_policy)
+
+
+def test_a_judge_may_say_what_an_answer_is_worth(tmp_path):
+    """Whoever opens models for the run opens the judge that its rewards name."""
+    opened = []
+
+    def open_responder(where):
+        opened.append(where)
+        return Scripted(lambda text, seed: Answer(f"Fine.\n{len(text) % 10}", "stop"))
+
+    judge = {"policy.rewards": "{terms: {judge: {model: 'http://judge'}}}", "optim.steps": 1}
+    run = policy_run(tmp_path, **judge)
+    with pytest.raises(ConfigError, match="a judge needs somebody who opens models"):
+        train(run, policy=open_policy)
+    train(run, overwrite=True, policy=partial(open_policy, open_responder=open_responder))
+    assert opened == ["http://judge"]
+    found = read_experiences(run.out / "rollouts" / "round000000.jsonl")
+    assert len({each.scores["judge"] for each in found}) > 1
 
 
 def roll_out(rank, run):

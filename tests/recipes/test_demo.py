@@ -78,11 +78,20 @@ def test_question_records_are_training_questions_in_the_wanted_shares(train, tmp
     assert again.read_text() == path.read_text()
 
 
+def few_pictures(split):
+    """The tower's features of all 4,000 would take most of the test."""
+    data = EasyVqa(split)
+    data.questions = {picture: data.questions[picture] for picture in sorted(data.questions)[:80]}
+    return data
+
+
 @pytest.mark.slow
 def test_the_command_runs_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     """Two steps a stage on the real parts; Ctrl-C in the second stage; --resume; report, pictures, chat."""
-    small = replace(demo.QUICK, caption_steps=2, question_steps=2, test_pictures=3)
+    phases = (replace(demo.QUICK.phases[0], records=30),)
+    small = replace(demo.QUICK, caption_steps=2, question_steps=2, test_pictures=3, phases=phases)
     monkeypatch.setattr(demo, "QUICK", small)
+    monkeypatch.setattr(demo, "EasyVqa", few_pictures)
     monkeypatch.setattr(demo, "SHEET_QUESTIONS", 8)
     add, out = Metrics.add, tmp_path / "demo"
 
@@ -98,7 +107,12 @@ def test_the_command_runs_stops_and_goes_on(tmp_path, monkeypatch, capsys):
     assert isinstance(llavakit.load(out), llavakit.Chat), "an interrupted demo leaves a model that loads"
 
     demo.run_demo(out, full=False, resume=True)
-    assert "already at its last step" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "already at its last step" in told
+    assert "the quick profile learns to name things" in told, "two steps teach nobody to look"
+    assert f"--image {out}/pictures/0.png" in " ".join(told.split())
+    with Image.open(out / "pictures" / "2.png") as image:
+        assert image.size == (64, 64)
     report = json.loads((out / "report.json").read_text())
     assert report["questions"] == len(EasyVqa("test").all(3))
     for name in ("model", "shuffled", "blind"):

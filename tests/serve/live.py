@@ -105,12 +105,19 @@ def client(worker=None, **settings) -> Iterator[TestClient]:
 def served(worker=None, **settings) -> Iterator[tuple[str, Service]]:
     """A real server in a thread: its address, and the service behind it."""
     made = service(worker, **settings)
+    with serving(made) as url:
+        yield url, made
+
+
+@contextmanager
+def serving(made: Service) -> Iterator[str]:
+    """A real server of a service in a thread: its address."""
     with listen("127.0.0.1", 0) as listener:
         server = uvicorn.Server(http_config(made))
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", made
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

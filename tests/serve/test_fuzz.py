@@ -9,7 +9,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.serve.live import CHAT, served
 
-OTHERS = ["/v1/responses", "/v1/completions", "/v1/embeddings"]
+OTHERS = ["/v1/responses", "/v1/completions", "/v1/embeddings", "/pooling"]
 OPERATIONS = [("GET", "/v1/models"), ("GET", "/v1/models/{name}"), ("GET", "/health"), ("GET", "/metrics")]
 
 

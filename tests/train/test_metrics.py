@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import PIL.Image
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from llavakit.train import events
 from llavakit.train.loop import train
-from llavakit.train.metrics import Metrics, draw_curves, read_metrics
+from llavakit.train.metrics import Metrics, draw_curves, draw_panels, read_metrics
 from tests.train.test_loop import tiny_run
 
 
@@ -62,3 +63,16 @@ def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
         name: [(point.step, point.value) for point in events.Scalars(name)]
         for name in events.Tags()["scalars"]
     }
+
+
+def test_figures_of_some_steps_get_a_panel_each(tmp_path):
+    rows = [
+        {"step": at, "loss": 0.1 * (-1) ** at} | ({"reward": at / 9} if at % 2 else {}) for at in range(1, 9)
+    ]
+    draw_panels(rows, ["reward", "kl", "loss"], tmp_path / "rollouts.png")
+    with PIL.Image.open(tmp_path / "rollouts.png") as picture:
+        assert picture.width == 1200 and picture.height == 220
+    draw_panels(rows, ["kl"], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    draw_curves({"a policy's loss lies around zero": rows}, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

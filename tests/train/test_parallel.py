@@ -35,8 +35,10 @@ from llavakit.train.optim import build_optimizer
 from llavakit.train.ranks import Ranks
 from llavakit.train.state import load_state, read_state
 from tests import tiny
+from tests.preloaded import HEAVY
 from tests.train.test_kto import kto_run
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
+from tests.train.test_reward import reward_run
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +66,8 @@ class Pair:
         return [answer for _, answer in answers]
 
     def start(self):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(HEAVY)  # imported once, not by every rank of every module of tests
         for rank in range(2):
             mine, theirs = context.Pipe()
             process = context.Process(target=serve, args=(rank, theirs), daemon=True)
@@ -162,6 +165,19 @@ def test_two_ranks_measure_the_divergence_that_one_does(tmp_path, pair):
     for mine, theirs in zip(log_of(two), log, strict=True):
         for name in ("loss", "kl", "rewards/chosen", "rewards/rejected", "rewards/accuracies"):
             assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
+
+
+def test_two_ranks_teach_the_reward_model_that_one_does(tmp_path, pair):
+    """One of them has a row less in every step, and of the head, one row, a rank has nothing."""
+    steps = {"optim.rows": 3, "optim.steps": 3}
+    one, two = reward_run(tmp_path, "one", **steps), reward_run(tmp_path, "two", **steps, **MODES["sharded"])
+    train(one)
+    pair(train_rank, two)
+    for mine, theirs in zip(log_of(two), log_of(one), strict=True):
+        for name in ("loss", "accuracy", "score_lowest", "score_highest", "length_correlation"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), name
+    assert "score.weight" in weights(two)
     torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
 
 

@@ -212,6 +212,9 @@ def test_a_checkpoint_is_a_directory_with_the_head_and_the_prompt(tmp_path, lora
     with pytest.raises(ConfigError, match=re.escape(problem)):
         chat.load(trained.out)
     assert run("chat", "--model", trained.out, "hello")[0::2] == (2, f"error: {problem}\n")
+    for layout in ("original", "hf"):
+        code, _, error = run("convert", trained.out, tmp_path / layout, "--to", layout)
+        assert (code, "a reward model" in error) == (2, True)
     with pytest.raises(ConfigError, match="is a reward model, which can only learn to score"):
         train(
             tiny_run(

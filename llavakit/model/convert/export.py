@@ -86,6 +86,7 @@ def _refuse(card: Card, language: PreTrainedConfig, vision: PreTrainedConfig) ->
         f"language model {language.model_type} (it has {', '.join(CLASSES)})": language.model_type
         not in CLASSES,
         "connector.standardize": card.connector.standardize,
+        "a reward model": card.grading is not None,
         f"image.kind={image.kind} with this tower": image.kind not in kinds,
         "image.mean and std other than the tower's": (image.mean, image.std) != (tower.mean, tower.std),
         # It cuts SigLIP's last layer off, and takes what then comes last.
