@@ -15,7 +15,7 @@ from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader
 from llavakit.model.llava import Llava
 from llavakit.train.balance import balance_batches
-from llavakit.train.losses import token_logprobs
+from llavakit.train.losses import CHUNK, token_logprobs
 from llavakit.train.policy_objective import VALUE
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.ranks import Ranks
@@ -145,7 +145,9 @@ class Learner:
         batch = batch.to(self.model.device)
         with self._precise():
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
-            new_L, _ = token_logprobs(hidden_LD, batch.labels_L, logits)
+            new_L, _ = token_logprobs(
+                hidden_LD, batch.labels_L, logits, whole=CHUNK
+            )  # entropy takes twice as much
             plain_L = new_L
             if temperature != 1:
                 plain_L, _ = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)

@@ -1,6 +1,6 @@
 """What people look at first: scores and comparisons as text in 80 columns, and scores as a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +8,21 @@ from llavakit.core.errors import shorten
 from llavakit.eval.compare import Comparison
 from llavakit.eval.score import Score
 
-HEAD = f"{'task':<14}{'rules':<11}{'score':>18}{'95 %':>15}{'n':>8}{'unread':>7}{'cut':>6}"
-AGAINST = f"{'task':<14}{'A':>8}{'B':>8}{'B - A':>8}{'95 %':>16}{'p':>8}{'n':>8}{'least':>8}"
+HEAD = f"{'rules':<11}{'score':>18}{'95 %':>15}{'n':>8}{'unread':>7}{'cut':>6}"
+AGAINST = f"{'A':>8}{'B':>8}{'B - A':>8}{'95 %':>16}{'p':>8}{'n':>8}{'least':>8}"
+NAME = 14  # columns of a task's name, more where one is longer
 FLIPS = 10  # of a task, in the terminal
 
 
 def draw_table(scores: Sequence[Score]) -> str:
     """Scores by rule set. What was not read comes with the bounds that it leaves."""
-    lines = [HEAD]
+    width = _width(score.task for score in scores)
+    lines = [f"{'task':<{width}}{HEAD}"]
     for score in scores:
         name, value = score.headline
         between = "" if score.interval is None else f"{score.interval[0]:.1f}-{score.interval[1]:.1f}"
         lines.append(
-            f"{score.task:<14}{score.rules:<11}{f'{name} {value:.2f}':>18}{between:>15}"
+            f"{score.task:<{width}}{score.rules:<11}{f'{name} {value:.2f}':>18}{between:>15}"
             f"{score.answered:>8}{score.unparsed:>7}{score.truncated:>6}"
         )
         if score.unparsed:
@@ -37,14 +39,19 @@ def draw_table(scores: Sequence[Score]) -> str:
     return "\n".join(lines)
 
 
+def _width(tasks: Iterable[str]) -> int:
+    return max([NAME, *(len(task) + 1 for task in tasks)])
+
+
 def draw_differences(comparisons: Sequence[Comparison]) -> str:
     """Two runs, task by task, with the first answers that changed. `least`: the smallest difference n can show."""
-    lines = [AGAINST]
+    width = _width(each.task for each in comparisons)
+    lines = [f"{'task':<{width}}{AGAINST}"]
     for each in comparisons:
         between = "" if each.interval is None else f"{each.interval[0]:+.1f} to {each.interval[1]:+.1f}"
         least = "" if each.detectable is None else f"{each.detectable:.2f}"
         lines.append(
-            f"{each.task:<14}{each.first:>8.2f}{each.second:>8.2f}{each.gain:>+8.2f}{between:>16}"
+            f"{each.task:<{width}}{each.first:>8.2f}{each.second:>8.2f}{each.gain:>+8.2f}{between:>16}"
             f"{each.p:>8.4f}{each.questions:>8}{least:>8}"
         )
         better = sum(flip.better for flip in each.flips)

@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llavakit.align.experience import Experience, make_batch, plan_rows, read_experiences
 from llavakit.align.opening import open_policy
@@ -18,13 +19,14 @@ from llavakit.data.loader import Loader
 from llavakit.data.settings import DataConfig
 from llavakit.engine.responder import Answer
 from llavakit.model import checkpoint as checkpoints
+from llavakit.model.directory import resolve
 from llavakit.train.loop import Loop, train, train_step
 from llavakit.train.metrics import Metrics, read_metrics
 from llavakit.train.policy_objective import PolicyObjective
 from llavakit.train.policy_settings import ALGORITHMS, PolicyConfig
 from tests import tiny
 from tests.eval.responders import Scripted
-from tests.train.test_loop import tiny_run, weights
+from tests.train.test_loop import tiny_run
 from tests.train.test_parallel import Pair
 
 
@@ -75,7 +77,8 @@ def rows_and_weights(run):
         {name: value for name, value in row.items() if name not in noise}
         for row in read_metrics(run.out / "metrics.jsonl")
     ]
-    return rows, weights(run)
+    file = resolve(run.out) / ("model.safetensors" if run.model.lora is None else "adapter_model.safetensors")
+    return rows, load_file(file)
 
 
 @pytest.mark.parametrize("stop", [1, 2])
@@ -330,15 +333,23 @@ def roll_out(rank, run):
     train(run, policy=open_policy)
 
 
-def test_two_ranks_learn_what_one_learns(tmp_path, pair):
-    one, two = (policy_run(tmp_path, name, **{"policy.algorithm": "rloo"}) for name in ("one", "two"))
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"policy.algorithm": "rloo"},
+        {"policy.algorithm": "ppo", "model.lora": "{r: 4}", "train": "[language]", "policy.minibatches": 4},
+    ],
+    ids=["rloo", "ppo, ranks without rows"],
+)
+def test_two_ranks_learn_what_one_learns(tmp_path, pair, how):
+    one, two = (policy_run(tmp_path, name, **how) for name in ("one", "two"))
     train(one, policy=open_policy)
     pair(roll_out, two)
     (mine, mine_weights), (theirs, their_weights) = rows_and_weights(one), rows_and_weights(two)
     for a, b in zip(mine, theirs, strict=True):
         a, b = ({k: v for k, v in row.items() if k not in ("tokens", "flops")} for row in (a, b))
-        assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+        assert a == pytest.approx(b, rel=5e-3, abs=5e-5)  # Adam makes steps of any size of last bits
     for key, tensor in mine_weights.items():
-        torch.testing.assert_close(tensor, their_weights[key], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(tensor, their_weights[key], rtol=1e-3, atol=2e-4)
     shares = [read_experiences(two.out / "rollouts" / f"round000000.{rank}-of-2.jsonl") for rank in (0, 1)]
     assert [len(share) for share in shares] == [6, 6]

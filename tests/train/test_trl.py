@@ -1,9 +1,11 @@
-"""Parity with TRL's DPOTrainer on the same tokens, in an environment of its own (LLAVAKIT_TRL_PYTHON).
+"""Parity with TRL's DPOTrainer and KTOTrainer on the same tokens, in its own environment (LLAVAKIT_TRL_PYTHON).
 
 What it needs is in the head of benchmarks/dpo.py.
 """
 
+import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ import pytest
 from benchmarks import dpo
 from benchmarks.sft import build_model
 from llavakit.model import checkpoint
+from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.loop import train
+from llavakit.train.metrics import read_metrics
 
 STEPS = 4
 
@@ -26,3 +30,30 @@ def test_every_step_of_a_dpo_run_is_that_of_trl(tmp_path):
     peer = dpo.run_peer(Path(os.environ["LLAVAKIT_TRL_PYTHON"]), tmp_path, "full", STEPS, float32=True)
     dpo.check_same(ours, peer, tolerance=1e-4, close=1e-4)
     assert max(abs(loss - ours["losses"][0]) for loss in ours["losses"]) > 0.003  # the rate moves them
+
+
+@pytest.mark.trl
+def test_every_step_of_a_kto_run_is_that_of_trl(tmp_path):
+    """One batch that holds all answers: there TRL's neighbours in the batch are ours in the file."""
+    checkpoint.save(build_model(2, dpo.IMAGES[196]), tmp_path / "model")
+    dpo.write_pairs(tmp_path, dpo.BATCH)
+    for name in ("ours", "trl"):
+        rows = json.loads((tmp_path / f"{name}.json").read_text())
+        for number, row in enumerate(rows):
+            chosen, rejected = row.pop("chosen"), row.pop("rejected")
+            row |= {"completion": chosen if number % 2 else rejected, "label": bool(number % 2)}
+            if name == "ours":
+                row["images"] = [row.pop("image")]
+        (tmp_path / ("kto.json" if name == "trl" else "ours.json")).write_text(json.dumps(rows))
+    run = dpo.our_run(tmp_path, "ours", "full", STEPS, precision="float32")
+    kto = KtoConfig(beta=0.5, desirable_weight=1.5, undesirable_weight=0.5)
+    train(run.model_copy(update={"preference": None, "kto": kto}))
+    ours = read_metrics(tmp_path / "ours" / "metrics.jsonl")
+    command = [os.environ["LLAVAKIT_TRL_PYTHON"], str(Path(__file__).with_name("kto_peer.py")), str(tmp_path)]
+    command += [f"--steps={STEPS}", f"--batch={dpo.BATCH}", f"--rate={dpo.RATE}"]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    theirs = json.loads(done.stdout.strip().splitlines()[-1])
+    assert [row["loss"] for row in ours] == pytest.approx(theirs["loss"], abs=1e-4)
+    assert [row["kl"] for row in ours] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-3)
+    assert max(abs(loss - theirs["loss"][0]) for loss in theirs["loss"]) > 0.003  # the rate moves them

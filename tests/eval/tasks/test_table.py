@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -20,7 +23,8 @@ from tests.eval.layouts import WRITE, written
 from tests.eval.more_layouts import MORE
 
 FILES = [task for task, row in BENCHMARKS.items() if not row.built_in]
-CASES = [(task, rules) for task in FILES for rules in BENCHMARKS[task].rules]
+SCORED = [task for task in FILES if BENCHMARKS[task].rules]
+CASES = [(task, rules) for task in SCORED for rules in BENCHMARKS[task].rules]
 # The maximum where it is not 100: ten categories of MME have 200 points; for lmms-eval an open question of MMMU,
 # two of six here, is never right.
 BEST = {"mme": 2000.0, ("mmmu", "lmms"): 100 * 4 / 6}
@@ -93,7 +97,7 @@ def test_silence_gets_nothing(folders, task, rules):
     assert found.unparsed >= guessed and (found.if_chance > 0) == (guessed > 0)
 
 
-@pytest.mark.parametrize("task", [task for task in FILES if BENCHMARKS[task].rules])
+@pytest.mark.parametrize("task", SCORED)
 def test_the_order_of_answers_is_nothing(folders, task):
     def half(question):
         return oracle(question) if int(prompt_digest(question), 16) % 2 else "no"
@@ -272,3 +276,30 @@ def test_bounds_of_pope_lie_around_its_score(folders):
 def test_mme_gives_points_for_both_answers_of_a_picture(folders):
     found = score(folders, "mme", "lmms", lambda _: "yes")
     assert found.figures["perception"] == 10 * 50 and found.figures["cognition"] == 4 * 50
+
+
+def figures_of(folders, task: str) -> str:
+    """By every rule set, half of the answers right."""
+    questions = BENCHMARKS[task].questions(folders[task])
+    said = [oracle(q) if int(prompt_digest(q), 16) % 2 else "no" for q in questions]
+    rules = BENCHMARKS[task].rules.items()
+    return str(
+        [(n, r.aggregate(questions, r.judge(questions, said)), r.details(questions, said)) for n, r in rules]
+    )
+
+
+HASHED = """
+import sys
+from pathlib import Path
+from tests.eval.tasks.test_table import SCORED, figures_of
+folders = {task: Path(sys.argv[1]) / task for task in SCORED}
+print(*(figures_of(folders, task) for task in SCORED), sep="\\n")
+"""
+
+
+def test_no_score_depends_on_the_seed_of_hashes(folders):
+    """Against one other process; this one's seed is whatever it is."""
+    words = [sys.executable, "-c", HASHED, str(folders["gqa"].parent)]
+    environment = os.environ | {"PYTHONHASHSEED": "9" if os.environ.get("PYTHONHASHSEED") != "9" else "8"}
+    said = subprocess.run(words, env=environment, text=True, capture_output=True, check=True).stdout
+    assert said.splitlines() == [figures_of(folders, task) for task in SCORED]
