@@ -113,9 +113,9 @@ def load(
     (`fuse`); the last three are limits of the engine (`Engine`). The model is for talking only: its decoder's
     weights lie as the engine wants them.
     """
-    refuse_reward_model(load_card(Path(path), template_name), path)
     if quantization is not None and weights != "as_is":
         raise ConfigError(f"weights={weights} and a quantization of transformers exclude each other")
+    refuse_reward_model(load_card(Path(path), template_name), path)
     where: DeviceMap | None = device_map
     if where is None and quantization is not None:
         where = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llavakit.cli.options import DataFiles, Drawn, Encoding, Images, OtherTemplate, Unread, Vocabulary
+from llavakit.cli.options import DataFiles, Drawn, Encoding, Images, OtherTemplate, Unread, Vocabulary, finite
 from llavakit.core.progress import say
 
 Budget = Annotated[int, typer.Option(min=1, help="Budget of a packed row: data.tokens of the run.")]
@@ -129,10 +129,12 @@ def choose(
         typer.Option(help="The best answer of a prompt against the worst, or the best alone."),
     ] = "pairs",
     gap: Annotated[
-        float, typer.Option(min=0, help="Pairs: by how much more than this the best is above.")
+        float,
+        typer.Option(min=0, callback=finite, help="Pairs: by how much more than this the best is above."),
     ] = 0.0,
     at_least: Annotated[
-        float | None, typer.Option(help="What the best answer must have to be taken.")
+        float | None,
+        typer.Option(min=-1e6, callback=finite, help="What the best answer must have to be taken."),
     ] = None,
 ) -> None:
     """Write what a model's own answers teach as data: pairs for `train dpo`, or the best answers alone for

@@ -109,8 +109,12 @@ class PolicyConfig(Config):
     # all answers, by their advantages; pairs: best against worst, by `preference`; best: it alone, as in SFT
     learn: Learn = "all"
     anchor: Literal["round", "start"] = "round"  # pairs: the reference is who answered, or the run's start
-    gap: float = Field(0.0, ge=0)  # pairs: by how much more than this the best must be above the worst
-    at_least: float | None = None  # pairs, best: what the best must have to be learned
+    gap: float = Field(
+        0.0, ge=0, le=1e6
+    )  # pairs: by how much more than this the best must be above the worst
+    at_least: float | None = Field(
+        None, ge=-1e6, le=1e6
+    )  # pairs, best: what the best must have to be learned
     rewards: RewardsConfig = Field(default_factory=RewardsConfig)
     prompts: int = Field(16, ge=1)  # of a round
     answers: int = Field(8, ge=1)  # to each of them

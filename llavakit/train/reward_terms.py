@@ -16,7 +16,8 @@ from llavakit.data.facts import FactsConfig
 
 Weight = Annotated[float, Field(ge=-1e6, le=1e6)]
 Take = Literal["all", "answer", "boxed"]
-Scalar = str | int | float | bool
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+Scalar = str | Annotated[int, Field(ge=-(10**9), le=10**9)] | Number | bool  # of a record, to be equal to
 
 
 class TermSettings(Config):
@@ -144,8 +145,8 @@ class Judge(TermSettings):
     kind: Literal["judge"] = "judge"
     model: str  # a directory, or the URL of a server
     prompt: Path | None = None  # a text with {question}, {answer}, {reference} and {facts}; default: ours
-    lowest: float = 0.0
-    highest: float = 10.0
+    lowest: float = Field(0.0, ge=-1e6, le=1e6)
+    highest: float = Field(10.0, ge=-1e6, le=1e6)
     facts: bool = True
     max_tokens: int = Field(512, ge=1)
 
