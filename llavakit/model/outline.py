@@ -23,21 +23,22 @@ from llavakit.model.hf_card import part_settings
 from llavakit.model.llava import Llava
 from llavakit.model.rope import with_context
 from llavakit.model.settings import LanguageConfig, ModelConfig
+from llavakit.text.grading import Grading
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 Settings = dict[str, Any]
 FROM_TABLE = "dimensions from llavakit's table, as the hub cannot be reached; the run needs its files"
 
 
-def outline(config: ModelConfig, notes: list[str] | None = None) -> Llava:
-    """The model of `build(config)` on the meta device, adapters included (four bits are not: shapes stay plain).
+def outline(config: ModelConfig, notes: list[str] | None = None, grading: Grading | None = None) -> Llava:
+    """The model of `build(config, grading)` on the meta device, with adapters (four bits are not: shapes stay plain).
 
     Reads settings and a tokenizer only. A published part whose hub cannot be reached has the dimensions of our
     table, without rows that a start may add to its vocabulary; each such part is a line in `notes`. Raises
     ConfigError or CheckpointError for what else is not on this machine.
     """
     notes = [] if notes is None else notes
-    card = complete_card(config)
+    card = complete_card(config).model_copy(update={"grading": grading})
     dtype, vision, tokenizer = (
         torch.float32,
         None,

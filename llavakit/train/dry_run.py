@@ -45,7 +45,7 @@ def _outline(run: Run, problems: list[str]) -> Llava | None:
     for config in starts:
         notes: list[str] = []
         try:
-            model = outline(config, notes)
+            model = outline(config, notes, run.grading)
         except UserError as error:
             problems.append(str(error))
             continue

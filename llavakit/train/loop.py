@@ -312,7 +312,7 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
     with ranks.in_turn() if mesh is not None else nullcontext():
         start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-        checkpoint = build(start, None if run.reward is None else run.reward.grading())
+        checkpoint = build(start, run.grading)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:

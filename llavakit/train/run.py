@@ -10,6 +10,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.data.settings import DataConfig
 from llavakit.model.card import Card
 from llavakit.model.settings import ModelConfig
+from llavakit.text.grading import Grading
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.policy_settings import PolicyConfig
@@ -103,6 +104,11 @@ class Run(Config):
     def reads_pairs(self) -> bool:
         """Whether a record of the data is two answers, of which one is better."""
         return (self.preference is not None and self.policy is None) or self.reward is not None
+
+    @property
+    def grading(self) -> Grading | None:
+        """What a reward model is asked, where the run makes one."""
+        return None if self.reward is None else self.reward.grading()
 
     @property
     def keeps_copies(self) -> bool:
