@@ -31,7 +31,9 @@ FROM_TABLE = "dimensions from llavakit's table, as the hub cannot be reached; th
 
 
 def outline(config: ModelConfig, notes: list[str] | None = None, grading: Grading | None = None) -> Llava:
-    """The model of `build(config, grading)` on the meta device, with adapters (four bits are not: shapes stay plain).
+    """The model of `build(config, grading)` on the meta device, adapters included.
+
+    Shapes stay plain where the run has four bits.
 
     Reads settings and a tokenizer only. A published part whose hub cannot be reached has the dimensions of our
     table, without rows that a start may add to its vocabulary; each such part is a line in `notes`. Raises
