@@ -96,10 +96,17 @@ def _load() -> Any:
     loaded.use_amx(True)
     for function in (
         loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
-        loaded.decode_step, loaded.product, loaded.norm,
+        loaded.decode_step, loaded.product, loaded.norm, loaded.rest,
     ):  # fmt: skip
         function.restype = None
     return loaded
+
+
+def rest() -> None:
+    """End the threads that helped the calling one: where another thread runs the kernels from here on, they would
+    count as busy, and its helpers would go to sleep after every product."""
+    if missing() is None:
+        _load().rest()
 
 
 def misfit(inputs: int) -> str | None:

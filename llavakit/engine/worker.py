@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from llavakit.engine.engine import Engine
 from llavakit.engine.fault import Boundary, report
+from llavakit.engine.native import rest
 from llavakit.engine.request import Ends, Event, Listen, Request, never
 
 R = TypeVar("R")
@@ -49,6 +50,7 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        rest()  # what the caller's thread tried the kernels with
         # Steps and errands take turns in the queue of the one thread: a step puts the next one behind what came.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llavakit-engine")
         self._open: set[_Open] = set()

@@ -165,6 +165,18 @@ def test_a_row_does_not_change_with_its_company(format, unit):
         assert torch.equal(product(x[start:end]), whole[start:end])
 
 
+def test_threads_that_were_sent_to_rest_come_back():
+    """A worker sends those of its maker to rest; whoever multiplies next gets new ones, and the same numbers."""
+    if not HERE:
+        return
+    weight, x = torch.randn(64, 96).bfloat16(), torch.randn(5, 96).bfloat16()
+    product = NativeLinear(weight, None, "as_is", Workspace())
+    before = product(x)
+    native.rest()
+    native.rest()
+    assert torch.equal(product(x), before)
+
+
 @pytest.mark.parametrize("format", ["as_is", "int8", "int4"])
 def test_the_head(format):
     model = random_model(FAMILIES["llama"](), torch.bfloat16)

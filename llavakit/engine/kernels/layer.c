@@ -150,3 +150,7 @@ EXPORT void norm(const bf16 *x, const float *weight, float epsilon, bf16 *into, 
 #pragma omp parallel num_threads(threads)
     norm_rows(x, weight, epsilon, tokens, width, into);
 }
+
+/* Ends the pool of threads that belongs to the calling thread. With more threads in all pools than processors OpenMP
+   hardly spins before it sleeps, and a step is hundreds of short regions. */
+EXPORT void rest(void) { omp_pause_resource_all(omp_pause_soft); }
