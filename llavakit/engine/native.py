@@ -50,7 +50,7 @@ def missing() -> str | None:
 
 def has_amx() -> bool:
     """Whether the kernels multiply by the processor's matrix unit; it is used wherever there is one."""
-    return bool(library().use_amx(True))
+    return bool(library().uses_amx())
 
 
 def library() -> Any:
@@ -92,21 +92,22 @@ def _load() -> Any:
     ]  # fmt: skip
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
-    loaded.use_amx.argtypes, loaded.use_amx.restype = [number], number
-    loaded.use_amx(True)
+    loaded.use_amx.argtypes = [number]
+    loaded.uses_amx.restype = number
     for function in (
         loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
         loaded.decode_step, loaded.product, loaded.norm, loaded.rest,
+        loaded.use_amx,
     ):  # fmt: skip
         function.restype = None
+    loaded.use_amx(True)
     return loaded
 
 
 def rest() -> None:
     """End the threads that helped the calling one: where another thread runs the kernels from here on, they would
     count as busy, and its helpers would go to sleep after every product."""
-    if missing() is None:
-        _load().rest()
+    library().rest()
 
 
 def misfit(inputs: int) -> str | None:

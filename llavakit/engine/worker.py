@@ -50,7 +50,8 @@ class Worker:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        rest()  # what the caller's thread tried the kernels with
+        if engine.kernels == "native":
+            rest()  # what the caller's thread tried the kernels with
         # Steps and errands take turns in the queue of the one thread: a step puts the next one behind what came.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="llavakit-engine")
         self._open: set[_Open] = set()

@@ -30,10 +30,8 @@ static int can_use(void) {
     return has && syscall(SYS_arch_prctl, ASK_FOR_STATE, TILE_STATE) == 0;
 }
 
-EXPORT int use_amx(int wanted) {
-    deepest = wanted && can_use() ? DEEP : ROWS;
-    return deepest == DEEP;
-}
+EXPORT void use_amx(int wanted) { deepest = wanted && can_use() ? DEEP : ROWS; }
+EXPORT int uses_amx(void) { return deepest == DEEP; }
 
 /* Tiles for `rows` rows: sums in 0 to 3, rows in 4 and 5, weights in 6 and 7. */
 static void shape_tiles(int rows) {
