@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from llavakit.eval.benchmark import Aggregate, Figures, Points, Question, accuracy
+from llavakit.rules.flips import sign_test
 
 DRAWS, SLOW_DRAWS = 2000, 200  # of what numpy computes, and of what Python has to
 SWAPS, SLOW_SWAPS = 10_000, 400
@@ -78,7 +79,7 @@ def swap(
         gains_C = sums_of(runs[1], members) - sums_of(runs[0], members)
         gains_C = gains_C[gains_C != 0]
         if len(set(abs(gains_C))) <= 1:
-            return two_sided(int((gains_C > 0).sum()), len(gains_C)), "McNemar"
+            return sign_test(int((gains_C < 0).sum()), int((gains_C > 0).sum())), "McNemar"
         seen = abs(gains_C.sum())
         sums = [
             abs((random.integers(2, size=(count, len(gains_C))) * 2 - 1) @ gains_C)
@@ -97,15 +98,6 @@ def swap(
                 headline(aggregate(questions, both[1])) - headline(aggregate(questions, both[0]))
             ) >= (seen - 1e-9)
     return (hits + 1) / (draws + 1), "swaps"
-
-
-def two_sided(wins: int, count: int) -> float:
-    """p of `wins` heads in `count` throws of a fair coin, both tails."""
-    k = np.arange(min(wins, count - wins))
-    ways = np.concatenate(
-        [[0.0], np.log((count - k) / (k + 1)).cumsum()]
-    )  # log of (count over 0), (count over 1) ...
-    return min(1.0, 2 * float(np.exp(ways - count * np.log(2)).sum()))
 
 
 def sums_of(points: Points, members: list[list[int]]) -> np.ndarray:

@@ -1,10 +1,12 @@
-"""The same questions answered twice: whether one time was better than the other, or luck."""
+"""What fell to one of two sides, questions that turned or votes by place: whether a side is better, or luck."""
 
-from math import comb
+import numpy as np
 
 
-def sign_test(lost: int, gained: int) -> float:
-    """McNemar's exact test, two-sided: how often a fair coin is as one-sided as the questions that turned."""
-    turned = lost + gained
-    tail = sum(comb(turned, count) for count in range(min(lost, gained) + 1))
-    return min(1.0, 2 * tail / 2**turned)
+def sign_test(one: int, other: int) -> float:
+    """How often a fair coin is as one-sided: exact, two-sided. Of lost and gained questions: McNemar's test."""
+    count = one + other
+    k = np.arange(min(one, other))
+    # Log of (count over 0), (count over 1) ...: the numbers themselves are too large for many throws.
+    ways = np.concatenate([[0.0], np.log((count - k) / (k + 1)).cumsum()])
+    return min(1.0, 2 * float(np.exp(ways - count * np.log(2)).sum()))

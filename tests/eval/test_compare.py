@@ -7,6 +7,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.engine.responder import Answer
@@ -16,10 +17,11 @@ from llavakit.eval.benchmark import Question, accuracy
 from llavakit.eval.compare import compare
 from llavakit.eval.controls import shuffle_media, without_media
 from llavakit.eval.repeats import vote
-from llavakit.eval.resample import gather, interval, redraw, swap, two_sided
+from llavakit.eval.resample import gather, interval, redraw, swap
 from llavakit.eval.run import INDEX, RESULTS, evaluate, plan_tasks, rescore
 from llavakit.eval.score import Verdict
 from llavakit.eval.submission import as_csv, as_json, as_mapping, workbook
+from llavakit.rules.flips import sign_test
 from llavakit.text.conversation import Image, user
 from tests.eval.layouts import written
 from tests.eval.responders import Scripted, always
@@ -42,17 +44,16 @@ def slow_accuracy(questions, points):
 
 
 def test_single_questions_are_tested_as_mcnemar_does():
-    scipy = pytest.importorskip("scipy.stats")
     before, after = [1.0] * 3 + [0.0] * 9 + [1.0] * 8, [0.0] * 3 + [1.0] * 9 + [1.0] * 8
     found = compare("t", "official", accuracy, verdicts(before, range(20)), verdicts(after, range(20)))
-    assert found.test == "McNemar" and found.p == pytest.approx(scipy.binomtest(3, 12).pvalue)
+    assert found.test == "McNemar" and found.p == pytest.approx(binomtest(3, 12).pvalue)
     assert (found.first, found.second, found.gain) == pytest.approx((55, 85, 30)) and len(found.flips) == 12
     assert sum(flip.better for flip in found.flips) == 9
-    assert [two_sided(k, 12) for k in range(13)] == pytest.approx(
-        [scipy.binomtest(k, 12).pvalue for k in range(13)]
+    assert [sign_test(k, 12 - k) for k in range(13)] == pytest.approx(
+        [binomtest(k, 12).pvalue for k in range(13)]
     )
-    assert two_sided(0, 0) == two_sided(50_000, 100_000) == 1.0
-    assert two_sided(300, 700) == pytest.approx(scipy.binomtest(300, 700).pvalue)
+    assert sign_test(0, 0) == sign_test(50_000, 50_000) == 1.0
+    assert sign_test(300, 400) == pytest.approx(binomtest(300, 700).pvalue)
 
 
 def test_answers_about_one_picture_are_swapped_together():

@@ -1,6 +1,5 @@
 """What a collection came to: votes, agreement, who does how on gold items, and whether the place matters."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from rich.text import Text
 
 from llavakit.data.dialects.judged import settle
 from llavakit.data.votes import Choice, Vote, Votes
+from llavakit.rules.flips import sign_test
 from llavakit.rules.krippendorff import Metric, krippendorff_alpha
 
 NOMINAL: dict[Choice | None, int] = {1: 1, 2: 2, "tie": 3, "both_bad": 4}
@@ -71,15 +71,6 @@ def describe(name: str, votes: Sequence[Vote]) -> Person:
     )
 
 
-def sign_test(share: Share) -> float:
-    """How likely a share at least as far from one half is, if the place plays no part (exact, two-sided)."""
-    if not share.whole:
-        return 1.0
-    far = max(share.part, share.whole - share.part)
-    tail = sum(math.comb(share.whole, count) for count in range(far, share.whole + 1))
-    return min(1.0, 2 * tail / 2**share.whole)
-
-
 def report_lines(votes: Votes) -> list[str]:
     """The whole collection in a few lines."""
     all_votes = votes.all
@@ -102,9 +93,9 @@ def report_lines(votes: Votes) -> list[str]:
             f"{name}: {said[1] + said[2]} for one answer{', ' if counts else ''}{counts}; "
             f"Krippendorff's alpha nominal, ordinal: {agreement}"
         )
-    lines.append(
-        f"the answer on the left won {everybody.left}; p = {sign_test(everybody.left):.2g} if places play no part"
-    )
+    left = everybody.left
+    luck = sign_test(left.part, left.whole - left.part)
+    lines.append(f"the answer on the left won {left}; p = {luck:.2g} if places play no part")
     return lines
 
 

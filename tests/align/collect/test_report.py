@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from llavakit.align.collect.report import Share, alpha, describe, report_lines, sign_test
+from llavakit.align.collect.report import Share, alpha, describe, report_lines
 from llavakit.data.records import read_records
 from llavakit.data.votes import read_votes
+from llavakit.rules.flips import sign_test
 from tests.align.collect.pairs import session_of, side_of, vote_all
 
 
@@ -32,8 +33,8 @@ def test_people_in_figures(votes):
     assert (ada.votes, ada.gold, ada.hurried, ada.seconds) == (15, Share(3, 3), 0, 5.0)
     assert bob.gold == Share(0, 3)
     assert (eve.left, eve.hurried) == (Share(15, 15), 15)
-    assert sign_test(eve.left) == pytest.approx(2 / 2**15)
-    assert sign_test(Share(6, 12)) == sign_test(Share(0, 0)) == 1.0
+    assert sign_test(eve.left.part, eve.left.whole - eve.left.part) == pytest.approx(2 / 2**15)
+    assert sign_test(6, 6) == sign_test(0, 0) == 1.0
 
 
 def test_agreement_is_of_pairs_and_not_of_gold_items(votes, tmp_path):
