@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Literal
 
 from llavakit.chat import Chat
@@ -14,7 +13,7 @@ from llavakit.data.cases import Case
 from llavakit.engine.responder import Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.rules.thinking import strip_thinking
-from llavakit.text.conversation import Conversation, Text
+from llavakit.text.conversation import Conversation, words_digest
 
 # Why there is no score: no verdict, one outside the scale, a server's error, no answer in time, a broken picture.
 Problem = Literal["", "unread", "range", "http", "timeout", "media"]
@@ -118,8 +117,7 @@ def _problem(error: UserError) -> Problem:
 def prompt_digest(conversation: Conversation) -> str:
     """A name for what a judge was asked, pictures aside."""
     [message] = conversation.messages
-    words = [part.text if isinstance(part, Text) else "\0" for part in message.parts]
-    return sha256("\1".join(words).encode()).hexdigest()[:16]
+    return words_digest(message.parts)
 
 
 def label_of(case: Case) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from llavakit.core.errors import DataError, Interrupted
 from llavakit.core.journal import Row, open_journal
+from llavakit.core.neighbours import neighbours
 from llavakit.core.progress import bar
 from llavakit.critic.judge import LOST, Ask, Judge, Judgement, label_of, prompt_digest
 from llavakit.data.cases import Case
@@ -66,9 +67,7 @@ class Outcome:
 
 def asks_of(cases: Sequence[Case], *, both: bool) -> list[Ask]:
     """Every case, with `both` its two orders one after the other, cases with one picture neighbours."""
-    first: dict[object, int] = {}
-    places = [first.setdefault(case.media[:1], len(first)) for case in cases]
-    ordered = [case for _, case in sorted(zip(places, cases, strict=True), key=lambda pair: pair[0])]
+    ordered = neighbours(cases, lambda case: case.media[:1])
     orders = (False, True) if both else (False,)
     return [
         Ask(case, swapped) for case in ordered for swapped in (orders if len(case.answers) == 2 else (False,))

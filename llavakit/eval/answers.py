@@ -3,7 +3,6 @@
 A journal: its first line says who was asked and how, each other one holds an answer with digests of its question.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.journal import Journal, Row, open_journal, read_journal
 from llavakit.eval.benchmark import Question
-from llavakit.text.conversation import Image, Text, VideoSource
+from llavakit.text.conversation import Image, VideoSource, words_digest
 from llavakit.vision.image import digest
 from llavakit.vision.video import video_digest
 
@@ -38,8 +37,7 @@ class Given:
 
 def prompt_digest(question: Question) -> str:
     """A name for what is asked, pictures aside."""
-    words = [part.text if isinstance(part, Text) else "\0" for part in question.parts]
-    return hashlib.sha256("\1".join(words).encode()).hexdigest()[:16]
+    return words_digest(question.parts)
 
 
 def picture_digests(question: Question, videos: dict[VideoSource, str]) -> tuple[str, ...]:

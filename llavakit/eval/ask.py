@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from llavakit.core.errors import DataError, Interrupted, UserError
+from llavakit.core.neighbours import neighbours
 from llavakit.core.progress import bar
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
@@ -32,7 +33,9 @@ def ask_all(
     """
     asked: list[Question] = []
     left: list[tuple[int, Question]] = []
-    for place, question in enumerate(neighbours(questions)):
+    # Questions about one picture share its prompt.
+    ordered = neighbours(questions, lambda question: question.conversation.media[:1])
+    for place, question in enumerate(ordered):
         given = answers.given.get(question.id)
         if given is None or given.skipped:
             left.append((place, question))
@@ -52,13 +55,6 @@ def ask_all(
                 done += len(chunk)
     except KeyboardInterrupt:
         raise Interrupted(f"{title}: {done} of {len(questions)} answered", "the same command", 130) from None
-
-
-def neighbours(questions: Sequence[Question]) -> list[Question]:
-    """Questions about one picture one after the other, pictures in their first order: they share its prompt."""
-    first: dict[object, int] = {}
-    keys = [first.setdefault(question.conversation.media[:1], len(first)) for question in questions]
-    return [question for _, question in sorted(zip(keys, questions, strict=True), key=lambda pair: pair[0])]
 
 
 def chunks(left: Sequence[tuple[int, Question]]) -> Iterator[tuple[int, list[Question]]]:

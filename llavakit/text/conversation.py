@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -39,6 +40,12 @@ class Video:
 
 Medium = Image | Video
 Part = Text | Medium
+
+
+def words_digest(parts: Sequence[Part]) -> str:
+    """A name for what is said: the texts and the places of media, not what media show."""
+    words = [part.text if isinstance(part, Text) else "\0" for part in parts]
+    return sha256("\1".join(words).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
