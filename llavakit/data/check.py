@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 from rich.table import Table
@@ -107,7 +107,6 @@ def check_mixture(
     """
     tallies = [Tally(source.name) for source in mixture.sources]
     seen: list[dict[int, int]] = [{} for _ in tallies]
-    first: list[tuple[str, Flaw]] = []
 
     def examine(index: int) -> _Finding:
         return _examine(index, mixture[index], encoder, tokens)
@@ -118,6 +117,7 @@ def check_mixture(
         bar("records", len(mixture)) as progress,
         pool_of(workers) as pool,
     ):
+        listed = FlawList(file)
         for found in map_ahead(pool, examine, range(len(mixture)), 4 * workers):
             number = mixture.source_of(found.index)
             tally, flaws = tallies[number], list(found.flaws)
@@ -134,16 +134,24 @@ def check_mixture(
             tally.dark += found.dark
             if found.tokens is not None:
                 tally.lengths.append(found.tokens)
-            for flaw in flaws:
-                file.write(flaw_line(found.name, flaw))
-                first += [(found.name, flaw)] * (len(first) < SHOWN)
+            listed.add(found.name, flaws)
             progress.advance()
-    return Report(tallies, first)
+    return Report(tallies, listed.first)
 
 
-def flaw_line(name: str, flaw: Flaw) -> str:
-    """A line of a list of flaws, as JSON."""
-    return json.dumps({"record": name, "kind": flaw.kind, "reason": flaw.reason}, ensure_ascii=False) + "\n"
+class FlawList:
+    """Flaws as JSON lines of a file, and the first of them to be printed, with their records' names."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.first: list[tuple[str, Flaw]] = []
+
+    def add(self, name: str, flaws: Iterable[Flaw]) -> None:
+        """What is wrong with a record."""
+        for flaw in flaws:
+            line = {"record": name, "kind": flaw.kind, "reason": flaw.reason}
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.first += [(name, flaw)] * (len(self.first) < SHOWN)
 
 
 def _examine(index: int, record: Record, encoder: Encoder | None, tokens: int) -> _Finding:

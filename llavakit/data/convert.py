@@ -12,7 +12,7 @@ from typing import Any
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import draft_of
 from llavakit.core.progress import bar
-from llavakit.data.check import SHOWN, Flaw, flaw_line
+from llavakit.data.check import Flaw, FlawList
 from llavakit.data.dialects.kto import is_kto, split_kto, write_kto
 from llavakit.data.dialects.pair_table import PAIR_DIALECTS, PairDialect
 from llavakit.data.dialects.table import DIALECTS, Dialect
@@ -56,6 +56,7 @@ def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversi
             drafts[bad].open("w", encoding="utf-8") as flaws,
             bar("records", len(mixture)) as progress,
         ):
+            listed = FlawList(flaws)
             for record in mixture:
                 try:
                     texts, read_as = _lines(record, to, out.parent)
@@ -64,10 +65,10 @@ def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversi
                     found.dialects[read_as] += 1
                 except DataError as error:
                     flaw = Flaw(error.kind, error.what.removesuffix(ADVICE))
-                    flaws.write(flaw_line(record.name, flaw))
+                    listed.add(record.name, [flaw])
                     found.flaws[flaw.kind] += 1
-                    found.first += [(record.name, flaw)] * (len(found.first) < SHOWN)
                 progress.advance()
+        found.first = listed.first
         drafts[out].replace(out)
         if found.flaws:
             drafts[bad].replace(bad)

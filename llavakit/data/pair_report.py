@@ -14,7 +14,7 @@ from rich.text import Text
 from llavakit.core.errors import DataError
 from llavakit.core.progress import bar
 from llavakit.data.ahead import map_ahead, pool_of
-from llavakit.data.check import FLAWS, SHOWN, Flaw, decode, flaw_line, list_counts
+from llavakit.data.check import FLAWS, Flaw, FlawList, decode, list_counts
 from llavakit.data.encode import Encoder
 from llavakit.data.mixture import Mixture
 from llavakit.data.records import ADVICE, FAULTS, Record
@@ -86,7 +86,6 @@ def check_pairs(
     """
     tallies = [PairTally(source.name) for source in mixture.sources]
     seen: dict[bytes, tuple[int, bytes]] = {}
-    first: list[tuple[str, Flaw]] = []
 
     def examine(index: int) -> _Finding:
         return _examine(index, mixture[index], encoder, tokens)
@@ -97,6 +96,7 @@ def check_pairs(
         bar("pairs", len(mixture)) as progress,
         pool_of(workers) as pool,
     ):
+        listed = FlawList(file)
         for found in map_ahead(pool, examine, range(len(mixture)), 4 * workers):
             flaws = list(found.flaws)
             if found.question:
@@ -106,11 +106,9 @@ def check_pairs(
                     flaws.append(Flaw(kind, f"{PAIR_FLAWS[kind]}: {mixture.place(before)}"))
             flaws = [flaw for flaw in flaws if flaw.kind not in ignore]
             _count(tallies[mixture.source_of(found.index)], found, flaws)
-            for flaw in flaws:
-                file.write(flaw_line(found.name, flaw))
-                first += [(found.name, flaw)] * (len(first) < SHOWN)
+            listed.add(found.name, flaws)
             progress.advance()
-    return PairReport(tallies, first, "characters" if encoder is None else "tokens")
+    return PairReport(tallies, listed.first, "characters" if encoder is None else "tokens")
 
 
 def _count(tally: PairTally, found: _Finding, flaws: list[Flaw]) -> None:
