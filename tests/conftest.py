@@ -5,6 +5,7 @@ bits, and some of those runs must equal one made here bit for bit.
 """
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -28,6 +29,7 @@ def pytest_collection_modifyitems(config, items):
     """Leave out tests of programs that live in an environment of their own, unless it is named."""
     absent = [marker for marker, variable in NEEDS.items() if not os.environ.get(variable)]
     absent += ["browser"] * (find_browser() is None)
+    absent += ["compiler"] * (shutil.which("gcc") is None and shutil.which("cc") is None)
     left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -9,7 +9,6 @@ import array
 import importlib
 import json
 import os
-import runpy
 import signal
 import socket
 import subprocess
@@ -98,23 +97,17 @@ def answer(caller: socket.socket) -> None:
 
 
 def run(name: str, words: list[str]) -> int:
-    """The exit code of `llavakit WORDS` or `python WORDS`."""
+    """The exit code of `llavakit WORDS`, `python -c CODE` or `python -` with the code as input."""
     sys.argv = [name, *words]
     try:
         if name == "llavakit":
             from llavakit.cli import main
 
             main()
-        elif words[0] in ("-c", "-"):
-            sys.argv = words
-            code = words[1] if words[0] == "-c" else sys.stdin.read()
-            exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
-        elif words[0] == "-m":
-            sys.argv = words[1:]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = words
-            runpy.run_path(words[0], run_name="__main__")
+            code = {"-c": lambda: words[1], "-": sys.stdin.read}[words[0]]()
+            exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)

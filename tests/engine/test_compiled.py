@@ -2,7 +2,6 @@
 
 import ctypes
 import hashlib
-import shutil
 
 import pytest
 
@@ -11,9 +10,7 @@ from llavakit.engine import compiled, native
 
 SOURCE = "int answer(void) { return 42; }\n"
 FLAGS = ("-shared", "-fPIC")
-pytestmark = pytest.mark.skipif(
-    shutil.which("gcc") is None and shutil.which("cc") is None, reason="needs a C compiler"
-)
+pytestmark = pytest.mark.compiler
 
 
 @pytest.fixture
