@@ -23,7 +23,6 @@ TRL must live in an environment of its own:
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ import torch
 
 from benchmarks.machine import in_turn, median, report
 from benchmarks.sft import build_model
-from benchmarks.sft_trl import KEEP_MEMORY, draw_words, write_picture
+from benchmarks.sft_trl import ask_peer, draw_words, write_picture
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import Segment
 from llavakit.data import encode
@@ -127,16 +126,9 @@ def run_peer(
     python: Path, folder: Path, learn: str, steps: int, *, tuned: bool = False, **more: bool
 ) -> dict:
     """The same of TRL's. `float32=True` is for comparing numbers."""
-    command = [str(python), str(PEER), str(folder), f"--steps={steps}", f"--batch={BATCH}", f"--rate={RATE}"]
-    command += ["--lora"] * (learn == "lora") + ["--tuned"] * tuned
-    command += [f"--{name}" for name, wanted in more.items() if wanted]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, env=environment | (KEEP_MEMORY if tuned else {})
-    )
-    if done.returncode:
-        raise SystemExit(f"{PEER.name} failed with exit code {done.returncode}; see its lines above")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    words = [str(folder), f"--steps={steps}", f"--batch={BATCH}", f"--rate={RATE}"]
+    words += ["--lora"] * (learn == "lora") + [f"--{name}" for name, wanted in more.items() if wanted]
+    return ask_peer(python, PEER, words, tuned=tuned)
 
 
 def check_same(ours: dict, peer: dict, *, tolerance: float = TOLERANCE, close: float = CLOSE) -> None:

@@ -9,15 +9,12 @@ of every batch, versions, peak memory.
 
 import argparse
 import json
-import resource
 from pathlib import Path
 
 import torch
-import transformers
-import trl
 from datasets import Dataset, Image, List
 from peft import LoraConfig
-from sft_trl_peer import Stamps, between
+from sft_trl_peer import Stamps, measured
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 from trl import DPOConfig, DPOTrainer
 
@@ -96,19 +93,13 @@ def main() -> None:
     arguments = parser.parse_args()
     peer, stamps = trainer(arguments.folder, arguments)
     peer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    result = measured(stamps)  # before anything else can raise the peak
     logged = [row for row in peer.state.log_history if "loss" in row]
-    result = {
-        "seconds": between(stamps.wall),
-        "processor_seconds": between(stamps.processor),
+    result |= {
         "losses": [row["loss"] for row in logged],
         "chosen": [row["logps/chosen"] for row in logged],
         "margins": [row["rewards/margins"] for row in logged],
         "learned": learned_tokens(peer, arguments.steps, arguments.batch),
-        "peak": peak,
-        "version": trl.__version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
     }
     print(json.dumps(result), flush=True)
 

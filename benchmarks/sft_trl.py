@@ -135,14 +135,19 @@ def run_ours(folder: Path, steps: int) -> dict:
 
 def run_peer(python: Path, folder: Path, arguments: argparse.Namespace, *, tuned: bool) -> dict:
     """The same of TRL's."""
-    command = [str(python), str(PEER), str(folder), f"--steps={arguments.steps + 1}", f"--batch={BATCH}"]
-    command += [f"--workers={arguments.peer_workers}"] + ["--tuned"] * tuned
+    words = [str(folder), f"--steps={arguments.steps + 1}", f"--batch={BATCH}"]
+    return ask_peer(python, PEER, [*words, f"--workers={arguments.peer_workers}"], tuned=tuned)
+
+
+def ask_peer(python: Path, program: Path, words: list[str], *, tuned: bool) -> dict:
+    """What a peer's program says in its last line; `tuned` keeps activations and freed memory."""
+    command = [str(python), str(program), *words, *["--tuned"] * tuned]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     done = subprocess.run(
         command, stdout=subprocess.PIPE, text=True, env=environment | (KEEP_MEMORY if tuned else {})
     )
     if done.returncode:
-        raise SystemExit(f"{PEER.name} failed with exit code {done.returncode}; see its lines above")
+        raise SystemExit(f"{program.name} failed with exit code {done.returncode}; see its lines above")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -88,6 +88,18 @@ def learned_tokens(peer: SFTTrainer, steps: int, batch: int) -> list[int]:
     return counts
 
 
+def measured(stamps: Stamps) -> dict:
+    """What every peer tells of its training: seconds of each step, peak memory, versions."""
+    return {
+        "seconds": between(stamps.wall),
+        "processor_seconds": between(stamps.processor),
+        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "version": trl.__version__,
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+    }
+
+
 def between(stamps: list[float]) -> list[float]:
     return [after - before for before, after in pairwise(stamps)]
 
@@ -104,17 +116,10 @@ def main() -> None:
     arguments = parser.parse_args()
     peer, stamps = trainer(arguments.folder, arguments)
     peer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    losses = [row["loss"] for row in peer.state.log_history if "loss" in row]
-    result = {
-        "seconds": between(stamps.wall),
-        "processor_seconds": between(stamps.processor),
-        "losses": losses,
+    result = measured(stamps)  # before anything else can raise the peak
+    result |= {
+        "losses": [row["loss"] for row in peer.state.log_history if "loss" in row],
         "learned": learned_tokens(peer, arguments.steps, arguments.batch),
-        "peak": peak,
-        "version": trl.__version__,
-        "transformers": transformers.__version__,
-        "torch": torch.__version__,
     }
     print(json.dumps(result), flush=True)
 
