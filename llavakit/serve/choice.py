@@ -6,7 +6,8 @@ from typing import Literal
 
 from llavakit.engine.request import Event
 from llavakit.serve.conversation import Calling
-from llavakit.serve.hermes import Call, CallReader, read_call
+from llavakit.text.calls import Call
+from llavakit.text.hermes import CallReader, read_call
 from llavakit.text.reply import Reply
 from llavakit.text.tokenizer import Tokenizer
 

@@ -12,7 +12,6 @@ from typing import Any
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fields import check_counts
-from llavakit.serve.hermes import RESPONSE, Call, calls_text, forced_schema, tools_text
 from llavakit.serve.schema import (
     AssistantMessage,
     ChatRequest,
@@ -28,7 +27,9 @@ from llavakit.serve.schema import (
     VideoPart,
 )
 from llavakit.serve.settings import ServeConfig
+from llavakit.text.calls import Call
 from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text, Video, system
+from llavakit.text.hermes import RESPONSE, calls_text, forced_schema, tools_text
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.kinds import Sort
 

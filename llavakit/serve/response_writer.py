@@ -8,10 +8,10 @@ from pydantic import BaseModel
 from llavakit.serve.answers import logprob
 from llavakit.serve.choice import Delta, FinishReason
 from llavakit.serve.errors import ApiError
-from llavakit.serve.hermes import Call
 from llavakit.serve.responses import ResponsesRequest
 from llavakit.serve.usage import Usage
 from llavakit.serve.writer import Event, Writer, to_json
+from llavakit.text.calls import Call
 
 
 class Response(BaseModel):

@@ -4,8 +4,8 @@ import time
 
 from llavakit.serve.answers import ChatCompletion, ChatWriter
 from llavakit.serve.choice import Chosen, Delta, Likely, Spelling
-from llavakit.serve.hermes import Call
 from llavakit.serve.usage import PromptDetails, Usage
+from llavakit.text.calls import Call
 from tests import tiny
 from tests.serve.test_conversation import request, say
 

@@ -7,7 +7,7 @@ import pytest
 from llavakit.engine.request import Event
 from llavakit.serve.choice import Choice, Delta, Spelling
 from llavakit.serve.conversation import Calling
-from llavakit.serve.hermes import Call
+from llavakit.text.calls import Call
 from tests import tiny
 
 KINDS = sorted(tiny.TOKENIZERS)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llavakit.serve.hermes import Call, CallReader, calls_text, forced_schema, read_call, tools_text
+from llavakit.text.calls import Call
+from llavakit.text.hermes import CallReader, calls_text, forced_schema, read_call, tools_text
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 NAMES = frozenset({"look", "zoom"})

@@ -7,8 +7,9 @@ ordinary text: who may write user messages may also write what looks like the an
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from llavakit.text.calls import Call, refuse_constant
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 # Word for word what these models were trained with.
@@ -22,14 +23,6 @@ AFTER = (
     '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
 RESPONSE = "<tool_response>\n", "\n</tool_response>"  # around what a tool answered, in the next user turn
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call the model made: the function's name and its arguments as JSON text."""
-
-    name: str
-    arguments: str
 
 
 def tools_text(system: str, tools: Sequence[Mapping[str, Any]]) -> str:
@@ -79,7 +72,7 @@ def _on_its_own(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
 def read_call(text: str, names: frozenset[str]) -> Call | None:
     """The call that this JSON text is, if it is one of a function that was offered."""
     try:
-        said = json.loads(text, parse_constant=_refuse)
+        said = json.loads(text, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         return None
     match said:
@@ -162,10 +155,6 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _overlap(text: str) -> int:

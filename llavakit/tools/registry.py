@@ -1,0 +1,71 @@
+"""The one place that runs calls: every caller (agent, server, page, shell) gets the same errors and limits."""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from llavakit.core.errors import ConfigError, DataError, nearest
+from llavakit.text.calls import Call, Card, Json, Result, ToolError, read_arguments
+from llavakit.tools.desk import Desk
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a tool gives back: a value as JSON has them, and names of new pictures on the desk."""
+
+    value: Json = field(default_factory=dict)
+    pictures: tuple[str, ...] = ()
+
+
+class Tool(Protocol):
+    """Something that answers calls. `run` raises ToolError (or DataError for pictures), and nothing else."""
+
+    @property
+    def card(self) -> Card: ...
+
+    def run(self, arguments: Json, desk: Desk, *, seconds: float) -> Made:
+        """Answer within `seconds`, or raise ToolUnavailable."""
+
+    def close(self) -> None:
+        """Give back what it holds (processes, connections); a call that runs ends with ToolUnavailable."""
+
+
+class Registry:
+    """Tools by name, listed in the order of their names."""
+
+    def __init__(self, tools: Iterable[Tool]) -> None:
+        self.tools: dict[str, Tool] = {}
+        for tool in sorted(tools, key=lambda tool: tool.card.name):
+            if tool.card.name in self.tools:
+                raise ConfigError(f"two tools are called {tool.card.name}")
+            self.tools[tool.card.name] = tool
+
+    @property
+    def cards(self) -> Sequence[Card]:
+        return [tool.card for tool in self.tools.values()]
+
+    def call(self, call: Call, desk: Desk, *, deadline: float) -> Result:
+        """Run a call. Never raises for what a model can cause: that is the result's `error`.
+
+        `deadline` is a moment of `time.monotonic()`; the tool's own limit holds too.
+        """
+        begun = time.monotonic()
+        try:
+            made = self._made(call, desk, deadline - begun)
+        except (ToolError, DataError) as error:
+            return Result(call, error=str(error), seconds=time.monotonic() - begun)
+        return Result(call, made.value, made.pictures, seconds=time.monotonic() - begun)
+
+    def close(self) -> None:
+        """Give back what the tools hold."""
+        for tool in self.tools.values():
+            tool.close()
+
+    def _made(self, call: Call, desk: Desk, seconds: float) -> Made:
+        tool = self.tools.get(call.name)
+        if tool is None:
+            raise ToolError(f"there is no tool {call.name[:60]!r}{nearest(call.name, self.tools)}")
+        if seconds <= 0:
+            raise ToolError("no time is left for this call")
+        return tool.run(read_arguments(call), desk, seconds=min(seconds, tool.card.seconds))
