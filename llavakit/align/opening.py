@@ -5,7 +5,7 @@ from pathlib import Path
 
 from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
-from llavakit.align.rewards.composer import Composer
+from llavakit.align.rewards.composer import Composer, OpenCritic
 from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import Sampler
 from llavakit.align.shared_reward import open_beside
@@ -32,10 +32,11 @@ def open_policy(
     ranks: Ranks,
     *,
     open_responder: OpenResponder | None = None,
+    open_critic: OpenCritic | None = None,
 ) -> tuple[Objective, Source]:
     """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
 
-    `open_responder` opens the judges of rewards that have some.
+    `open_responder` opens the judges of rewards that have some, `open_critic` their critics.
     """
     policy = run.policy
     assert policy is not None
@@ -60,6 +61,7 @@ def open_policy(
         policy.rewards,
         open_model=partial(open_beside, run, checkpoint),
         open_responder=open_responder,
+        open_critic=open_critic,
     )
     rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds

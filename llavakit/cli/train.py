@@ -57,6 +57,7 @@ def train(
     from llavakit.align.opening import open_policy
     from llavakit.chat import answer
     from llavakit.cli.asked import open_responder
+    from llavakit.critic.reward import CriticScores
     from llavakit.train.loop import train as train_run
 
     train_run(
@@ -64,7 +65,11 @@ def train(
         resume=resume,
         overwrite=overwrite,
         answer=answer,
-        policy=partial(open_policy, open_responder=open_responder),
+        policy=partial(
+            open_policy,
+            open_responder=open_responder,
+            open_critic=partial(CriticScores, open_responder=open_responder),
+        ),
     )
     if run.reward is not None:
         say(f"saved in {run.out}; try it: llavakit reward PAIRS --model {run.out} --out scores.jsonl")

@@ -157,6 +157,16 @@ class Judge(TermSettings):
         return self
 
 
+class Critic(TermSettings):
+    """What an answer won against the other answers to its prompt, compared two by two in both orders by a judge."""
+
+    kind: Literal["critic"] = "critic"
+    model: str  # a directory, or the URL of a server
+    format: str | None = None  # how the judge is asked (docs/judge.md); default: LLaVA-Critic's
+    expected: bool = False  # weigh the verdicts by their probabilities, for a model here
+    max_tokens: int = Field(1024, ge=1)
+
+
 class Python(TermSettings):
     """A function of the user's: `score(answer, reference, **record)` gives a number, or None for "unknown"."""
 
@@ -187,6 +197,7 @@ TERMS: dict[str, type[TermSettings]] = {
     "box_iou": BoxIoU,
     "math": Math,
     "judge": Judge,
+    "critic": Critic,
     "python": Python,
 }
 TOTAL = "total"  # beside the terms, in what a reward gives

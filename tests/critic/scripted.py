@@ -42,6 +42,12 @@ def prefers(good):
     return say
 
 
+def longest(prompt):
+    """Answers of the format `better`: the longer response, and the first of equals."""
+    second = prompt.split("[Response 2]\n")[1].split("\n[End of response 2]")[0]
+    return f"The better response: [{1 if len(FIRST.search(prompt)[1]) >= len(second) else 2}]"
+
+
 def scores(points):
     """Answers of the format `score`."""
     return lambda prompt: f"Score: {points(ANSWER.search(prompt)[1])}\nIt could be better."

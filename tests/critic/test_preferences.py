@@ -17,15 +17,9 @@ from llavakit.data.records import read_records
 from llavakit.engine.responder import Answer
 from llavakit.text.conversation import Conversation, user
 from tests import tiny
-from tests.critic.scripted import FIRST, ScriptedJudge
+from tests.critic.scripted import ScriptedJudge, longest
 from tests.critic.test_judge import WHO
 from tests.data.test_cases import written
-
-
-def longest(prompt):
-    """A judge that likes the longer response, and the first of equals."""
-    second = prompt.split("[Response 2]\n")[1].split("\n[End of response 2]")[0]
-    return f"The better response: [{1 if len(FIRST.search(prompt)[1]) >= len(second) else 2}]"
 
 
 JUDGE = Judge(ScriptedJudge(longest), FORMATS["better"])

@@ -1,6 +1,6 @@
 """The reward: named terms, each scored and logged on its own, and their weighted sum."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -22,6 +22,7 @@ from llavakit.train.reward_terms import TOTAL, RewardsConfig, TermSettings
 
 OF_FORM = (settings.StopPenalty, settings.Length, settings.SoftOverlong)  # count whatever a gate says
 
+OpenCritic = Callable[[settings.Critic], Term]  # who compares answers is above this package
 Named = dict[str, float | None]  # every term by its name before its weight, and the total
 
 
@@ -42,15 +43,19 @@ class Composer:
         *,
         open_responder: OpenResponder | None = None,
         open_model: OpenRewardModel | None = None,
+        open_critic: OpenCritic | None = None,
     ) -> None:
         """UserError where a term cannot be had, before anything is generated.
 
-        `open_responder` gives judges; `open_model` reward models, where they need not be models of their own.
+        `open_responder` gives judges; `open_model` reward models, where they need not be models of their own;
+        `open_critic` what compares answers (llavakit/critic/reward.py).
         """
         self.config = config
         self._facts = None if config.facts is None else Facts(config.facts)
         self.unscorable: list[str] = []  # why answers of the newest call have no score, each with its term
-        self._terms = {name: _open(term, open_responder, open_model) for name, term in config.terms.items()}
+        self._terms = {
+            name: _open(term, open_responder, open_model, open_critic) for name, term in config.terms.items()
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -146,12 +151,19 @@ def _informed(rollout: Rollout, facts: Facts) -> Rollout:
 
 
 def _open(
-    term: TermSettings, open_responder: OpenResponder | None, open_model: OpenRewardModel | None
+    term: TermSettings,
+    open_responder: OpenResponder | None,
+    open_model: OpenRewardModel | None,
+    open_critic: OpenCritic | None,
 ) -> Term:
     if isinstance(term, settings.RewardModelTerm):
         return RewardModelScores(term, open_model)
     if isinstance(term, settings.Judge):
         return JudgeScores(term, open_responder)
+    if isinstance(term, settings.Critic):
+        if open_critic is None:
+            raise ConfigError("rewards: a critic needs somebody who opens one; pass open_critic")
+        return open_critic(term)
     if isinstance(term, settings.Regex):
         return Regex(term)
     if isinstance(term, settings.Math):
