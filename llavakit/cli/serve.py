@@ -1,13 +1,15 @@
 """`llavakit serve`: answer over HTTP."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from llavakit.cli.options import API_KEY, Kernels, Model, RopeFactor, Template, Weights, finite
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
+
+JUDGED_AT_ONCE = 8  # requests whose answers a judge behind a URL compares side by side
 
 
 def serve(
@@ -48,6 +50,24 @@ def serve(
     ] = None,
     rope_factor: RopeFactor = None,
     template: Template = None,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Draw so many answers and give the one that --judge likes best (docs/judge.md)."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Who compares them: a checkpoint, run directory or hub id, or a URL.")
+    ] = None,
+    judge_format: Annotated[
+        str | None, typer.Option(help="How it is asked; as judge pairwise --format.")
+    ] = None,
+    judge_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="Of a URL: the judge's key.")
+    ] = None,
+    expected: Annotated[
+        bool, typer.Option("--expected", help="Weigh a local judge's verdicts by their probabilities.")
+    ] = False,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
     from llavakit.align.reward_model import open_reward_model
@@ -70,9 +90,13 @@ def serve(
         "log_content": log_content,
     }
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
+    if (best_of is None) != (judge is None):
+        raise ConfigError("--best-of and --judge come together: how many answers, and who compares them")
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
         grading = load_card(model, template).grading
         if grading is not None:
+            if best_of is not None:
+                raise ConfigError(f"{model} is a reward model: it draws no answers, so there is no --best-of")
             scorer = open_reward_model(model, weights=weights, kernels=kernels)
             serve_model(Service(scorer.engine, scorer.encoder, config, grading=grading), listener)
             return
@@ -81,4 +105,21 @@ def serve(
             max_sequences=max_sequences, step_tokens=step_tokens,
             kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
         )  # fmt: skip
-        serve_model(Service(loaded.engine, loaded.encoder, config), listener)
+        chooser = (
+            None if best_of is None else _best_of(best_of, str(judge), judge_format, judge_key, expected)
+        )
+        serve_model(Service(loaded.engine, loaded.encoder, config, best_of=chooser), listener)
+
+
+def _best_of(count: int, where: str, format_name: str | None, key: str | None, expected: bool) -> Any:
+    """Who chooses among the answers to a request."""
+    from llavakit.cli.asked import open_judge
+    from llavakit.critic.formats import choose
+    from llavakit.critic.judge import Judge
+    from llavakit.remote import Remote
+    from llavakit.serve.best import BestOf
+
+    form = choose(format_name, 2)  # before a model is read
+    responder, _ = open_judge(where, None, None, key)
+    threads = JUDGED_AT_ONCE if isinstance(responder, Remote) else 1
+    return BestOf(Judge(responder, form, expected=expected), count, threads=threads)

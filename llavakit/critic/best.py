@@ -9,7 +9,7 @@ from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Video
 
-WARM = 0.7, 0.9  # LLaVA-Critic's temperature and top-p, where the caller asks for greedy answers
+WARM = 0.7, 0.9  # LLaVA-Critic's temperature and top-p
 
 
 class BestOf(Responder):
@@ -23,19 +23,15 @@ class BestOf(Responder):
 
     def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The best answer to each conversation; all are drawn first, then all are compared."""
-        if sampling.temperature == 0:
-            sampling = sampling.model_copy(update={"temperature": WARM[0], "top_p": WARM[1]})
         drawn = self.responder.answers(
-            [talk for talk in conversations for _ in range(self.count)], sampling=sampling
+            [talk for talk in conversations for _ in range(self.count)], sampling=warm(sampling)
         )
         found = [drawn[at : at + self.count] for at in range(0, len(drawn), self.count)]
-        groups = [
-            Candidates(str(number), talk, tuple(dict.fromkeys(answer.text for answer in said if answer.text)))
-            for number, (talk, said) in enumerate(zip(conversations, found, strict=True))
+        asked = [
+            (talk, [answer.text for answer in said]) for talk, said in zip(conversations, found, strict=True)
         ]
-        choices = [group for group in groups if len(group.answers) > 1]
-        rewards = dict(zip([group.key for group in choices], compare(self.judge, choices), strict=True))
-        return [_best(group, rewards.get(group.key), said) for group, said in zip(groups, found, strict=True)]
+        best = choose_best(self.judge, asked)
+        return [said[at or 0] for said, at in zip(found, best, strict=True)]
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The whole answer as one piece: which is best is known when all are there."""
@@ -48,8 +44,27 @@ class BestOf(Responder):
         return self.responder.describe(video)
 
 
-def _best(group: Candidates, rewards: Sequence[float] | None, said: Sequence[Answer]) -> Answer:
-    if rewards is None:
-        return said[0]
-    best = group.answers[rewards.index(max(rewards))]
-    return next(answer for answer in said if answer.text == best)
+def warm(sampling: Sampling) -> Sampling:
+    """So that several answers differ: greedy becomes LLaVA-Critic's temperature and top-p."""
+    if sampling.temperature > 0:
+        return sampling
+    return sampling.model_copy(update={"temperature": WARM[0], "top_p": WARM[1]})
+
+
+def choose_best(judge: Judge, asked: Sequence[tuple[Conversation, Sequence[str]]]) -> list[int | None]:
+    """For each (prompt, its answers) the place of the answer that won most. All prompts are judged at once.
+
+    Empty answers take no part; of those that are alike, or won as much, the first counts. None where the judge
+    said too little, or no two answers differ.
+    """
+    groups = [
+        Candidates(str(number), talk, tuple(dict.fromkeys(text for text in texts if text)))
+        for number, (talk, texts) in enumerate(asked)
+    ]
+    choices = [group for group in groups if len(group.answers) > 1]
+    rewards = dict(zip([group.key for group in choices], compare(judge, choices), strict=True))
+    best: list[int | None] = []
+    for group, (_, texts) in zip(groups, asked, strict=True):
+        won = rewards.get(group.key)
+        best.append(None if won is None else list(texts).index(group.answers[won.index(max(won))]))
+    return best

@@ -1,7 +1,7 @@
-"""A judge as a reward: what an answer won against the other answers to its prompt (LLaVA-Critic's preference learning).
+"""A judge as a reward: what an answer won against the others to its prompt (LLaVA-Critic's preference learning).
 
-In the loop of iterative DPO, GRPO and PPO it is the term `critic` (train/reward_terms.py): rounds of answers, verdicts
-and steps are one run then.
+In the loop of iterative DPO, GRPO and PPO it is the term `critic` (train/reward_terms.py): rounds of answers,
+verdicts and steps are one run then.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class CriticScores:
     def scores(self, rollouts: Sequence[Rollout]) -> list[Score]:
         """The margins an answer won by less those it lost by; answers that are alike share one reward.
 
-        Unscorable where too few comparisons of the group were read (`rewards_of`); 0 where there is no other answer.
+        Unscorable where too few comparisons of its group were read (`rewards_of`); 0 where all answers are alike.
         """
         places: dict[tuple[str, int], list[int]] = {}
         for at, rollout in enumerate(rollouts):

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from llavakit.serve.answers import ChatWriter, Health, ModelEntry, ModelList
+from llavakit.serve.best import BestAnswer
 from llavakit.serve.body import read_json, unless_gone
 from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
@@ -42,7 +43,7 @@ class Door(Generic[R]):
     kind: type[R]
     check: Callable[[R, ServeConfig], None]
     texts: Callable[[R], Iterable[str]]
-    start: Callable[[R, MemoryShare, bytes], Awaitable[Answer]]
+    start: Callable[[R, MemoryShare, bytes], Awaitable[Answer | BestAnswer]]
     writer: Callable[[str, str, R], Writer]
 
 
@@ -159,7 +160,9 @@ class Routes:
             wants_facts=grading is not None and grading.facts,
         )
 
-    async def _start(self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]) -> tuple[R, Answer]:
+    async def _start(
+        self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]
+    ) -> tuple[R, Answer | BestAnswer]:
         visit.exits.enter_context(self.places.take())
         asked = await self.service.parse(body, door.kind, door.check)
         self.service.check_answers()
@@ -174,7 +177,7 @@ class Routes:
         visit.exits.callback(self._end, answer, visit)
         return asked, answer
 
-    async def _whole(self, answer: Answer, writer: Writer, visit: Visit) -> Response:
+    async def _whole(self, answer: Answer | BestAnswer, writer: Writer, visit: Visit) -> Response:
         async for delta in answer:
             self._heed(delta, visit)
             writer.gather(delta)
@@ -182,7 +185,9 @@ class Routes:
         body = await asyncio.to_thread(writer.whole, answer.num_choices, answer.usage)
         return Response(body, media_type="application/json")
 
-    async def _events(self, answer: Answer, writer: Writer, visit: Visit) -> AsyncIterator[bytes]:
+    async def _events(
+        self, answer: Answer | BestAnswer, writer: Writer, visit: Visit
+    ) -> AsyncIterator[bytes]:
         """The answer as server-sent events; an error on the way is the last of them."""
         try:
             for event in writer.opening(answer.num_choices):
@@ -207,12 +212,13 @@ class Routes:
         if self.settings.log_content:
             visit.notes["answer"] = visit.notes.get("answer", "") + delta.text
 
-    def _end(self, answer: Answer, visit: Visit) -> None:
+    def _end(self, answer: Answer | BestAnswer, visit: Visit) -> None:
         usage = answer.usage
         visit.notes |= {
             "prompt_tokens": usage.prompt_tokens,
             "image_tokens": usage.prompt_tokens_details.image_tokens,
             "completion_tokens": usage.completion_tokens,
+            **answer.notes,
         }
         if answer.close() and "error" not in visit.notes:
             visit.status = GONE

@@ -31,6 +31,7 @@ class Answer:
         `within` is around every wait, and ends those that take too long.
         """
         self._bridge, self._choices, self._within = bridge, choices, within
+        self.notes: dict[str, object] = {}  # for the log
         self._open = len(self._choices)
         self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
         self._samples = [request.sample for request in prepared]

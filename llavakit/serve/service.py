@@ -22,6 +22,7 @@ from llavakit.engine.grammar import SchemaError
 from llavakit.engine.request import ContextError, Request
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.worker import Worker
+from llavakit.serve.best import BestAnswer, BestOf
 from llavakit.serve.bridge import Bridge
 from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
 from llavakit.serve.choice import Choice, Spelling
@@ -64,7 +65,7 @@ from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
-from llavakit.text.conversation import Medium
+from llavakit.text.conversation import Conversation, Medium
 from llavakit.text.grading import Grading
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
@@ -85,15 +86,18 @@ class Service:
         settings: ServeConfig,
         *,
         grading: Grading | None = None,
+        best_of: BestOf | None = None,
         worker: Worker | None = None,
         fetcher: Fetcher | None = None,
         decoders: Decoders | None = None,
     ) -> None:
         """With `decoders` of their own, several services share them; whoever made them closes them.
 
-        With `grading` it is a reward model, which scores and does not answer.
+        With `grading` it is a reward model, which scores and does not answer. With `best_of` every answer to a
+        conversation is the best of several; it is closed with the service.
         """
         self.engine, self.encoder, self.settings, self.grading = engine, encoder, settings, grading
+        self.best_of = best_of
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
         self.plan = plan_memory(engine, settings.memory_gb, decoders=settings.decode_processes)
@@ -115,6 +119,8 @@ class Service:
         if self._closed:
             return
         self._closed = True
+        if self.best_of is not None:
+            self.best_of.close()
         self.worker.close(finish=finish)
         if self._own_decoders and not finish:
             self._decoders.close()
@@ -133,12 +139,16 @@ class Service:
 
         return await _run(self._preparing, read)
 
-    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> Answer:
+    async def start(
+        self, request: ChatRequest, share: MemoryShare, owner: bytes = b""
+    ) -> Answer | BestAnswer:
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
         What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
         by requests of the same `owner` only.
         """
+        if self.best_of is not None:
+            self.best_of.check(request)
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         job, whole = Job(self._decoders, Flag()), False
         try:
@@ -152,9 +162,16 @@ class Service:
             if not whole:
                 job.stop.set()
         choices = self._choices([prepared], (*self._stops, *request.stops), calling(request))
-        return self._answer([prepared], choices, deadline, _shaping(request))
+        answer = self._answer([prepared], choices, deadline, _shaping(request))
+        if self.best_of is None:
+            return answer
+        talk = self._talk(request, media)
+        choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)
+        return BestAnswer(answer, choose, partial(self.within, deadline))
 
-    async def respond(self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b"") -> Answer:
+    async def respond(
+        self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b""
+    ) -> Answer | BestAnswer:
         """As `start`, for the same conversation in other words."""
         with in_its_words(request):
             return await self.start(as_chat(request), share, owner)
@@ -264,8 +281,10 @@ class Service:
         owner: bytes,
         job: Job,
     ) -> Request:
-        talk = conversation(request, [each.data for each in media], self.encoder.template.system)
+        talk = self._talk(request, media)
         how = sampling(request, self.settings)
+        if self.best_of is not None:
+            how = self.best_of.several(how)
         plan = self._planner(request, media, job)
         self._check_bias(how)
         try:
@@ -285,13 +304,16 @@ class Service:
         except (DataError, ConfigError) as error:
             raise ApiError(str(error), param="messages") from None
 
+    def _talk(self, request: ChatRequest, media: Sequence[Received]) -> Conversation:
+        return conversation(request, [each.data for each in media], self.encoder.template.system)
+
     def _score(
         self, request: PoolingRequest, media: Sequence[Received], share: MemoryShare, job: Job
     ) -> tuple[float, int]:
         """(score, tokens of the prompt)."""
         assert self.grading is not None
         chat = talk_of(request)
-        talk = conversation(chat, [each.data for each in media], self.encoder.template.system)
+        talk = self._talk(chat, media)
         try:
             said = (*texts(chat), *(request.facts or ()))
             check_length(said, self.encoder.tokenizer, self.engine.context)

@@ -1,4 +1,4 @@
-"""A judge as a reward: what answers won against each other, and rounds of answers, verdicts and steps in one run."""
+"""A judge as a reward: what answers won against each other, and rounds of all of it in one run."""
 
 from functools import partial
 

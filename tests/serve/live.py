@@ -35,9 +35,12 @@ CHAT = "/v1/chat/completions"
 
 
 class ScriptedWorker:
-    """Says the given texts to one request after the other, in a thread each. `gate` holds everything back."""
+    """Says the given texts to one request after the other, in a thread each. `gate` holds everything back.
 
-    def __init__(self, *texts: str, finish: str = "stop") -> None:
+    A tuple has a text for each choice.
+    """
+
+    def __init__(self, *texts: str | tuple[str, ...], finish: str = "stop") -> None:
         self.texts, self.finish = list(texts), finish
         self.tokenizer = tiny.byte_level_tokenizer()
         self.gate = Flag()
@@ -61,12 +64,13 @@ class ScriptedWorker:
         self.closed.append(finish)
 
     def _say(self, request, text, listen, ends, stopped) -> None:
-        ids = self.tokenizer.hf(text)["input_ids"]
+        texts = (text,) * request.sampling.n if isinstance(text, str) else text
+        said = [self.tokenizer.hf(each)["input_ids"] for each in texts]
         top = tuple((token, -float(token)) for token in range(request.sampling.logprobs or 0))
         logprob = None if request.sampling.logprobs is None else -1.5
         for choice in range(request.sampling.n):
             ended = False
-            for token in ids:
+            for token in said[choice]:
                 self.gate.wait()
                 if stopped.is_set():
                     listen(Event(0, choice, None, finish="cancelled"))
@@ -85,14 +89,14 @@ def decoders() -> Decoders:
     return Decoders(2, 20)
 
 
-def service(worker=None, *, context: int = CONTEXT, **settings) -> Service:
+def service(worker=None, *, context: int = CONTEXT, best_of=None, **settings) -> Service:
     """A service with the tiny model, which also takes videos, or with a worker in its place."""
     ck, plain = tiny.checkpoint(), tiny.encoder()
     encoder = Encoder(plain.tokenizer, plain.template, plain.image, VIDEO)
     ck.model.language.config.max_position_embeddings = context
     engine = Engine(ck.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
     config = ServeConfig(**({"model_name": "tiny"} | settings))
-    return Service(engine, encoder, config, worker=worker, decoders=decoders())
+    return Service(engine, encoder, config, worker=worker, best_of=best_of, decoders=decoders())
 
 
 @contextmanager
