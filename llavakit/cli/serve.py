@@ -9,6 +9,20 @@ from llavakit.cli.options import API_KEY, Kernels, Model, RopeFactor, Template, 
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 
+BestOfCount = Annotated[
+    int | None,
+    typer.Option(
+        min=2, help="Draw so many answers and give the one that --judge likes best (docs/judge.md)."
+    ),
+]
+JudgeAt = Annotated[
+    str | None, typer.Option(help="Who compares them: a checkpoint, run directory or hub id, or a URL.")
+]
+JudgeFormat = Annotated[str | None, typer.Option(help="How it is asked; as judge pairwise --format.")]
+JudgeKey = Annotated[str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="Of a URL: the judge's key.")]
+Expected = Annotated[
+    bool, typer.Option("--expected", help="Weigh a local judge's verdicts by their probabilities.")
+]
 JUDGED_AT_ONCE = 8  # requests whose answers a judge behind a URL compares side by side
 
 
@@ -50,24 +64,11 @@ def serve(
     ] = None,
     rope_factor: RopeFactor = None,
     template: Template = None,
-    best_of: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Draw so many answers and give the one that --judge likes best (docs/judge.md)."
-        ),
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Who compares them: a checkpoint, run directory or hub id, or a URL.")
-    ] = None,
-    judge_format: Annotated[
-        str | None, typer.Option(help="How it is asked; as judge pairwise --format.")
-    ] = None,
-    judge_key: Annotated[
-        str | None, typer.Option(envvar="LLAVAKIT_JUDGE_KEY", help="Of a URL: the judge's key.")
-    ] = None,
-    expected: Annotated[
-        bool, typer.Option("--expected", help="Weigh a local judge's verdicts by their probabilities.")
-    ] = False,
+    best_of: BestOfCount = None,
+    judge: JudgeAt = None,
+    judge_format: JudgeFormat = None,
+    judge_key: JudgeKey = None,
+    expected: Expected = False,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
     from llavakit.align.reward_model import open_reward_model
