@@ -9,6 +9,11 @@ from llavakit.cli.options import API_KEY, Kernels, Model, RopeFactor, Template, 
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError
 
+MediaRoot = Annotated[Path | None, typer.Option(help="Let requests name files below this folder (file://).")]
+AllowHttp = Annotated[
+    bool, typer.Option("--allow-http", help="Fetch pictures over http:// too, not https:// alone.")
+]
+LogContent = Annotated[bool, typer.Option("--log-content", help="Write prompts and answers into the log.")]
 BestOfCount = Annotated[
     int | None,
     typer.Option(
@@ -43,15 +48,9 @@ def serve(
         list[str] | None,
         typer.Option(envvar=API_KEY, help="A key that clients must have one of; may be repeated."),
     ] = None,
-    media_root: Annotated[
-        Path | None, typer.Option(help="Let requests name files below this folder (file://).")
-    ] = None,
-    allow_http: Annotated[
-        bool, typer.Option("--allow-http", help="Fetch pictures over http:// too, not https:// alone.")
-    ] = False,
-    log_content: Annotated[
-        bool, typer.Option("--log-content", help="Write prompts and answers into the log.")
-    ] = False,
+    media_root: MediaRoot = None,
+    allow_http: AllowHttp = False,
+    log_content: LogContent = False,
     weights: Weights = "as_is",
     kernels: Kernels = "auto",
     max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
