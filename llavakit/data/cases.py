@@ -1,7 +1,7 @@
 """Cases for a judge or a reward model: a question with one answer or more, and what people said of them.
 
-Read are our own rows, pairs of any dialect, VL-RewardBench, Multimodal RewardBench, and LLaVA-Critic-113k,
-whose rows bring the whole prompt. The layout is told by the fields that a row has.
+Read are our own rows, pairs of any dialect, VL-RewardBench, Multimodal RewardBench, MLLM-as-a-Judge, and
+LLaVA-Critic-113k, whose rows bring the whole prompt. The layout is told by the fields that a row has.
 """
 
 import math
@@ -22,6 +22,7 @@ VL_GROUPS = {
     "wildvision": "general", "vlfeedback": "general", "hallucination": "hallucination", "rlhf": "hallucination",
     "rlaif": "hallucination", "povid": "hallucination", "mathverse": "reasoning", "mmmu": "reasoning",
 }  # fmt: skip
+MLLM_MARGINS = {"A": -1.0, "B": 1.0, "C": 0.0}  # MLLM-as-a-Judge: the better answer, or neither
 MARKS = ("<image>\n", "\n<image>", "<image>")
 TIE = "tie"
 
@@ -175,6 +176,31 @@ def _multimodal_reward_bench(reader: Reader, _: Record) -> Case:
     )  # fmt: skip
 
 
+def _mllm_pair(reader: Reader, _: Record) -> Case:
+    """MLLM-as-a-Judge, pairs: an `id` is a picture's, so a case is named by its `pair_id`."""
+    better = reader.top.get("human_answer")
+    if better not in MLLM_MARGINS:
+        raise DataError(f"'human_answer' is {shorten(repr(better))}, not A, B or C")
+    answers = [reader.top.get(name) for name in ("answer1", "answer2")]
+    texts = [each.get("answer") if isinstance(each, dict) else None for each in answers]
+    if not all(isinstance(text, str) for text in texts):
+        raise DataError("'answer1' and 'answer2' must hold a text 'answer' each")
+    return Case(
+        _name(reader, "pair_id"), _text(reader, "instruction"), tuple(reader.images("image_path")),
+        tuple(map(str, texts)), label=MLLM_MARGINS[better], group=_optional(reader, "original_dataset"),
+    )  # fmt: skip
+
+
+def _mllm_score(reader: Reader, _: Record) -> Case:
+    """MLLM-as-a-Judge, scores from 1 to 5, some of which are written as texts."""
+    human = reader.top.get("human")
+    label = float(human) if isinstance(human, str) and human.strip() in ("1", "2", "3", "4", "5") else human
+    return Case(
+        _name(reader, "score_id"), _text(reader, "instruction"), tuple(reader.images("image_path")),
+        (_text(reader, "answer"),), label=_score(label, "human"), group=_optional(reader, "original_dataset"),
+    )  # fmt: skip
+
+
 def _critic(reader: Reader, _: Record) -> Case:
     """LLaVA-Critic-113k: a prompt and the verdict that was given to it."""
     turns = reader.top.get("conversations")
@@ -204,6 +230,8 @@ LAYOUTS = (
     Layout("one answer", ("question", "answer"), _own),
     Layout("VL-RewardBench", ("query", "response", "human_ranking"), _vl_reward_bench),
     Layout("Multimodal RewardBench", ("Text", "Output1", "Output2", "Better"), _multimodal_reward_bench),
+    Layout("MLLM-as-a-Judge, pairs", ("instruction", "answer1", "answer2", "human_answer"), _mllm_pair),
+    Layout("MLLM-as-a-Judge, scores", ("instruction", "answer", "human", "score_id"), _mllm_score),
     Layout("LLaVA-Critic-113k", ("conversations",), _critic, has_answers=False),
 )
 
@@ -230,9 +258,9 @@ def _optional(reader: Reader, field: str) -> str:
     return "" if reader.top.get(field) is None else _text(reader, field)
 
 
-def _score(label: Any) -> float:
+def _score(label: Any, field: str = "label") -> float:
     if isinstance(label, bool) or not isinstance(label, int | float) or not math.isfinite(label):
-        raise DataError(f"'label' of one answer is a number, found {shorten(repr(label))}")
+        raise DataError(f"{field!r} of one answer is a number, found {shorten(repr(label))}")
     return float(label)
 
 

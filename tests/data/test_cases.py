@@ -117,3 +117,30 @@ def test_mistakes_are_named_with_their_place(tmp_path, mistake):
     row, told = MISTAKES[mistake]
     with pytest.raises(DataError, match=told):
         read_cases(written(tmp_path, OWN | {"answer": "red"}, row))
+
+
+def test_mllm_as_a_judge(tmp_path):
+    about = {"id": 8, "instruction": "How high?", "image_path": "8.jpg", "original_dataset": "coco"}
+    answers = {"answer1": {"name": "one", "answer": "High."}, "answer2": {"name": "two", "answer": "Low."}}
+    pairs = [about | answers | {"pair_id": at, "human_answer": said} for at, said in enumerate("ABC")]
+    found = read_cases(written(tmp_path, *pairs))
+    assert [(case.id, case.label) for case in found] == [("0", -1), ("1", 1), ("2", 0)]
+    assert found[0].answers == ("High.", "Low.") and found[0].group == "coco"
+    assert found[0].media == (Image(tmp_path / "8.jpg"),)
+    scores = [about | {"score_id": at, "answer": "High.", "human": said} for at, said in enumerate((3, "4"))]
+    assert [case.label for case in read_cases(written(tmp_path, *scores))] == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"pair_id": 0, "human_answer": "D"}, "'human_answer' is 'D', not A, B or C"),
+        ({"pair_id": 0, "human_answer": "A", "answer2": {}}, "must hold a text 'answer' each"),
+        ({"score_id": 0, "answer": "x", "human": "good"}, "'human' of one answer is a number"),
+    ],
+)
+def test_broken_rows_of_mllm_as_a_judge_are_named(tmp_path, row, what):
+    about = {"instruction": "?", "answer1": {"answer": "a"}, "answer2": {"answer": "b"}}
+    with pytest.raises(DataError, match=what) as error:
+        read_cases(written(tmp_path, about | row))
+    assert error.value.line == 1
