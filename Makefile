@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo demo-full test lint format docs bench soak clean help
+.PHONY: demo demo-full test lint format docs bench soak newcomer clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,6 +45,9 @@ bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-pytho
 
 soak: $(VENV)/installed  ## 300 clients, many of them hostile, against a server for two minutes
 	$(OFFLINE) $(BIN)/python -m benchmarks.soak
+
+newcomer:  ## what README says, from a wheel in an empty directory (about 15 minutes)
+	tests/newcomer.sh
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
