@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.cli.options import API_KEY, Weights
+from llavakit.core.errors import ConfigError
 
 Who = dict[str, str | None]
 
@@ -28,6 +29,23 @@ def open_remote(url: str, model_name: str | None, api_key: str | None, **how: fl
 
     asked = Remote(url, model_name=model_name, api_key=api_key, **how)  # type: ignore[arg-type]
     return asked, {"model": asked.model_name, "weights": None}
+
+
+def open_asked(
+    model: Path | None,
+    template: str | None,
+    remote: str | None,
+    model_name: str | None,
+    api_key: list[str] | None,
+) -> Any:
+    """Who was named: a model here, or one behind a URL. ConfigError for both, and for neither."""
+    if remote is not None and model is None and template is None:
+        return open_remote(remote, model_name, api_key[0] if api_key else None)[0]
+    if model is not None and remote is None and model_name is None:
+        return open_model(model, template)[0]
+    raise ConfigError(
+        "give --model with a directory (and --template), or --remote with a URL (and --model-name)"
+    )
 
 
 def open_judge(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llavakit.cli.agent import agent
 from llavakit.cli.chat import chat
 from llavakit.cli.collect import collect
 from llavakit.cli.convert import convert
@@ -32,7 +33,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (
-    demo, train, reward, merge, chat, serve, collect, eval_, inspect, models, plan, convert, export,
+    demo, train, reward, merge, chat, agent, serve, collect, eval_, inspect, models, plan, convert, export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)

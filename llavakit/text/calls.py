@@ -66,6 +66,7 @@ class Result:
     value: Json = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
     error: str | None = None
+    unavailable: bool = False  # with an error: the tool was not to be had, and another try may help
     seconds: float = 0.0
 
     @property

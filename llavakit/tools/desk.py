@@ -6,6 +6,7 @@ both have ids that nobody guesses. What lies on another desk cannot be called fr
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Literal
 
 from llavakit.core.errors import nearest
@@ -32,6 +33,7 @@ class Desk:
     image: ImageConfig | None = None
     names: dict[str, str] = field(default_factory=dict)
     open: bool = False
+    _lock: Lock = field(default_factory=Lock, repr=False, compare=False)  # calls run side by side
 
     def add_image(self, source: Source, *, made_by: str = "", origin: Origin | None = None) -> str:
         """Put a picture on the desk; its name."""
@@ -44,8 +46,9 @@ class Desk:
     def place(self, artifact: Artifact) -> str:
         """A name for something that is in the folder already."""
         prefix = PREFIXES[artifact.kind]
-        name = f"{prefix}_{1 + sum(known.startswith(f'{prefix}_') for known in self.names)}"
-        self.names[name] = artifact.id
+        with self._lock:
+            name = f"{prefix}_{1 + sum(known.startswith(f'{prefix}_') for known in self.names)}"
+            self.names[name] = artifact.id
         return name
 
     def find(self, name: str, kind: Literal["image", "text"] = "image") -> Artifact:

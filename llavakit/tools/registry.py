@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from llavakit.core.errors import ConfigError, DataError, nearest
-from llavakit.text.calls import Call, Card, Json, Result, ToolError, read_arguments
+from llavakit.text.calls import Call, Card, Json, Result, ToolError, ToolUnavailable, read_arguments
 from llavakit.tools.arguments import with_words
 from llavakit.tools.desk import Desk
 from llavakit.vision.boxes import UNIT_WORDS, Unit
@@ -64,7 +64,8 @@ class Registry:
         try:
             made = self._made(call, desk, deadline - begun)
         except (ToolError, DataError) as error:
-            return Result(call, error=str(error), seconds=time.monotonic() - begun)
+            gone = isinstance(error, ToolUnavailable)
+            return Result(call, error=str(error), unavailable=gone, seconds=time.monotonic() - begun)
         return Result(call, made.value, made.pictures, seconds=time.monotonic() - begun)
 
     def close(self) -> None:

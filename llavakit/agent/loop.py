@@ -1,0 +1,283 @@
+"""The loop: ask the model, run what it calls, tell it what came of it, until it answers or a bound is reached.
+
+Every turn is an event of the run, kept before it is shown. A run ends with an answer in any case; what no call gave
+is never told as if one had.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from llavakit.agent.asking import Asking
+from llavakit.agent.budget import cut
+from llavakit.agent.conclusion import conclude
+from llavakit.agent.events import (
+    CallMade,
+    Decided,
+    Event,
+    Forced,
+    Piece,
+    Returned,
+    Running,
+    Said,
+    Unread,
+    Waiting,
+)
+from llavakit.agent.forms import Form, Told
+from llavakit.agent.policy import Decision, Kept, Policy, Subject, decide
+from llavakit.agent.run import BETWEEN, Run, card_digest
+from llavakit.agent.running import run_calls
+from llavakit.agent.state import Step
+from llavakit.core.errors import DataError
+from llavakit.engine.responder import GREEDY, Responder
+from llavakit.engine.sampler import Sampling
+from llavakit.text.calls import Call, Card, Result, ToolError, read_arguments
+from llavakit.text.conversation import Conversation, Image, Message, Part, Text, assistant, system
+from llavakit.tools.registry import Registry
+
+Ask = Callable[
+    [Call, Card, str], Decision | None
+]  # a person's word about a call, and why it is asked; None: not now
+NOTHING = "..."  # what an empty turn of the model is told as, for no template says nothing
+
+
+class Agent:
+    """A model with tools. It has one run at a time."""
+
+    def __init__(
+        self,
+        responder: Responder,
+        registry: Registry,
+        form: Form,
+        *,
+        policy: Policy | None = None,
+        kept: Kept | None = None,
+        ask: Ask | None = None,
+        sampling: Sampling = GREEDY,
+        own_system: str = "",
+    ) -> None:
+        """`ask` is a person; without one, a call that needs one makes the run wait.
+
+        `own_system` is what the template says where nobody else does.
+        """
+        self.responder, self.registry, self.form = responder, registry, form
+        self.policy, self.kept, self.ask = policy or Policy(), kept, ask
+        self.sampling, self.own_system = sampling, own_system
+        self._asked: Asking | None = None
+
+    def go(self, run: Run) -> Iterator[Event | Piece]:
+        """Everything that happens, until the run has its answer or waits for a person."""
+        state = run.state
+        while state.answered is None:
+            step = state.steps[-1] if state.steps else None
+            if step is not None and step.pending:
+                yield from self._finish(run, step)
+                if state.waiting is not None:
+                    return
+            elif step is not None and (step.said.last or not (step.calls or step.unread)):
+                heard = self.form.read(
+                    step.said.text, () if step.said.last else self.registry.cards_for(run.desk.unit)
+                )
+                yield run.keep(conclude(state, heard.words, step.said.finish))
+            else:
+                if state.forced is None and (why := self._spent(run)):
+                    yield run.keep(Forced(why=why))
+                yield from self._ask(run)
+
+    def _spent(self, run: Run) -> str:
+        """Which bound is reached; empty while none is."""
+        budget, state = run.state.begun.budget, run.state
+        if len(state.steps) >= budget.steps:
+            return f"{budget.steps} steps are used up"
+        if state.num_calls >= budget.calls:
+            return f"{budget.calls} calls are used up"
+        if state.seconds >= budget.seconds:
+            return _late(budget.seconds)
+        return ""
+
+    def _ask(self, run: Run) -> Iterator[Event | Piece]:
+        """One text of the model, and the calls in it."""
+        last, budget = run.state.forced is not None, run.state.begun.budget
+        cards = () if last else self.registry.cards_for(run.desk.unit)
+        seconds = budget.answer_seconds if last else budget.seconds - run.state.seconds
+        said = yield from self._listen(run, cards, last=last, seconds=seconds)
+        yield run.keep(said)
+        if last:
+            return
+        if said.finish != "stop":
+            yield run.keep(Unread(problem="this was not finished"))
+            yield run.keep(Forced(why=_late(budget.seconds) if said.finish == "time" else said.finish))
+            return
+        heard = self.form.read(said.text, cards)
+        servers = {card.name: card.server for card in cards}
+        for number, call in enumerate(heard.calls, 1 + len(run.state.calls())):
+            made = CallMade(
+                id=f"call_{number}",
+                name=call.name,
+                arguments=call.arguments,
+                server=servers.get(call.name, ""),
+            )
+            yield run.keep(made)
+        problems = heard.problems
+        if not (heard.calls or problems or heard.words):
+            problems = ("neither a call nor an answer",)
+        for problem in problems:
+            yield run.keep(Unread(problem=problem))
+
+    def _listen(
+        self, run: Run, cards: Sequence[Card], *, last: bool, seconds: float
+    ) -> Generator[Piece, None, Said]:
+        """The model's next text, in pieces and whole."""
+        begun, schema = time.monotonic(), self.form.schema(cards)
+        sampling = self.sampling.model_copy(update={"json_schema": schema}) if schema else self.sampling
+        if self._asked is not None and not self._asked.over(
+            seconds
+        ):  # it hangs: two at once are too much for it
+            return Said(text="", finish="time", last=last, seconds=time.monotonic() - begun)
+        try:
+            self._asked = asking = Asking(self.responder, self._talk(run), sampling, seconds=seconds)
+            for piece in asking:
+                yield Piece(text=piece)
+            text, finish = asking.text, asking.finish
+        except DataError as error:  # the conversation has outgrown the model, say
+            text, finish = "", f"the model could not be asked: {error}"
+        return Said(text=text, finish=finish, last=last, seconds=time.monotonic() - begun)
+
+    def _talk(self, run: Run) -> Conversation:
+        """The conversation as the model sees it now."""
+        state, desk, begun = run.state, run.desk, run.state.begun
+        sizes = {name: desk.frame(name).size for name in begun.shown}
+        pictures = tuple(Image(desk.find(name).path) for name in begun.shown)
+        turns = [Message("user", (*pictures, Text(self.form.first(begun.question, sizes))))]
+        left = begun.budget.pictures
+        for step in state.steps:
+            told = []
+            for call in step.calls.values():
+                back = step.returned[call.id]
+                found = {name: desk.find(name).path for name in back.pictures[:left]}
+                left -= len(found)
+                told.append(Told(call.id, call.name, back.text, found))
+            parts = self.form.results(told, step.unread, begun.question)
+            turns += [
+                assistant(step.said.text if step.said.text.strip() else NOTHING),
+                Message("user", parts),
+            ]
+        if state.forced is not None:
+            turns.append(Message("user", _joined(turns.pop().parts, self.form.last(state.forced))))
+        own = self.own_system if begun.system is None else begun.system
+        head = self.form.system(self.registry.cards_for(run.desk.unit), own)
+        return Conversation((*([system(head)] if head else []), *turns))
+
+    def _finish(self, run: Run, step: Step) -> Iterator[Event]:
+        """Decide about the step's calls, run those that may, and note what came of all of them."""
+        for call in step.pending:
+            if call.id not in step.decided:
+                yield from self._decide(run, call)
+                if run.state.waiting is not None:
+                    return
+        ready = []
+        for call in step.pending:
+            decided = step.decided[call.id]
+            arguments = json.dumps(decided.arguments) if decided.do == "modify" else call.arguments
+            made = Call(call.name, arguments, call.id)
+            if decided.do not in ("approve", "modify"):
+                error = f"not called: {decided.why or NO[decided.by]}"
+                yield run.keep(self._returned(run, Result(made, error=error)))
+            elif call.id in step.running and not self._harmless(call.name):
+                error = "the run was interrupted during this call; whether it was done is not known"
+                yield run.keep(self._returned(run, Result(made, error=error)))
+            else:
+                ready.append(made)
+                if call.id not in step.running:
+                    yield run.keep(Running(id=call.id))
+        budget = run.state.begun.budget
+        seconds = max(min(budget.tool_seconds, budget.seconds - run.state.seconds), 0.0)
+        for result in run_calls(self.registry, run.desk, ready, seconds=seconds, tries=budget.tries):
+            yield run.keep(self._returned(run, result))
+
+    def _harmless(self, name: str) -> bool:
+        """Whether a call may be done again: of our own tools, those that change nothing."""
+        tool = self.registry.tools.get(name)
+        return tool is None or (tool.card.read_only and not tool.card.server)
+
+    def _decide(self, run: Run, call: CallMade) -> Iterator[Event]:
+        decision = self._decision(run, call)
+        if decision.do == "ask":
+            tool = self.registry.tools[call.name]
+            made = Call(call.name, call.arguments, call.id)
+            answer = None if self.ask is None else self.ask(made, tool.card, decision.why)
+            if answer is None:
+                yield run.keep(Waiting(id=call.id, why=decision.why))
+                return
+            decision = replace(answer, by="person")
+            if self.kept is not None:
+                self.kept.pin(_subject(call, tool.card), decision.do if decision.lasting else None)
+        yield run.keep(
+            Decided(
+                id=call.id,
+                do=decision.do,
+                why=decision.why,
+                by=decision.by,
+                arguments=dict(decision.arguments),
+            )
+        )
+        if decision.do == "stop" and run.state.forced is None:
+            yield run.keep(Forced(why=decision.why or "the run was stopped"))
+
+    def _decision(self, run: Run, call: CallMade) -> Decision:
+        """What bounds, rules and earlier decisions say."""
+        state, budget = run.state, run.state.begun.budget
+        if state.forced is not None:
+            return Decision("reject", state.forced, by="loop")
+        decided = state.steps[-1].decided.values()
+        if state.num_calls + sum(each.do in ("approve", "modify") for each in decided) >= budget.calls:
+            return Decision("reject", f"{budget.calls} calls are used up", by="loop")
+        if state.repeats(call.name, call.arguments) >= budget.same - 1:
+            why = f"{call.name} has given the same result to the same call {budget.same - 1} times"
+            return Decision("stop", why, by="loop")
+        tool = self.registry.tools.get(call.name)
+        if tool is None:
+            return Decision("approve", by="loop")  # the registry says what there is instead
+        return decide(self.policy, self.kept, _subject(call, tool.card))
+
+    def _returned(self, run: Run, result: Result) -> Returned:
+        """A result as an event: a long text is put aside, and what is new on the desk is noted."""
+        most, text = run.state.begun.budget.result_tokens, result.text
+        if cut(text, most, "") != text:
+            text = cut(text, most, run.desk.add_text(text, made_by=result.call.name))
+        new = {name: known for name, known in list(run.desk.names.items()) if name not in run.state.names}
+        return Returned(
+            id=result.call.id, value=result.value, pictures=result.pictures, error=result.error, text=text,
+            names=new, seconds=result.seconds,
+        )  # fmt: skip
+
+
+NO = {
+    "policy": "a rule forbids it",
+    "person": "a person said no",
+    "kept": "a person said no",
+    "loop": "a bound",
+}
+
+
+def _subject(call: CallMade, card: Card) -> Subject:
+    """What is decided about. An outside tool goes by the name that its server gave it."""
+    arguments = None
+    with suppress(ToolError):
+        arguments = read_arguments(Call(call.name, call.arguments))
+    name = card.name.removeprefix(f"{card.server}{BETWEEN}") if card.server else card.name
+    return Subject(name, card.server, arguments, card.read_only, card_digest(card))
+
+
+def _late(seconds: float) -> str:
+    return f"{seconds:g} seconds are used up"
+
+
+def _joined(parts: tuple[Part, ...], more: str) -> tuple[Part, ...]:
+    """One more line at the end of a turn."""
+    *rest, end = parts or (Text(""),)
+    if isinstance(end, Text):
+        return (*rest, Text(f"{end.text.rstrip()}\n{more}".lstrip()))
+    return (*parts, Text(f"\n{more}"))

@@ -1,0 +1,61 @@
+"""What a run is opened with: tools of ours and of outside servers, rules, and what the model brings along."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llavakit.agent.forms import FORMS, Form
+from llavakit.agent.policy import Kept, Policy, load_policy
+from llavakit.agent.run import Run
+from llavakit.agent.server_config import load_servers
+from llavakit.agent.servers import Servers
+from llavakit.chat import Chat
+from llavakit.core.errors import pick
+from llavakit.core.progress import say
+from llavakit.engine.responder import Responder
+from llavakit.tools.registry import Registry
+from llavakit.tools.skills import open_tools
+from llavakit.vision.plan import ImageConfig
+
+NONE = "none"  # no tools of ours
+
+
+@contextmanager
+def open_registry(names: str | None, servers: Path | None, *, log: Path) -> Iterator[Registry]:
+    """Our tools of these names (commas between them; None: all) and all tools of a file of servers.
+
+    A server that does not start is one line; its tools are not there.
+    """
+    own = [] if names == NONE else None if names is None else [name.strip() for name in names.split(",")]
+    registry = open_tools(own)
+    try:
+        if servers is None:
+            yield registry
+            return
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with Servers(load_servers(servers), log=log) as running:
+            for problem in running.problems:
+                say(problem)
+            yield Registry([*registry.tools.values(), *running.tools])
+    finally:
+        registry.close()
+
+
+def read_policy(rules: Path | None, decisions: Path | None) -> tuple[Policy, Kept]:
+    """The rules of a file, and the decisions that people made for good (by default in the home folder)."""
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    kept = Kept(decisions or home / "llavakit" / "decisions.json")
+    return (Policy() if rules is None else load_policy(rules)), kept
+
+
+def form_of(run: Run) -> Form:
+    """How the run's calls are written."""
+    return pick(FORMS, run.state.begun.form, "form")
+
+
+def shown_as(responder: Responder) -> tuple[ImageConfig | None, str]:
+    """How a local model sees pictures, and the system text of its template; a server says neither."""
+    if isinstance(responder, Chat):
+        return responder.encoder.image, responder.encoder.template.system
+    return None, ""

@@ -1,0 +1,122 @@
+"""`llavakit agent`: ask a model that calls tools, here or behind a URL."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from llavakit.cli.asked import open_asked
+from llavakit.cli.options import API_KEY, Template, finite
+from llavakit.core.errors import ConfigError, Interrupted
+
+RUNS = Path("runs/agent")
+WAITS = 1  # exit code of a run that waits for a person
+
+Form = Annotated[
+    Literal["hermes", "llava_plus", "json"], typer.Option(help="How the model writes calls (docs/agent.md).")
+]
+Tools = Annotated[
+    str | None,
+    typer.Option(help="Names of tools, commas between them; `none`; default: all (llavakit tools)."),
+]
+Mcp = Annotated[Path | None, typer.Option(help="A file of MCP servers whose tools may be called.")]
+PolicyFile = Annotated[
+    Path | None, typer.Option("--policy", help="Rules: what may be called without asking.")
+]
+Decisions = Annotated[
+    Path | None, typer.Option(help="Where decisions that last are kept; default: in your home folder.")
+]
+Boxes = Annotated[
+    list[str] | None,
+    typer.Option(help="A place on a picture: left,top,right,bottom in pixels; may be repeated."),
+]
+Sketch = Annotated[
+    Path | None, typer.Option(help="A picture whose painted pixels mark a place on the first one.")
+]
+Unit = Annotated[
+    Literal["0-1", "0-1000", "px", "input"], typer.Option(help="What the numbers of the model's boxes count.")
+]
+Limits = Annotated[
+    list[str] | None, typer.Option(help="A bound of the run as name=value (steps=4); may be repeated.")
+]
+
+
+def agent(
+    question: Annotated[str | None, typer.Argument(help="What is asked; --resume needs none.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", "-i", help="A picture; may be repeated.")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")
+    ] = None,
+    remote: Annotated[
+        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option(help="--remote: the model to ask.")] = None,
+    api_key: Annotated[
+        list[str] | None, typer.Option(envvar=API_KEY, help="--remote: the server's key.")
+    ] = None,
+    template: Template = None,
+    tools: Tools = None,
+    mcp: Mcp = None,
+    policy: PolicyFile = None,
+    decisions: Decisions = None,
+    box: Boxes = None,
+    sketch: Sketch = None,
+    form: Form = "hermes",
+    boxes: Unit = "0-1",
+    limit: Limits = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer of the model.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; default: a new one in runs/agent.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+) -> None:
+    """Ask a model that calls tools: llavakit agent --model runs/demo --image x.png "How many shapes?" """
+    if (question is None) == (resume is None):
+        raise ConfigError("give a question, or --resume with the folder of a run")
+    if resume is not None and (image or box or sketch or limit or out):
+        raise ConfigError(
+            "--resume goes on as the run began: without --image, --box, --sketch, --limit, --out"
+        )
+
+    from llavakit.agent.budget import Budget
+    from llavakit.agent.loop import Agent
+    from llavakit.agent.opening import form_of, open_registry, read_policy, shown_as
+    from llavakit.agent.run import begin, free_folder, reopen
+    from llavakit.agent.screen import Screen, report
+    from llavakit.core import config as settings
+    from llavakit.engine.sampler import Sampling
+    from llavakit.vision.image import load_image
+
+    budget = settings.override(Budget(), limit or [])
+    rules, kept = read_policy(policy, decisions)
+    where = resume or out or free_folder(RUNS, question or "")
+    for path in image or []:  # before a model is read, which may take minutes
+        load_image(path)
+    responder = open_asked(model, template, remote, model_name, api_key)
+    seen, system = shown_as(responder)
+    with ExitStack() as opened:
+        registry = opened.enter_context(open_registry(tools, mcp, log=where / "servers.log"))
+        if resume is not None:
+            run = opened.enter_context(reopen(resume, image=seen))
+        else:
+            run = opened.enter_context(
+                begin(
+                    where, question or "", pictures=image or [], boxes=box or [], sketch=sketch, form=form,
+                    cards=registry.cards_for(boxes), budget=budget, unit=boxes, image=seen,
+                )
+            )  # fmt: skip
+        screen = Screen()
+        bot = Agent(
+            responder, registry, form_of(run), policy=rules, kept=kept, ask=screen.ask, own_system=system,
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
+        )  # fmt: skip
+        screen.show(bot.go(run))
+        waiting = run.state.waiting
+        if waiting is not None:
+            again = f"llavakit agent --resume {where}, with the model and tools of before"
+            raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
+        report(run)
