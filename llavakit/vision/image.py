@@ -85,6 +85,17 @@ def load_image(source: Source, *, bits: int | None = None) -> PIL.Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
+def load_rgba(source: Source) -> PIL.Image.Image:
+    """The decoded picture, upright, mode RGBA: its transparency where it has any, else opaque."""
+    with _opened(source) as image:
+        turn = _UPRIGHT.get(_orientation(image))
+        said = depth.declared(source if isinstance(source, PIL.Image.Image) else image)
+        decoded = _decoded(image, source)
+        clear = decoded.has_transparency_data and not depth.is_deep(decoded)
+        rgba = (decoded if clear else _to_rgb(decoded, said, None)).convert("RGBA")
+    return rgba if turn is None else rgba.transpose(turn)
+
+
 def spare_bits(source: Source) -> depth.SpareBits | None:
     """Of grey that looks too dark, where no header says how many bits it has."""
     with _opened(source) as image:

@@ -1,0 +1,1 @@
+"""What each command does: functions from a scene and a command to the next scene."""

@@ -1,0 +1,1 @@
+"""Filling holes from what is around them, without weights."""
