@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from llavakit.core.config import Config
 from llavakit.studio.scene import Scene
 
@@ -9,8 +11,8 @@ from llavakit.studio.scene import Scene
 class Limits(Config):
     """What undo keeps: so many steps, or fewer where they differ by more than so many megabytes of pixels."""
 
-    steps: int = 500
-    megabytes: int = 256
+    steps: int = Field(500, ge=1, le=100_000)
+    megabytes: int = Field(256, ge=1, le=1 << 20)
 
 
 @dataclass(frozen=True)
