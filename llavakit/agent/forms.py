@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llavakit.text import hermes
+from llavakit.text import hermes, llava_plus
 from llavakit.text.calls import Call, Card
 from llavakit.text.conversation import Image, Part, Text
 
@@ -160,6 +160,42 @@ class Held(Form):
         return (*parts, *(Text(f"Error: {problem}\n") for problem in problems))
 
 
+class LlavaPlus(Form):
+    """Thoughts, actions and value, one tool set for all that the model ever learned: it is told of none."""
+
+    name = "llava_plus"
+
+    def system(self, cards: Sequence[Card], own: str) -> str | None:
+        return own or None
+
+    def first(self, question: str, pictures: Mapping[str, tuple[int, int]]) -> str:
+        return question
+
+    def read(self, text: str, cards: Sequence[Card]) -> Heard:
+        said = llava_plus.read_answer(text)
+        problems = () if said.problem is None else (said.problem,)
+        words = "" if said.calls or problems else said.value.strip()
+        return Heard(words, said.thoughts, said.calls if cards else (), problems)
+
+    def results(self, told: Sequence[Told], problems: Sequence[str], question: str) -> tuple[Part, ...]:
+        pictures: list[Part] = [Image(path) for each in told for path in each.pictures.values()]
+        said = [(each.name, _as_python(each.text)) for each in told] + [
+            ("error", problem) for problem in problems
+        ]
+        return (*pictures, Text(llava_plus.results_text(said, question)))
+
+    def last(self, why: str) -> str:
+        return f"No tool can be called any more: {why}."
+
+
+def _as_python(text: str) -> str:
+    """A result as LLaVA-Plus wrote it: the value as Python does. What was cut, and errors, stay text."""
+    try:
+        return str(json.loads(text))
+    except (ValueError, RecursionError):
+        return text
+
+
 def openai_tool(card: Card) -> dict[str, Any]:
     """A card in OpenAI's words. What an outside server says of its tool is labelled as its word."""
     told = (
@@ -176,4 +212,4 @@ def _unmarked(text: str) -> str:
     return text
 
 
-FORMS: dict[str, Form] = {form.name: form for form in (Hermes(), Held())}
+FORMS: dict[str, Form] = {form.name: form for form in (Hermes(), LlavaPlus(), Held())}

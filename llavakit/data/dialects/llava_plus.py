@@ -1,9 +1,9 @@
 """LLaVA-Plus: `thoughts` and `actions` beside an answer's `value` become one text, as its training code writes it.
 
-The picture is called `file_name`. A question repeated after a tool's result must not repeat its `<image>`.
+The picture is called `file_name`. A question repeated after a tool's result must not repeat its `<image>`, unless a
+picture of its own is listed for it: one that a tool made.
 """
 
-import json
 from typing import Any
 
 from llavakit.core.errors import DataError
@@ -11,9 +11,7 @@ from llavakit.data.dialects.llava import is_llava, read_lanes, read_turn, talk_n
 from llavakit.data.dialects.reader import Fields, Reader
 from llavakit.data.dialects.turns import Turn, compose, role_of, text_of, weight_of
 from llavakit.text.conversation import IMAGE_TOKEN, Conversation
-
-# The labels with their quotes and signs are what released weights learned; so are `json`'s blanks and escapes.
-THOUGHTS, ACTIONS, VALUE = '"thoughts🤔" ', '"actions🚀" ', '"value👉" '
+from llavakit.text.llava_plus import write_answer
 
 
 def is_llava_plus(raw: dict[str, Any]) -> bool:
@@ -22,17 +20,18 @@ def is_llava_plus(raw: dict[str, Any]) -> bool:
 
 
 def read_llava_plus(reader: Reader) -> Conversation:
-    """The conversation; with tools only the first question that has the picture's placeholder keeps it."""
+    """The conversation; with tools and one picture only the first question that has its placeholder keeps it."""
     raw = reader.top.raw
     fields = reader.objects(talk_name(raw))
     turns = without_greeting(
         [_serialise(turn) if _uses_tools(turn.raw) else read_turn(turn) for turn in fields]
     )
-    if _any_uses_tools(raw):
+    lanes = read_lanes(reader, "file_name" if _names_file(raw) else "image")
+    if _any_uses_tools(raw) and len(lanes["image"].media) == 1:
         marked = [number for number, turn in enumerate(turns) if _has_placeholder(turn)]
         for number in marked[1:]:
             turns[number] = Turn("user", (turns[number].text.replace(IMAGE_TOKEN, "").strip(),))
-    return compose(turns, read_lanes(reader, "file_name" if _names_file(raw) else "image"), in_front=False)
+    return compose(turns, lanes, in_front=False)
 
 
 def _names_file(raw: dict[str, Any]) -> bool:
@@ -59,9 +58,8 @@ def _serialise(turn: Fields) -> Turn:
     if not isinstance(thoughts, str) or not isinstance(value, str) or not isinstance(actions, list):
         raise DataError("an answer with tools needs the texts 'thoughts' and 'value' and the list 'actions'")
     try:
-        calls = json.dumps(actions)
+        text = write_answer(thoughts, actions, value)
     except (TypeError, ValueError, RecursionError) as error:  # a table's cells may be bytes or dates
         raise DataError(f"{turn.at('actions')} cannot be written as JSON: {error}") from None
-    text = f"{THOUGHTS}{thoughts}\n{ACTIONS}{calls}\n{VALUE}{value}\n"
     role = role_of(turn, "from")
     return Turn(role, (text_of(turn, "value", text, role),), weight_of(turn, role))

@@ -148,3 +148,14 @@ def test_nothing_is_changed_in_place(turns, more):
     with suppress(DataError):
         read(raw)
     assert json.dumps(raw) == before
+
+
+def test_a_picture_that_a_tool_made_has_a_place_of_its_own():
+    turns = [
+        PLUS["conversations"][0],
+        PLUS["conversations"][1],
+        {"from": "human", "value": "<image>zoom model outputs: {}"},
+    ]
+    turns.append(PLUS["conversations"][3])
+    talk = read({"image": ["a.png", "b.png"], "conversations": turns})
+    assert [len(message.images) for message in talk.messages] == [1, 0, 1, 0]
