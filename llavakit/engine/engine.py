@@ -41,7 +41,7 @@ from llavakit.engine.scheduler import Scheduler, Sequence
 from llavakit.engine.scoring import num_learned, score_rows
 from llavakit.engine.trial import kv_shape
 from llavakit.engine.weights import check_fit
-from llavakit.model.attention import packed_layout
+from llavakit.model.fused import packed_layout
 from llavakit.model.llava import Llava
 from llavakit.text.tokenizer import Tokenizer
 

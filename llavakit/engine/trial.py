@@ -15,8 +15,9 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.kv_slots import KvShape, KvSlot
-from llavakit.model.attention import NAME, KeyValueCache, Layout, packed_layout
+from llavakit.model.attention import NAME, KeyValueCache, Layout
 from llavakit.model.decoding import decode_packed
+from llavakit.model.fused import packed_layout
 from llavakit.model.packing import LIMIT, distance
 from llavakit.model.rope import fix_frequencies
 from llavakit.model.twin import FOREIGN, first_line, tiny_twin

@@ -6,7 +6,6 @@ letters: B sequences (a packed row is one), H heads, G key heads, N queries per 
 width.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -271,7 +270,7 @@ class TreeLayout:
 
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
         self.segments, self.trees = segments, []
-        for start, end, tree in _trees(segments):
+        for start, end, tree in trees_of(segments):
             see_TT = None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device)
             positions_T = torch.tensor(segment_positions(tree), device=device)
             self.trees.append(Tree(start, end, positions_T, see_TT))
@@ -303,77 +302,6 @@ class TreeLayout:
         return self._near[key]
 
 
-class FlexLayout:
-    """The same rule through FlexAttention, for CUDA: one kernel for the row, blocks that nobody sees skipped."""
-
-    def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
-        self.segments, self._device = segments, device
-        self._longest = max(end - start for start, end, _ in _trees(segments))
-        self._owner_T = torch.repeat_interleave(
-            torch.arange(len(segments)), torch.tensor([len(segment) for segment in segments])
-        ).to(device)
-        self._sees_SS = _ancestors(segments).to(device)
-        self._positions_T = torch.tensor(segment_positions(segments), device=device)
-        self._masks: dict[tuple[int | None, int | None], Any] = {}
-
-    def attend(self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
-        # Imported here: importing it pulls in the compiler, which CPU runs never need.
-        from torch.nn.attention.flex_attention import flex_attention
-
-        how = how.within(self._longest)
-        if how.dropout:  # its kernel has none: the plain way, for the few decoders that are trained with it
-            return TreeLayout(self.segments, self._device).attend(query_1HTD, key_1GTD, value_1GTD, how)
-        kernel: Any = torch.compile(flex_attention) if query_1HTD.is_cuda else flex_attention
-        settings = {"block_mask": self._mask(how), "scale": how.scaling, "enable_gqa": True}
-        if how.softcap is not None:
-            settings["score_mod"] = _cap(how.softcap)
-        if how.sinks_H is None:
-            out: Tensor = kernel(query_1HTD, key_1GTD, value_1GTD, **settings)
-            return out
-        out, lse_1HT = kernel(query_1HTD, key_1GTD, value_1GTD, return_lse=True, **settings)
-        # What the sink takes of the softmax: exp(lse) / (exp(lse) + exp(sink)) is left for the others.
-        share_1HT = torch.sigmoid(lse_1HT - how.sinks_H[:, None].float())
-        return out * share_1HT[..., None].to(out.dtype)
-
-    def _mask(self, how: Scoring) -> Any:
-        """The block mask for layers that see so far; layers share it."""
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        if (how.window, how.chunk) not in self._masks:
-            size = len(self._owner_T)
-            self._masks[how.window, how.chunk] = create_block_mask(
-                self._rule(how), None, None, size, size, device=str(self._device)
-            )
-        return self._masks[how.window, how.chunk]
-
-    def _rule(self, how: Scoring) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-        owner_T, sees_SS, at_T, window, chunk = (
-            self._owner_T, self._sees_SS, self._positions_T, how.window, how.chunk,
-        )  # fmt: skip
-
-        def allowed(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            seen = (query >= key) & sees_SS[owner_T[query], owner_T[key]]
-            if window is not None:
-                seen = seen & (at_T[query] - at_T[key] < window)
-            if chunk is not None:
-                seen = seen & (at_T[query] // chunk == at_T[key] // chunk)
-            return seen
-
-        return allowed
-
-
-def _cap(limit: float) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return limit * torch.tanh(score / limit)
-
-    return capped
-
-
-def packed_layout(segments: tuple[Segment, ...], device: torch.device) -> Layout:
-    """The layout for a packed row on this kind of device."""
-    return FlexLayout(segments, device) if device.type == "cuda" else TreeLayout(segments, device)
-
-
 def see_matrix(segments: tuple[Segment, ...]) -> Tensor:
     """bool[T, T]: row sees column. The rule itself, for any order of segments; small inputs only."""
     return _see(segments, 0)
@@ -401,7 +329,7 @@ def _ancestors(segments: tuple[Segment, ...]) -> Tensor:
     return ancestors_SS
 
 
-def _trees(segments: tuple[Segment, ...]) -> list[tuple[int, int, tuple[Segment, ...]]]:
+def trees_of(segments: tuple[Segment, ...]) -> list[tuple[int, int, tuple[Segment, ...]]]:
     """(start, end, segments) of each tree, parents renumbered within it. A tree's segments stand together."""
     trees: list[tuple[int, int, tuple[Segment, ...]]] = []
     roots = [index for index, segment in enumerate(segments) if segment.parent is None]

@@ -10,9 +10,10 @@ from transformers import PreTrainedModel
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch, Gather
-from llavakit.model.attention import NAME, FlexLayout, KeyValueCache, Layout, TreeLayout, packed_layout
+from llavakit.model.attention import NAME, KeyValueCache, Layout, TreeLayout
 from llavakit.model.decoding import decode_alone, decode_packed
 from llavakit.model.formats.keys import SEPARATORS
+from llavakit.model.fused import FusedLayout, packed_layout
 from llavakit.model.packing import check_packing
 from llavakit.model.rope import fix_frequencies, linear_factor
 from llavakit.model.tower import Tower
@@ -99,7 +100,7 @@ class Llava(nn.Module):
         """h_TD: the decoder's last hidden states of a packed row, after its final norm."""
         if self.packing.packs:
             return decode_packed(self.language, x_TD, positions_T, layout, cache)
-        if cache is not None or not isinstance(layout, TreeLayout | FlexLayout):
+        if cache is not None or not isinstance(layout, TreeLayout | FusedLayout):
             raise ConfigError(self.packing.explain(self.language))
         return decode_alone(self.language, x_TD, layout.segments)
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment, segment_positions
-from llavakit.model.attention import NAME, packed_layout
+from llavakit.model.attention import NAME
 from llavakit.model.decoding import body, decode_alone, decode_packed, path_to
+from llavakit.model.fused import packed_layout
 from llavakit.model.rope import fix_frequencies
 from llavakit.model.twin import FOREIGN, first_line, tiny_twin
 

@@ -27,7 +27,7 @@ from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
 from llavakit.engine.sampler import Sampling
 from llavakit.model.adapters import add_adapters
-from llavakit.model.attention import packed_layout
+from llavakit.model.fused import packed_layout
 from llavakit.model.llava import Llava
 from llavakit.model.settings import LoraSettings
 from tests import tiny

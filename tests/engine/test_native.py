@@ -15,7 +15,7 @@ from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, describe_kernels, fuse
 from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.native import NativeLinear, NativeSlots, Workspace
-from llavakit.model.attention import packed_layout
+from llavakit.model.fused import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
 
 HERE = native.missing() is None  # a machine without them must say so; there is nothing more to test on it

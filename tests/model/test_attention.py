@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment, segment_positions
 from llavakit.model import attention
-from llavakit.model.attention import FlexLayout, Scoring, TreeLayout, registered_attention, see_matrix
+from llavakit.model.attention import Scoring, TreeLayout, registered_attention, see_matrix
+from llavakit.model.fused import FusedLayout
 
 CPU = torch.device("cpu")
 
@@ -107,18 +108,7 @@ def test_long_segments_are_computed_in_blocks(how, monkeypatch):
     torch.testing.assert_close(ours, masked(query, key, value, HOWS[how], segments), atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=18, deadline=None, derandomize=True)
-@given(segment_trees(), st.sampled_from(sorted(HOWS)))
-def test_flex_layout_equals_the_masked_twin(segments, how):
-    """FlexAttention's mask, run here in its uncompiled CPU form; the CUDA kernel takes the same mask."""
-    torch.manual_seed(0)
-    size = segments[-1].end
-    query, key, value = (torch.randn(1, heads, size, 16) for heads in (4, 2, 2))
-    ours = FlexLayout(segments, CPU).attend(query, key, value, HOWS[how])
-    torch.testing.assert_close(ours, masked(query, key, value, HOWS[how], segments), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("layout", [TreeLayout, FlexLayout])
+@pytest.mark.parametrize("layout", [TreeLayout, FusedLayout])
 def test_dropout_drops_its_share_and_keeps_the_mean(layout):
     torch.manual_seed(0)
     segments = (Segment(0, 40),)
