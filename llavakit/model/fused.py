@@ -80,11 +80,11 @@ class FusedLayout:
             ends = [*self._starts, len(self._at_T)]
             self._ends_S1 = torch.tensor(ends, dtype=torch.int32, device=query_1HTD.device)
         query, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
-        out_THD: Any = varlen_attn(
+        out_THD: Tensor = varlen_attn(
             query, key, value, self._ends_S1, self._ends_S1, self._longest, self._longest,
             scale=how.scaling, window_size=(-1 if how.window is None else how.window - 1, 0), enable_gqa=True,
         )  # fmt: skip
-        return out_THD.transpose(0, 1)[None]  # type: ignore[no-any-return]
+        return out_THD.transpose(0, 1)[None]
 
     def _mask(self, how: Scoring) -> Any:
         """The block mask for layers that see so far; layers share it."""
@@ -153,7 +153,7 @@ def block_mask(until_T: Tensor, at_T: Tensor, how: Scoring, device: torch.device
     from torch.nn.attention.flex_attention import BlockMask
 
     part_BB, whole_BB = block_sight(until_T, at_T, how)
-    blocks: dict[str, Tensor] = {}
+    blocks: dict[str, Any] = {}
     for name, seen_BB in (("", part_BB), ("full_", whole_BB)):
         # By rows for the forward pass, by columns for the backward one.
         for side, seen in (("kv", seen_BB), ("q", seen_BB.T)):
