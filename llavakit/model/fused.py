@@ -80,10 +80,11 @@ class FusedLayout:
             ends = [*self._starts, len(self._at_T)]
             self._ends_S1 = torch.tensor(ends, dtype=torch.int32, device=query_1HTD.device)
         query, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
-        out_THD: Tensor = varlen_attn(
+        out_THD = varlen_attn(
             query, key, value, self._ends_S1, self._ends_S1, self._longest, self._longest,
             scale=how.scaling, window_size=(-1 if how.window is None else how.window - 1, 0), enable_gqa=True,
         )  # fmt: skip
+        assert isinstance(out_THD, Tensor)  # no more was asked for
         return out_THD.transpose(0, 1)[None]
 
     def _mask(self, how: Scoring) -> Any:
