@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from llavakit.core.errors import UserError
-from llavakit.text.calls import Json
+from llavakit.text.calls import Json, ToolUnavailable
 from llavakit.tools.arguments import Answer, Mask, Original, Picture, Point, Region
 from llavakit.vision.image import load_image
 from llavakit.vision.rle import decode_rle, encode_rle
@@ -31,7 +31,7 @@ def reply_to(question: Json) -> Json:
         arguments = {each: _argument(*said) for each, said in question["arguments"].items()}
         answer = vars(importlib.import_module(module))[name](**arguments)
     except UserError as error:
-        return {"problem": str(error)}
+        return {"problem": str(error), "unavailable": isinstance(error, ToolUnavailable)}
     return _write(answer, Path(question["folder"]))
 
 

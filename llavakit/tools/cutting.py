@@ -72,15 +72,27 @@ def blur(
     how: Annotated[
         Literal["blur", "pixelate", "black"], Field(description="How the boxes are hidden.")
     ] = "blur",
+    margin: Annotated[
+        float, Field(ge=0, le=1, description="Added on every side, as a part of the box.")
+    ] = 0.15,
 ) -> Answer:
     """Make boxes of a picture unrecognisable, such as faces or number plates found by another tool."""
     if not boxes:
         raise ToolError("no box was given: nothing would be hidden")
     out = image.pixels_HW3.copy()
-    for box in boxes:
+    wide = tuple(_wider(box, margin, image.size) for box in boxes)
+    for box in wide:
         part = out[box.top : box.bottom, box.left : box.right]
         out[box.top : box.bottom, box.left : box.right] = _hidden(part, how)
-    return Answer({"hidden": list(boxes)}, (Drawn(out, (0, 0)),))
+    return Answer({"hidden": list(wide)}, (Drawn(out, (0, 0)),))
+
+
+def _wider(box: Region, part: float, size: tuple[int, int]) -> Region:
+    across, down = round(part * (box.right - box.left)), round(part * (box.bottom - box.top))
+    return Region(
+        max(box.left - across, 0), max(box.top - down, 0),
+        min(box.right + across, size[0]), min(box.bottom + down, size[1]),
+    )  # fmt: skip
 
 
 def _hidden(part: np.ndarray, how: str) -> np.ndarray:

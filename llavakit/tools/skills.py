@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 from llavakit.core.errors import pick
 from llavakit.text.calls import Weights
-from llavakit.tools import codes, cutting, looking, reckoning
+from llavakit.tools import codes, cutting, detection, faces, looking, reading, reckoning, saliency, selecting
 from llavakit.tools.arguments import Answer
 from llavakit.tools.function import FunctionTool
 from llavakit.tools.registry import Registry
 from llavakit.tools.workers import Workers
+
+ADDRESS_SPACE = 16.0  # gigabytes that a process with a model may map; what it uses is far less
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Skill:
         """The tool; light ones run in `shared`. Nothing is started yet."""
         if self.weights is None:
             return FunctionTool(self.function, shared, seconds=self.seconds)
-        own = Workers(at_once=1, seconds=self.seconds)
+        own = Workers(at_once=1, seconds=self.seconds, memory=ADDRESS_SPACE)
         return FunctionTool(self.function, own, cost="heavy", seconds=self.seconds, weights=self.weights)
 
 
@@ -45,6 +47,12 @@ SKILLS = {
         Skill(looking.find_pattern),
         Skill(looking.edges),
         Skill(codes.read_codes),
+        Skill(selecting.select, seconds=20.0),
+        Skill(selecting.inpaint, seconds=20.0),
+        Skill(reading.ocr, seconds=60.0, weights=reading.WEIGHTS),
+        Skill(faces.faces, seconds=60.0, weights=faces.CENTERFACE.weights),
+        Skill(saliency.salient, seconds=60.0, weights=saliency.U2NETP.weights),
+        Skill(detection.detect, seconds=60.0, weights=detection.YOLO.weights),
         Skill(reckoning.calculate, seconds=5.0),
         Skill(reckoning.table, seconds=5.0),
     )

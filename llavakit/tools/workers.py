@@ -39,7 +39,8 @@ class Workers:
         if outcome.problem is not None:
             raise ToolUnavailable(outcome.problem)
         if "problem" in outcome.value:
-            raise ToolError(outcome.value["problem"])
+            kind = ToolUnavailable if outcome.value["unavailable"] else ToolError
+            raise kind(outcome.value["problem"])
         return outcome.value
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from llavakit.text.calls import Call, Result
 from llavakit.tools.artifacts import Artifacts, open_image
 from llavakit.tools.desk import Desk
 from llavakit.tools.skills import open_tools
+from llavakit.vision.rle import decode_rle
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +156,7 @@ def test_what_is_blurred_is_gone_and_the_rest_is_as_it_was(registry, desk):
     noise = np.random.default_rng(0).integers(0, 255, (200, 300, 3), np.uint8)
     desk.add_image(PIL.Image.fromarray(noise))
     for how in ("blur", "pixelate", "black"):
-        name = ask(registry, desk, "blur", boxes=[[50, 40, 150, 140]], how=how).pictures[0]
+        name = ask(registry, desk, "blur", boxes=[[50, 40, 150, 140]], how=how, margin=0).pictures[0]
         made = pixels(desk, name).astype(int)
         inside = np.zeros((200, 300), bool)
         inside[40:140, 50:150] = True
@@ -240,3 +242,30 @@ def test_the_cards_say_everything_a_caller_needs(registry):
     crop = next(card for card in registry.cards_for("0-1000") if card.name == "crop")
     assert "from 0 to 1000" in crop.parameters["properties"]["box"]["description"]
     assert crop.parameters["required"] == ["box"]
+
+
+def test_a_thing_is_selected_by_a_box_or_a_point_and_taken_away(registry, desk):
+    noise = np.random.default_rng(0).normal(0, 6, (300, 400, 3))
+    ground = np.clip(np.array([90, 150, 90]) + noise, 0, 255).astype(np.uint8)
+    picture = PIL.Image.fromarray(ground)
+    draw = PIL.ImageDraw.Draw(picture)
+    draw.ellipse((150, 100, 249, 179), fill=(200, 60, 50))
+    desk.unit = "px"
+    desk.add_image(picture)
+    y, x = np.mgrid[:300, :400]
+    truth = ((x - 199.5) / 50) ** 2 + ((y - 139.5) / 40) ** 2 <= 1
+    for how in ({"box": [130, 80, 270, 200]}, {"inside": [[200, 140]], "outside": [[20, 20]]}):
+        value = ask(registry, desk, "select", **how).value
+        said = json.loads(desk.find(value["mask"], "text").path.read_text())
+        mask = decode_rle(said["size"], said["counts"])
+        assert (mask & truth).sum() / (mask | truth).sum() > 0.9, how
+    result = ask(registry, desk, "inpaint", mask=value["mask"], grow=3)
+    made = pixels(desk, result.pictures[0]).astype(int)
+    assert np.abs(made[truth].mean(0) - [90, 150, 90]).max() < 12
+    assert (made[:80] == ground[:80]).all()
+    desk.add_image(PIL.Image.new("RGB", (10, 10)))
+    wrong = ask(registry, desk, "inpaint", image=desk.pictures()[-1], mask=value["mask"])
+    assert "400 x 300, not as large as" in wrong.error
+    assert "at most 40 %" in ask(registry, desk, "inpaint", boxes=[[0, 0, 400, 300]]).error
+    assert "say what to select" in ask(registry, desk, "select").error
+    assert "of kind image, not text" in ask(registry, desk, "inpaint", mask="img_1").error
