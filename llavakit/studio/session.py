@@ -180,9 +180,15 @@ class Session:
                 **describe_scene(self.scene),
                 "can_undo": self._history.can_undo,
                 "can_redo": self._history.can_redo,
-                "versions": list(self._known.versions),
+                "versions": [
+                    {"name": name, "rev": self._rev_of(scene)} for name, scene in self._known.versions.items()
+                ],
                 "talk": list(self._known.talk),
             }
+
+    def _rev_of(self, scene: Scene) -> int:
+        """A revision at which a scene that is kept is seen."""
+        return next(rev for rev, each in self._known.revisions.items() if each is scene)
 
     def scene_at(self, rev: int) -> Scene:
         """What was there at a revision, or Gone."""

@@ -18,7 +18,7 @@ from llavakit.data.records import read_records
 from llavakit.serve.collect.app import create_collection
 from llavakit.serve.listener import app_config, listen, place_of
 from tests.align.collect.pairs import write_pairs
-from tests.serve.collect.browser import Browser
+from tests.browser import Browser
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 QUESTION = "document.querySelector('#question').innerText"

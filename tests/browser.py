@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ FLAGS = (
     "--headless", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-quic", "--remote-debugging-pipe",
 )  # fmt: skip
-SPECIAL = {"Enter": "\r", "Backspace": "", "ArrowLeft": "", "ArrowRight": ""}  # keys and the text they type
+CODES = {
+    "Enter": 13, "Backspace": 8, "Tab": 9, "Escape": 27, "Delete": 46, "ArrowLeft": 37, "ArrowUp": 38,
+    "ArrowRight": 39, "ArrowDown": 40,
+}  # fmt: skip
+ALT, CONTROL, SHIFT = 1, 2, 8  # modifiers, to be added
 
 
 def find_browser() -> str | None:
@@ -47,9 +52,12 @@ class Browser:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
 
-    def open(self, url: str, *, width: int = 1200, height: int = 800, dark: bool = False) -> None:
-        """Go to an address, on a screen of this size."""
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def open(
+        self, url: str, *, width: int = 1200, height: int = 800, dark: bool = False, phone: bool = False
+    ) -> None:
+        """Go to an address, on a screen of this size; a phone has two pixels a point, and fingers."""
+        screen = {"width": width, "height": height, "deviceScaleFactor": 1 + phone, "mobile": phone}
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone, maxTouchPoints=5)
         self.call("Emulation.setDeviceMetricsOverride", **screen)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
@@ -88,34 +96,70 @@ class Browser:
                 return said["result"]
 
     def value(self, expression: str) -> Any:
-        """What an expression of JavaScript gives on the page."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        """What an expression of JavaScript gives on the page; of a promise, what it comes to."""
+        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
     def until(self, expression: str, seconds: float = 30.0) -> None:
-        """Wait until an expression is true."""
+        """Wait until an expression is true; while a page is loading nothing is."""
         end = time.monotonic() + seconds
-        while not self.value(f"Boolean({expression})"):
+        while not self.value(f"Boolean(document.body && ({expression}))"):
             assert time.monotonic() < end, f"not so: {expression}\n{self.value('document.body.innerText')}"
             time.sleep(0.03)
 
-    def press(self, *keys: str) -> None:
+    def press(self, *keys: str, modifiers: int = 0) -> None:
         """Hit keys, one after the other."""
         for key in keys:
-            text = SPECIAL.get(key, key)
-            down = {"type": "keyDown", "key": key, **({"text": text} if text else {})}
-            self.call("Input.dispatchKeyEvent", **down)
-            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
+            text = "\r" if key == "Enter" else key if len(key) == 1 and not modifiers & CONTROL else ""
+            named = {"key": key, "modifiers": modifiers, "windowsVirtualKeyCode": CODES.get(key, 0)}
+            self.call("Input.dispatchKeyEvent", type="keyDown", **named, **({"text": text} if text else {}))
+            self.call("Input.dispatchKeyEvent", type="keyUp", **named)
 
-    def click(self, selector: str) -> None:
-        """Click the middle of an element."""
+    def write(self, text: str) -> None:
+        """Put a text where the cursor is."""
+        self.call("Input.insertText", text=text)
+
+    def middle(self, selector: str) -> tuple[float, float]:
+        """The middle of an element."""
         box = self.value(
             f"(r => [r.x + r.width / 2, r.y + r.height / 2])"
             f"(document.querySelector({selector!r}).getBoundingClientRect())"
         )
-        for kind in ("mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+        return box[0], box[1]
+
+    def mouse(self, kind: str, x: float, y: float, modifiers: int = 0, pressed: bool = True) -> None:
+        """One event of a mouse: Pressed, Moved or Released."""
+        button = "left" if pressed else "none"
+        self.call(
+            "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button=button, buttons=int(pressed),
+            clickCount=int(kind != "Moved"), modifiers=modifiers,
+        )  # fmt: skip
+
+    def drag(self, *points: tuple[float, float], modifiers: int = 0, steps: int = 8) -> None:
+        """Press at the first point, go along the others, let go at the last."""
+        self.mouse("Pressed", *points[0], modifiers)
+        for (x0, y0), (x1, y1) in pairwise(points):
+            for step in range(1, steps + 1):
+                part = step / steps
+                self.mouse("Moved", x0 + (x1 - x0) * part, y0 + (y1 - y0) * part, modifiers)
+        self.mouse("Released", *points[-1], modifiers)
+
+    def touch(self, kind: str, *points: tuple[float, float]) -> None:
+        """One event of fingers: Start, Move or End."""
+        at = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(points)]
+        self.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=at)
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """What choosing a file in the dialog of the system does."""
+        found = self.call("Runtime.evaluate", expression=f"document.querySelector({selector!r})")
+        self.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
+
+    def click(self, selector: str) -> None:
+        """Click the middle of an element."""
+        x, y = self.middle(selector)
+        self.mouse("Pressed", x, y)
+        self.mouse("Released", x, y)
 
     def shoot(self, path: Path) -> None:
         """Keep what is on the screen as a PNG."""

@@ -1,0 +1,50 @@
+// @ts-check
+// The bar under the picture: what can be done with the selection or the object.
+
+import { at, button, make } from "./dom.js";
+
+/** @param {import("./editor.js").Editor} editor @param {(what: string) => void} act */
+export function drawBar(editor, act) {
+  const { doc, current, tool, before } = editor.model;
+  const bar = at("bar"), focused = bar.contains(document.activeElement) ? document.activeElement.dataset.act : null;
+  const split = () => make("span", { class: "split" });
+  const does = (words, what, key, more = {}) => button(words, () => act(what), { title: `${words} (${key})`, "data-act": what, ...more });
+  let inside = [];
+  if (before) inside = [];
+  else if (doc.variants.length > 1) {
+    inside = [make("span", { class: "note" }, "Variants"), ...doc.variants.map((_, i) => button(String(i + 1), () => editor.do({ do: "vary", variant: i }), { "data-act": `vary-${i}` }))];
+  } else if (tool === "move" && current) {
+    inside = [make("span", { class: "note" }, current.name), does("Smaller", "smaller", "<"), does("Larger", "larger", ">"), does("↺", "turn-left", ",", { "aria-label": "Rotate left" }),
+      does("↻", "turn-right", ".", { "aria-label": "Rotate right" }), split(), does("Raise", "raise", "PageUp"), does("Lower", "lower", "PageDown"), split(), does("Duplicate", "duplicate", "Ctrl+D"), does("Remove", "remove", "Delete", { class: "danger" })];
+  } else if (doc.selection) {
+    const { candidates, chosen } = doc.selection;
+    const which = candidates.length > 1 ? [...candidates.map((each, i) => button(each.name || `${i + 1}`, () => editor.do({ do: "choose", candidate: i }), { "aria-pressed": String(i === chosen), title: "Another of what may be meant (Tab)", "data-act": `choose-${i}` })), split()] : [];
+    inside = [...which, does("Remove", "remove", "Delete", { class: "primary" }), does("Move", "tool:move", "V"), does("Duplicate", "duplicate", "Ctrl+D"), does("Replace", "replace", "M"), split(),
+      does("Grow", "grow", "G"), does("Shrink", "shrink", "Shift+G"), does("Feather", "feather", "F"), does("Invert", "invert", "I"), does("Keep", "keep", "K"), split(), does("Clear", "clear", "Esc", { glyph: "close" })];
+  }
+  bar.hidden = !inside.length;
+  bar.replaceChildren(...inside);
+  if (focused) (bar.querySelector(`[data-act="${focused}"]`) ?? bar.querySelector("button") ?? at("stage")).focus();
+}
+
+const HINTS = {
+  stroke: "Stroke over a thing to select it. Shift adds, Alt takes away.", click: "Click a thing to select it. Shift adds, Alt takes away.",
+  box: "Draw a box around a thing.", brush: "Paint the selection. Alt takes away.", move: "Drag a thing to move it.", hand: "Drag to push the picture.",
+};
+
+/** The line at the lower left. */
+export function drawHint(editor) {
+  const { doc, tool, before } = editor.model;
+  at("status").classList.toggle("bad", Boolean(editor.failed));
+  at("status").textContent = before ? "" : editor.note || (doc.selection ? "" : HINTS[tool]);
+}
+
+/** The chips at the top. */
+export function drawChips(doc, doing) {
+  const chips = [];
+  if (doc.preparing === "under way") chips.push(["Looking at the picture", ""]);
+  else if (doc.preparing !== "done") chips.push([doc.preparing, "failed"]);
+  if (doc.holes) chips.push(["Filling", ""]);
+  if (doing > 1) chips.push([`${doing} to do`, ""]);
+  at("chips").replaceChildren(...chips.map(([words, kind]) => make("li", { class: kind || null }, words)));
+}

@@ -1,0 +1,352 @@
+"""The page in a real browser, doing what a person does: mouse, keys, fingers, two tabs, a server that ends."""
+
+import io
+import json
+import re
+import time
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import skimage.data
+
+from tests.browser import ALT, CONTROL, SHIFT, Browser
+from tests.studio.http.served import Scripted, serving
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+IDLE = "document.querySelector('#stage').ariaBusy != 'true' && document.body.ariaBusy == 'false'"
+CUTS = "document.querySelectorAll('#layers [data-key^=layer]').length"
+SELECTED = "document.querySelector('#bar [data-act=grow]')"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Files of a few photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name in ("astronaut", "coffee", "chelsea"):
+        PIL.Image.fromarray(getattr(skimage.data, name)()).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory):
+    """One server for the tests that need none of their own: its address, and what its model will say."""
+    model = Scripted()
+    with serving(tmp_path_factory.mktemp("studio"), model) as url:
+        yield url, model
+
+
+def upload(browser: Browser, url: str, photo: Path, **screen) -> None:
+    browser.open(url, **screen)
+    browser.until("!document.querySelector('#welcome').hidden && document.body.ariaBusy == 'false'")
+    browser.choose_file("#file", photo)
+    browser.until(
+        f"document.body.dataset.view == 'editor' && document.querySelector('#stage').dataset.rev && {IDLE}"
+    )
+
+
+def name_of(browser: Browser) -> str:
+    return browser.value("location.hash").removeprefix("#")
+
+
+def state(browser: Browser, url: str) -> dict:
+    with urllib.request.urlopen(f"{url}/api/{name_of(browser)}") as answer:
+        return json.loads(answer.read())
+
+
+def seen(browser: Browser, url: str) -> np.ndarray:
+    """int[h, w, 3]: the whole picture as it would be exported."""
+    with urllib.request.urlopen(f"{url}/api/{name_of(browser)}/export/png") as answer:
+        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB"), int)
+
+
+def screen_of(browser: Browser, x: float, y: float) -> tuple[float, float]:
+    """A point of the picture on the screen, while all of it is seen: see `fit` of view.js."""
+    words = browser.value("document.querySelector('#name').textContent")
+    width, height = map(int, re.search(r"(\d+) × (\d+)", words).groups())
+    left, top, across, down = browser.value(
+        "(r => [r.x, r.y, r.width, r.height])(document.querySelector('#stage').getBoundingClientRect())"
+    )
+    scale = min((across - 32) / width, (down - 80) / height, 4)
+    return left + (across - width * scale) / 2 + x * scale, top + (down - 48 - height * scale) / 2 + y * scale
+
+
+def settle(browser: Browser, then: str = "true") -> None:
+    browser.until(f"{IDLE} && ({then})")
+
+
+def filled(browser: Browser) -> None:
+    """Wait until no preview of a fill is left."""
+    settle(browser, "!document.querySelector('#chips').innerText.includes('Filling')")
+
+
+def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos):
+    url, model = studio
+    upload(browser, url, photos / "astronaut.png")
+    before = seen(browser, url)
+    patch = [
+        screen_of(browser, x, y) for x, y in ((150, 450), (190, 440), (195, 480))
+    ]  # the badge on the left
+    browser.press("p")
+    browser.drag(*patch)
+    settle(browser, SELECTED)
+    box = state(browser, url)["selection"]["box"]
+    assert box[0] < 150 and box[2] > 195
+    browser.press("v")
+    target = screen_of(browser, 400, 100)
+    browser.drag(patch[1], target)
+    settle(browser, f"{CUTS} == 1")
+    filled(browser)
+    after = seen(browser, url)
+    assert np.abs(after[435:450, 170:190] - before[435:450, 170:190]).mean() > 10  # gone, and filled
+    changed = np.abs(after - before).max(2) > 0
+    assert not changed[:, :100].any() and changed[90:120, 380:400].any()
+    model.lines = [
+        'I see a badge. <tool_call>{"name": "remove", "arguments": {"box": [0.7, 0.1, 0.85, 0.3]}}</tool_call>'
+    ]
+    browser.click("#question")
+    browser.write("What is up there? Take it away.")
+    browser.press("Enter")
+    browser.until("document.querySelector('.offer')")
+    assert "I see a badge." in browser.value("document.querySelector('#talk').innerText")
+    asked = model.heard[-1].messages[-1]
+    assert asked.text == "What is up there? Take it away." and len(asked.images) == 1
+    shown = np.asarray(asked.images[0].source, int)
+    assert np.abs(shown - after).max() <= 1  # the model sees what is on the canvas now
+
+
+def test_the_offer_of_the_model_is_applied_by_a_key_and_undone_at_once(browser, studio, photos):
+    url, model = studio
+    upload(browser, url, photos / "coffee.png")
+    model.lines = [
+        'Gladly. <tool_call>{"name": "move", "arguments": {"dx": 0.1}}</tool_call>',
+        "It is on the right.",
+    ]
+    browser.press("p")
+    browser.drag(screen_of(browser, 280, 180), screen_of(browser, 330, 180))
+    settle(browser, SELECTED)
+    browser.press("/")
+    browser.write("Move it")
+    browser.press("Enter")
+    browser.until("document.querySelector('.offer')")
+    assert "move it" in browser.value("document.querySelector('.offer').innerText")
+    assert state(browser, url)["layers"][1:] == []  # nothing is done before somebody said yes
+    browser.press("Enter", modifiers=CONTROL)
+    settle(browser, f"{CUTS} == 1 && !document.querySelector('.offer')")
+    browser.press("Escape")
+    browser.press("z", modifiers=CONTROL)
+    settle(browser, f"{CUTS} == 0")
+    talk = [turn["text"] for turn in state(browser, url)["talk"]]
+    assert talk == ["Move it", "Gladly.", "(applied)"]
+    browser.call("Page.reload")
+    browser.until(f"document.querySelectorAll('.said').length == 3 && {IDLE}")
+    browser.press("Z", modifiers=CONTROL + SHIFT)
+    settle(browser, f"{CUTS} == 1")
+
+
+def test_everything_by_keys(browser, studio, photos):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png")
+    browser.press("p")
+    browser.drag(screen_of(browser, 200, 150), screen_of(browser, 260, 150))
+    settle(browser, SELECTED)
+    areas = [state(browser, url)["selection"]["area"]]
+    for key in ("g", "g", "G", "i", "i"):
+        rev = browser.value("document.querySelector('#stage').dataset.rev")
+        browser.press(key, modifiers=SHIFT if key.isupper() else 0)
+        settle(browser, f"document.querySelector('#stage').dataset.rev > {rev}")
+        areas.append(state(browser, url)["selection"]["area"])
+    assert (
+        areas[0] < areas[1] < areas[2] > areas[3]
+        and areas[4] == 300 * 451 - areas[3]
+        and areas[5] == areas[3]
+    )
+    browser.press("v", "ArrowRight")
+    settle(browser, f"{CUTS} == 1")
+    browser.press("ArrowRight", "ArrowDown", modifiers=SHIFT)
+    time.sleep(0.6)  # the keys rest, and what they did is sent
+    settle(browser)
+    matrix = state(browser, url)["layers"][1]["matrix"]
+    browser.press(".", ">")
+    settle(browser)
+    turned = state(browser, url)["layers"][1]["matrix"]
+    assert turned[3] > matrix[3] == 0 and turned[0] > 1
+    browser.press("d", modifiers=CONTROL)
+    settle(browser, f"{CUTS} == 2")
+    browser.press("Delete")
+    settle(browser, f"{CUTS} == 1")
+    browser.press("?")
+    browser.until(
+        "document.querySelector('#dialog').open && document.querySelectorAll('.keys li').length > 40"
+    )
+    browser.press("Escape")
+    browser.until("!document.querySelector('#dialog').open")
+
+
+def test_a_pen_that_leaves_the_picture_goes_on_and_alt_takes_away(browser, studio, photos):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png")
+    browser.press("p")
+    x, y = screen_of(browser, 20, 150)
+    browser.drag(
+        (x, y), (5, y), (5, y + 60), screen_of(browser, 20, 210)
+    )  # over the tools beside the picture
+    settle(browser, SELECTED)
+    first = state(browser, url)["selection"]
+    assert first["box"][0] == 0 and first["box"][3] >= 210
+    browser.drag(screen_of(browser, 10, 200), screen_of(browser, 60, 210), modifiers=ALT)
+    settle(browser)
+    assert state(browser, url)["selection"]["area"] < first["area"]
+
+
+def test_a_phone(browser, studio, photos):
+    url, _ = studio
+    upload(browser, url, photos / "coffee.png", width=390, height=844, phone=True)
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    browser.click("[data-tool=brush]")
+    start, end = browser.middle("#stage"), browser.middle("#stage")
+    browser.touch("Start", start)
+    for step in range(1, 6):
+        browser.touch("Move", (start[0] + 8 * step, start[1]))
+    browser.touch("End")
+    settle(browser, SELECTED)
+    area = state(browser, url)["selection"]["area"]
+    percent = browser.value("document.querySelector('#percent').innerText")
+    a, b = (end[0] - 40, end[1]), (end[0] + 40, end[1])
+    browser.touch("Start", a)
+    browser.touch("Start", a, b)
+    for step in range(1, 6):
+        browser.touch("Move", (a[0] - 8 * step, a[1]), (b[0] + 8 * step, b[1]))
+    browser.touch("End")
+    assert browser.value("document.querySelector('#percent').innerText") != percent
+    time.sleep(0.3)
+    assert state(browser, url)["selection"]["area"] == area  # two fingers draw nothing
+    browser.click("#tab-objects")
+    browser.until("document.querySelector('#side').dataset.tab == 'objects'")
+    browser.click("[data-act=undo]")
+    settle(browser, "document.querySelector('#bar').hidden")
+
+
+def test_before_and_after_and_versions(browser, studio, photos):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png")
+    browser.press("p")
+    browser.drag(screen_of(browser, 100, 100), screen_of(browser, 300, 100))
+    settle(browser, SELECTED)
+    browser.press("Delete")
+    filled(browser)
+    browser.press("c")
+    browser.until("!document.querySelector('#compare').hidden && document.activeElement.id == 'slide'")
+    browser.press("ArrowRight", "ArrowRight")
+    browser.press("Escape")
+    browser.until("document.querySelector('#compare').hidden")
+    browser.press("h")
+    browser.until("document.querySelectorAll('.versions li').length == 1")
+    browser.click("#dialog-body button.primary")
+    browser.until("document.querySelectorAll('.versions li').length == 2")
+    browser.click(".versions li:last-child button")  # what it was when it came
+    settle(browser, "!document.querySelector('#dialog').open")
+    assert np.array_equal(seen(browser, url), skimage.data.chelsea())
+
+
+def test_two_tabs_lose_nothing_of_each_other(studio, photos, browser):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png")
+    name = name_of(browser)
+    with Browser() as other:
+        other.open(f"{url}/#{name}")
+        other.until(f"document.querySelector('#stage').dataset.rev && {IDLE}")
+        browser.press("p")
+        other.press("p")
+        browser.drag(screen_of(browser, 100, 100), screen_of(browser, 140, 100))
+        settle(browser, SELECTED)
+        first = state(browser, url)["selection"]["area"]
+        other.drag(screen_of(other, 300, 200), screen_of(other, 340, 200))  # it has seen nothing yet
+        settle(other, SELECTED)
+        assert state(browser, url)["selection"]["area"] > 1.5 * first
+        other.press("z", modifiers=CONTROL)
+        settle(other)
+        assert state(browser, url)["selection"]["area"] == first
+
+
+def test_a_server_that_ends_is_told_and_what_was_done_arrives(tmp_path, browser, photos):
+    with serving(tmp_path) as url:
+        upload(browser, url, photos / "chelsea.png")
+        browser.press("p")
+    browser.drag(screen_of(browser, 100, 100), screen_of(browser, 140, 100))
+    browser.until("document.querySelector('#trouble').innerText.includes('does not answer')")
+    with serving(tmp_path, port=int(re.search(r":(\d+)", url)[1])):
+        settle(browser, SELECTED)
+        assert browser.value("document.querySelector('#trouble').hidden")
+        assert state(browser, url)["selection"]["area"] > 0
+
+
+def test_what_people_and_models_wrote_is_text(browser, studio, photos, tmp_path):
+    url, model = studio
+    evil = "<img src=x onerror=document.title='broken'><script>document.title='broken'</script>"
+    photo = tmp_path / "<img src=x onerror=alert(1)>.png"
+    photo.write_bytes((photos / "chelsea.png").read_bytes())
+    model.lines = [f"{evil} [0.1, 0.2, 0.5, 0.6]"]
+    upload(browser, url, photo)
+    browser.press("/")
+    browser.write(evil)
+    browser.press("Enter")
+    browser.until("document.querySelectorAll('.said.assistant .place').length == 1")
+    texts = browser.value("[...document.querySelectorAll('.said')].map(n => n.firstChild.textContent)")
+    assert texts == [evil, f"{evil} [0.1, 0.2, 0.5, 0.6]"]
+    assert browser.value("document.querySelectorAll('#side script, #side img, header script').length") == 0
+    assert "broken" not in browser.value("document.title")
+
+
+def test_a_picture_that_is_not_there_is_told(browser, studio):
+    browser.open(f"{studio[0]}/#{'a' * 22}")
+    browser.until("document.querySelector('#trouble').innerText.includes('no such picture')")
+    assert not browser.value("document.querySelector('#welcome').hidden")
+
+
+AXE = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations.map(
+    each => [each.impact, each.id, each.nodes.map(node => node.html + node.failureSummary).slice(0, 3)]))"""
+
+
+@pytest.mark.parametrize("screen", [{}, {"dark": True}, {"width": 390, "height": 844, "phone": True}])
+def test_the_page_is_for_everybody(browser, studio, photos, screen):
+    url, model = studio
+    model.lines = ['Shall I? <tool_call>{"name": "remove", "arguments": {}}</tool_call> [0.1, 0.1, 0.3, 0.3]']
+    spec = find_spec("axe_playwright_python")
+    axe = (Path(spec.submodule_search_locations[0]) / "axe.min.js").read_text()
+    browser.open(url, **screen)
+    browser.until("document.body.ariaBusy == 'false'")
+    found = [look(browser, axe)]
+    upload(browser, url, photos / "chelsea.png", **screen)
+    browser.press("p")
+    browser.drag(browser.middle("#stage"), screen_of(browser, 100, 100))
+    settle(browser, SELECTED)
+    browser.press("/")
+    browser.write("What is this?")
+    browser.press("Enter")
+    browser.until("document.querySelector('.offer')")
+    browser.press("Escape")
+    found.append(look(browser, axe))
+    for key in ("?", "h", "m"):
+        browser.press(key)
+        browser.until("document.querySelector('#dialog').open")
+        found.append(look(browser, axe))
+        browser.press("Escape")
+        browser.until("!document.querySelector('#dialog').open")
+    browser.press("c")
+    found.append(look(browser, axe))
+    assert [each for violations in found for each in violations if each[0] in ("serious", "critical")] == []
+
+
+def look(browser: Browser, axe: str) -> list:
+    browser.value(f"{axe};0")
+    return browser.value(AXE)
