@@ -80,6 +80,11 @@ class Encoder:
         self.tokenizer, self.template, self.image, self.video = tokenizer, template, image, video
         self.weights, self.context, self.stretched = weights, context, stretched
 
+    def describe(self) -> dict[str, str]:
+        """All that decides which tokens a conversation becomes, but for the sizes of its media."""
+        own = {name: repr(value) for name, value in vars(self).items() if name != "tokenizer"}
+        return own | {"tokenizer": self.tokenizer.digest()}
+
     def encode(
         self, conversation: Conversation, *, open_turn: bool = False, plan: PlanMedia = plan_media
     ) -> Sample:

@@ -21,6 +21,10 @@ class Grader:
     facts: Facts | None  # None: without
     seed: int
 
+    def describe(self) -> list[str]:
+        """All that decides what it puts there."""
+        return [repr(self.grading), "" if self.facts is None else repr(self.facts.config), str(self.seed)]
+
     def encode(self, encoder: Encoder, record: Record, talks: Sequence[Conversation]) -> Sample:
         """One sample with a leaf an answer. DataError where the record has no facts."""
         facts: Sequence[str] = ()

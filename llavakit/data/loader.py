@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, count
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.changes import weigh_changes
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.grader import Grader
+from llavakit.data.lengths import Lengths, fill_lengths, lengths_key
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
@@ -45,12 +47,22 @@ class Position:
 
 
 @dataclass(frozen=True)
+class _Packed:
+    """A record in a row: its number, its length and kind, and what was encoded to know them."""
+
+    index: int
+    tokens: int
+    kind: Modality
+    pair: tuple[Record, Sample] | None = None  # None: its length was noted before, and it was not read
+
+
+@dataclass(frozen=True)
 class _Window:
     """A window's packed rows, and what was wrong with those of its records that are in none."""
 
     epoch: int
     number: int
-    rows: list[list[tuple[Record, Sample]]]
+    rows: list[list[_Packed]]
     errors: list[DataError]
 
 
@@ -59,7 +71,7 @@ class _Row:
     """A packed row to be loaded, the position after it, and errors to be told before it."""
 
     after: Position
-    pairs: list[tuple[Record, Sample]]
+    packed: list[_Packed]
     errors: list[DataError]
     only_errors: bool = (
         False  # no row at all: it brings the errors of a window from which none could be packed
@@ -111,6 +123,7 @@ class Loader:
         self.records = Mixture(list_sources(config.files, config.images), seed=seed, unread=config.unread)
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
+        self.lengths: Lengths | None = None  # noted before: `note_lengths`
         self.bad: dict[str, None] = {}  # messages of skipped records, in order, each once
         self._shuffled: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -139,6 +152,22 @@ class Loader:
     def tiles(self, media: Media) -> Tensor:
         """An image's or clip's tiles, uint8[N, H, W, 3], or with a cache its features[N, R, C]."""
         return media.tiles() if self.cache is None else self.cache.features(media)
+
+    def note_lengths(self, folder: Path, *, rank: int = 0, ranks: int = 1) -> None:
+        """Have every record's length in `folder`, and pack from there: then only rows of one's own are encoded.
+
+        What is not there yet is measured by all `ranks` together. The rows stay those of a loader without.
+        """
+        config = self.config.model_dump(include={"tokens", "turns", "weights", "media_front", "unread"})
+        grading = None if self.grader is None else self.grader.describe()
+        key = lengths_key(
+            [vars(facts) for facts in self.records.facts()], self.encoder.describe(), config, self.seed,
+            self.pairs, self.judged, grading,
+        )  # fmt: skip
+        self.lengths = fill_lengths(
+            folder, key, len(self.records), self._measure,
+            rank=rank, ranks=ranks, processes=self.config.workers,
+        )  # fmt: skip
 
     def num_rows(self) -> int:
         """Packed rows of the first epoch. Reads every record's text and image header, no pixel."""
@@ -246,28 +275,55 @@ class Loader:
     def _pack(self, place: tuple[int, int]) -> _Window:
         """Encode and pack one window of an epoch. No pixel is decoded."""
         epoch, number = place
-        good: list[tuple[Record, Sample]] = []
+        good: list[_Packed] = []
         errors: list[DataError] = []
         size = self.config.window
         for index in self._order(epoch)[number * size : (number + 1) * size].tolist():
-            record = self.records[index]
             try:
-                good.append((record, self._encode(record, index)))
+                good.append(self._found(index))
             except DataError as error:
                 errors.append(error)
         packed: list[list[int]] = []
-        for group in self._groups([sample for _, sample in good]):
-            rows = pack_rows([good[at][1].num_inputs for at in group], self.config.tokens)
+        for group in self._groups([each.kind for each in good]):
+            rows = pack_rows([good[at].tokens for at in group], self.config.tokens)
             packed += [[group[at] for at in row] for row in rows]
         if packed:  # packing sorts by length; undo that
             packed = [packed[at] for at in self._generator(epoch, number).permutation(len(packed))]
         return _Window(epoch, number, [[good[at] for at in row] for row in packed], errors)
 
-    def _groups(self, samples: list[Sample]) -> list[list[int]]:
-        """Which samples may share a row."""
+    def _found(self, index: int) -> _Packed:
+        """A record as packing needs it: by its noted length, or encoded."""
+        if self.lengths is not None:
+            flaw = self.lengths.flaws.get(index)
+            if flaw is not None:
+                raise flaw.with_traceback(None)
+            tokens, kind = int(self.lengths.tokens_N[index]), MODALITIES[self.lengths.kinds_N[index]]
+            return _Packed(index, tokens, kind)
+        record = self.records[index]
+        sample = self._encode(record, index)
+        return _Packed(index, sample.num_inputs, modality(sample), (record, sample))
+
+    def _measure(self, index: int) -> tuple[int, int]:
+        sample = self._encode(self.records[index], index)
+        return sample.num_inputs, MODALITIES.index(modality(sample))
+
+    def _read(self, packed: _Packed) -> tuple[Record, Sample]:
+        """The record of a row, encoded where it is not yet. DataError if it is not what its length was noted of."""
+        if packed.pair is not None:
+            return packed.pair
+        record = self.records[packed.index]
+        sample = self._encode(record, packed.index)
+        if sample.num_inputs != packed.tokens:
+            raise record.error(
+                f"{sample.num_inputs} tokens, but {packed.tokens} when its length was noted: its media were "
+                "changed; remove the folder of lengths (data.lengths, or lengths/ in the run's folder)"
+            )
+        return record, sample
+
+    def _groups(self, kinds: list[Modality]) -> list[list[int]]:
+        """Which records may share a row."""
         if self.config.modality == "mixed":
-            return [list(range(len(samples)))]
-        kinds = [modality(sample) for sample in samples]
+            return [list(range(len(kinds)))]
         return [[at for at, kind in enumerate(kinds) if kind == wanted] for wanted in MODALITIES]
 
     def _moves_front(self, record: Record) -> bool:
@@ -296,7 +352,12 @@ class Loader:
         tiles: list[Tensor] = []
         keys: list[str] = []
         errors = list(row.errors)
-        for record, sample in row.pairs if row.is_ours else ():
+        for packed in row.packed if row.is_ours else ():
+            try:
+                record, sample = self._read(packed)
+            except DataError as error:
+                errors.append(error)
+                continue
             try:
                 sample_tiles = [self.tiles(media) for media in sample.media]
                 key = None if self.key is None else self.key(sample)
@@ -308,7 +369,7 @@ class Loader:
             keys += [] if key is None else [key]
         # The samples are let go of here: rows that wait hold their batch only.
         batch = replace(collate(samples, tiles), keys=tuple(keys)) if samples else None
-        return batch, replace(row, pairs=[], errors=errors)
+        return batch, replace(row, packed=[], errors=errors)
 
 
 def modality(sample: Sample) -> Modality:

@@ -29,6 +29,9 @@ class DataConfig(Config):
         1, ge=0
     )  # threads that read ahead; 0: read when needed. The order is always the same
     window: int = Field(256, ge=1)  # records packed together; larger packs tighter and holds more text
+    # Where the lengths of records are noted, so that ranks pack without reading. Default: `lengths` in the folder
+    # of a run of several ranks; one rank needs none.
+    lengths: Path | None = None
     features: Path | None = None  # folder of cached tower features; only for a frozen tower
 
     @field_validator("files", mode="before")

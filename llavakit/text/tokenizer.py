@@ -1,5 +1,6 @@
 """One wrapper around a Hugging Face fast tokenizer: pieces in, ids and weights out, in one tokenization."""
 
+import hashlib
 import json
 import re
 from bisect import bisect_right
@@ -39,6 +40,10 @@ class Tokenizer:
         self.hf = hf
         self._special_ids = {index for index, token in hf.added_tokens_decoder.items() if token.special}
         self._single_ids: dict[str, int | None] = {}
+
+    def digest(self) -> str:
+        """A name for its words and rules."""
+        return hashlib.sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()[:16]
 
     @classmethod
     def load(

@@ -51,6 +51,7 @@ from llavakit.train.state import State, load_state, read_state, refuse_other_dat
 from llavakit.train.stopping import StopRequest, exit_code, listen
 from llavakit.train.stored_reference import StoredReference
 
+LENGTHS = "lengths"  # in a run's folder, where ranks share it
 STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
 
@@ -386,6 +387,9 @@ def _loader(
         grader=open_grader(run.reward, run.seed),
         key=key,
     )
+    lengths = data.lengths or (run.out / LENGTHS if ranks.size > 1 else None)
+    if lengths is not None and run.policy is None:  # prompts are not packed
+        loader.note_lengths(lengths, rank=ranks.rank, ranks=ranks.size)
     if data.features is not None:
         loader.cache = _features(run, data.features, loader, checkpoint.model.tower, ranks)
     if stored is not None:

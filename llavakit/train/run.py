@@ -35,6 +35,7 @@ HARMLESS = {
     "data.on_bad",
     "data.edited",
     "data.workers",
+    "data.lengths",
     "preference.reference",
     "policy.drift",
     "policy.page_every",

@@ -173,7 +173,7 @@ def test_homogeneous_rows_hold_one_modality_and_lose_nothing(tmp_path):
         found = []
         for number in range(data.num_windows):
             for row in data._pack((0, number)).rows:
-                found.append([modality(sample) for _, sample in row])
+                found.append([modality(each.pair[1]) for each in row])
         assert max(len(set(row)) for row in found) >= kinds
         if kinds == 1:
             assert max(len(set(row)) for row in found) == 1
