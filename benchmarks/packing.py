@@ -1,4 +1,4 @@
-"""What finding its rows costs a rank: rows packed from noted lengths, with 2 and with many ranks, and the first row.
+"""What finding its rows costs a rank: packed from noted lengths, with 2 and with many ranks, and the first row.
 
 Writes a file of short conversations, notes their lengths, and then stands for one rank of so many: processor's
 seconds of a step, one row for every rank, of which this one encodes its own. `without` is a loader that knows no
