@@ -13,6 +13,7 @@ from typing import Any
 from llavakit.agent.events import Sentence
 
 END = re.compile(r"(?<=[.!?])\s+(?!\[call_)|\n+")  # of a sentence; its marks belong to it
+MARKED_END = re.compile(r"([.!?](?:\s*\[call_\d+\])+)\s+")
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\d)")
 CITED = re.compile(r"\[(call_\d+)\]")
 # Stems of what tools do to pictures and with them.
@@ -52,7 +53,7 @@ def check_claims(answer: str, question: str, known: Sequence[Known]) -> tuple[Se
 
 def split_sentences(text: str) -> list[str]:
     """Sentences, each with its marks; a decimal point ends none."""
-    return [part.strip() for part in END.split(text) if part.strip()]
+    return [part.strip() for part in END.split(MARKED_END.sub(r"\1\n", text)) if part.strip()]
 
 
 def claims_action(text: str) -> str | None:
@@ -117,6 +118,8 @@ def _has_text(words: str, value: Any, asked: Collection[str]) -> bool:
 def _leaves(value: Any) -> Iterator[Any]:
     if isinstance(value, Mapping):
         for inner in value.values():
+            if isinstance(inner, Mapping):  # {"by_color": {"red": 3}}: these keys are what was found
+                yield from inner
             yield from _leaves(inner)
     elif isinstance(value, list | tuple):
         for inner in value:

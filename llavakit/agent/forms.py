@@ -56,6 +56,10 @@ class Form(ABC):
         """What the model said. Never raises."""
 
     @abstractmethod
+    def say(self, heard: Heard) -> str:
+        """What a model says that calls so, or answers so: `read` of it is `heard` again."""
+
+    @abstractmethod
     def results(self, told: Sequence[Told], problems: Sequence[str], question: str) -> tuple[Part, ...]:
         """The user's turn that brings results and complaints."""
 
@@ -102,8 +106,12 @@ class Hermes(Form):
             problems.append(
                 f"not a call of a tool that is here, as JSON with name and arguments; tools: {there}"
             )
-        return Heard("" if problems else said, thoughts=said if calls or problems else "", calls=tuple(calls),
-                     problems=tuple(problems))  # fmt: skip
+        if calls or problems:
+            return Heard("", said, tuple(calls), tuple(problems))
+        return Heard(said)
+
+    def say(self, heard: Heard) -> str:
+        return hermes.calls_text(heard.thoughts if heard.calls else heard.words, heard.calls)
 
     def results(self, told: Sequence[Told], problems: Sequence[str], question: str) -> tuple[Part, ...]:
         parts: list[Part] = []
@@ -151,6 +159,12 @@ class Held(Form):
         there = ", ".join(card.name for card in cards) or "none"
         return Heard("", problems=(f"neither an answer nor a call of a tool that is here; tools: {there}",))
 
+    def say(self, heard: Heard) -> str:
+        if not heard.calls:
+            return json.dumps({"answer": heard.words}, ensure_ascii=False)
+        call = heard.calls[0]  # it has room for one
+        return f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}'
+
     def results(self, told: Sequence[Told], problems: Sequence[str], question: str) -> tuple[Part, ...]:
         parts: list[Part] = []
         for each in told:
@@ -176,6 +190,10 @@ class LlavaPlus(Form):
         problems = () if said.problem is None else (said.problem,)
         words = "" if said.calls or problems else said.value.strip()
         return Heard(words, said.thoughts, said.calls if cards else (), problems)
+
+    def say(self, heard: Heard) -> str:
+        actions = [llava_plus.action_of(call) for call in heard.calls]
+        return llava_plus.write_answer(heard.thoughts, actions, heard.words)
 
     def results(self, told: Sequence[Told], problems: Sequence[str], question: str) -> tuple[Part, ...]:
         pictures: list[Part] = [Image(path) for each in told for path in each.pictures.values()]

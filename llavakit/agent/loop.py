@@ -25,22 +25,22 @@ from llavakit.agent.events import (
     Unread,
     Waiting,
 )
-from llavakit.agent.forms import Form, Told
+from llavakit.agent.forms import Form
 from llavakit.agent.policy import Decision, Kept, Policy, Subject, decide
 from llavakit.agent.run import BETWEEN, Run, card_digest
 from llavakit.agent.running import run_calls
 from llavakit.agent.state import Step
+from llavakit.agent.telling import tell
 from llavakit.core.errors import DataError
 from llavakit.engine.responder import GREEDY, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.calls import Call, Card, Result, ToolError, read_arguments
-from llavakit.text.conversation import Conversation, Image, Message, Part, Text, assistant, system
+from llavakit.text.conversation import Conversation
 from llavakit.tools.registry import Registry
 
 Ask = Callable[
     [Call, Card, str], Decision | None
 ]  # a person's word about a call, and why it is asked; None: not now
-NOTHING = "..."  # what an empty turn of the model is told as, for no template says nothing
 
 
 class Agent:
@@ -77,14 +77,15 @@ class Agent:
                 if state.waiting is not None:
                     return
             elif step is not None and (step.said.last or not (step.calls or step.unread)):
-                heard = self.form.read(
-                    step.said.text, () if step.said.last else self.registry.cards_for(run.desk.unit)
-                )
-                yield run.keep(conclude(state, heard.words, step.said.finish))
+                yield from run.keep(*self._heard(run, step))
             else:
                 if state.forced is None and (why := self._spent(run)):
-                    yield run.keep(Forced(why=why))
+                    yield from run.keep(Forced(why=why))
                 yield from self._ask(run)
+
+    def tell(self, run: Run) -> Conversation:
+        """The conversation as the model sees it now."""
+        return tell(run, self.form, self._cards(run), self.own_system)
 
     def _spent(self, run: Run) -> str:
         """Which bound is reached; empty while none is."""
@@ -98,33 +99,36 @@ class Agent:
         return ""
 
     def _ask(self, run: Run) -> Iterator[Event | Piece]:
-        """One text of the model, and the calls in it."""
+        """One text of the model."""
         last, budget = run.state.forced is not None, run.state.begun.budget
-        cards = () if last else self.registry.cards_for(run.desk.unit)
         seconds = budget.answer_seconds if last else budget.seconds - run.state.seconds
-        said = yield from self._listen(run, cards, last=last, seconds=seconds)
-        yield run.keep(said)
-        if last:
-            return
-        if said.finish != "stop":
-            yield run.keep(Unread(problem="this was not finished"))
-            yield run.keep(Forced(why=_late(budget.seconds) if said.finish == "time" else said.finish))
-            return
+        said = yield from self._listen(run, () if last else self._cards(run), last=last, seconds=seconds)
+        yield from run.keep(said)
+
+    def _heard(self, run: Run, step: Step) -> Sequence[Event]:
+        """What a text of the model comes to: calls and complaints about them, or the answer."""
+        said, cards = step.said, () if step.said.last else self._cards(run)
+        if said.finish != "stop" and not said.last:
+            why = _late(run.state.begun.budget.seconds) if said.finish == "time" else said.finish
+            return Unread(problem="this was not finished"), Forced(why=why)
         heard = self.form.read(said.text, cards)
+        if said.last or (heard.words and not (heard.calls or heard.problems)):
+            return (conclude(run.state, heard.words, said.finish),)
         servers = {card.name: card.server for card in cards}
-        for number, call in enumerate(heard.calls, 1 + len(run.state.calls())):
-            made = CallMade(
+        made = [
+            CallMade(
                 id=f"call_{number}",
                 name=call.name,
                 arguments=call.arguments,
                 server=servers.get(call.name, ""),
             )
-            yield run.keep(made)
-        problems = heard.problems
-        if not (heard.calls or problems or heard.words):
-            problems = ("neither a call nor an answer",)
-        for problem in problems:
-            yield run.keep(Unread(problem=problem))
+            for number, call in enumerate(heard.calls, 1 + len(run.state.calls()))
+        ]
+        problems = heard.problems if made or heard.problems else ("neither a call nor an answer",)
+        return *made, *(Unread(problem=problem) for problem in problems)
+
+    def _cards(self, run: Run) -> Sequence[Card]:
+        return self.registry.cards_for(run.desk.unit)
 
     def _listen(
         self, run: Run, cards: Sequence[Card], *, last: bool, seconds: float
@@ -137,38 +141,13 @@ class Agent:
         ):  # it hangs: two at once are too much for it
             return Said(text="", finish="time", last=last, seconds=time.monotonic() - begun)
         try:
-            self._asked = asking = Asking(self.responder, self._talk(run), sampling, seconds=seconds)
+            self._asked = asking = Asking(self.responder, self.tell(run), sampling, seconds=seconds)
             for piece in asking:
                 yield Piece(text=piece)
             text, finish = asking.text, asking.finish
         except DataError as error:  # the conversation has outgrown the model, say
             text, finish = "", f"the model could not be asked: {error}"
         return Said(text=text, finish=finish, last=last, seconds=time.monotonic() - begun)
-
-    def _talk(self, run: Run) -> Conversation:
-        """The conversation as the model sees it now."""
-        state, desk, begun = run.state, run.desk, run.state.begun
-        sizes = {name: desk.frame(name).size for name in begun.shown}
-        pictures = tuple(Image(desk.find(name).path) for name in begun.shown)
-        turns = [Message("user", (*pictures, Text(self.form.first(begun.question, sizes))))]
-        left = begun.budget.pictures
-        for step in state.steps:
-            told = []
-            for call in step.calls.values():
-                back = step.returned[call.id]
-                found = {name: desk.find(name).path for name in back.pictures[:left]}
-                left -= len(found)
-                told.append(Told(call.id, call.name, back.text, found))
-            parts = self.form.results(told, step.unread, begun.question)
-            turns += [
-                assistant(step.said.text if step.said.text.strip() else NOTHING),
-                Message("user", parts),
-            ]
-        if state.forced is not None:
-            turns.append(Message("user", _joined(turns.pop().parts, self.form.last(state.forced))))
-        own = self.own_system if begun.system is None else begun.system
-        head = self.form.system(self.registry.cards_for(run.desk.unit), own)
-        return Conversation((*([system(head)] if head else []), *turns))
 
     def _finish(self, run: Run, step: Step) -> Iterator[Event]:
         """Decide about the step's calls, run those that may, and note what came of all of them."""
@@ -184,18 +163,18 @@ class Agent:
             made = Call(call.name, arguments, call.id)
             if decided.do not in ("approve", "modify"):
                 error = f"not called: {decided.why or NO[decided.by]}"
-                yield run.keep(self._returned(run, Result(made, error=error)))
+                yield from run.keep(self._returned(run, Result(made, error=error)))
             elif call.id in step.running and not self._harmless(call.name):
                 error = "the run was interrupted during this call; whether it was done is not known"
-                yield run.keep(self._returned(run, Result(made, error=error)))
+                yield from run.keep(self._returned(run, Result(made, error=error)))
             else:
                 ready.append(made)
                 if call.id not in step.running:
-                    yield run.keep(Running(id=call.id))
+                    yield from run.keep(Running(id=call.id))
         budget = run.state.begun.budget
         seconds = max(min(budget.tool_seconds, budget.seconds - run.state.seconds), 0.0)
         for result in run_calls(self.registry, run.desk, ready, seconds=seconds, tries=budget.tries):
-            yield run.keep(self._returned(run, result))
+            yield from run.keep(self._returned(run, result))
 
     def _harmless(self, name: str) -> bool:
         """Whether a call may be done again: of our own tools, those that change nothing."""
@@ -209,12 +188,12 @@ class Agent:
             made = Call(call.name, call.arguments, call.id)
             answer = None if self.ask is None else self.ask(made, tool.card, decision.why)
             if answer is None:
-                yield run.keep(Waiting(id=call.id, why=decision.why))
+                yield from run.keep(Waiting(id=call.id, why=decision.why))
                 return
             decision = replace(answer, by="person")
             if self.kept is not None:
                 self.kept.pin(_subject(call, tool.card), decision.do if decision.lasting else None)
-        yield run.keep(
+        yield from run.keep(
             Decided(
                 id=call.id,
                 do=decision.do,
@@ -224,7 +203,7 @@ class Agent:
             )
         )
         if decision.do == "stop" and run.state.forced is None:
-            yield run.keep(Forced(why=decision.why or "the run was stopped"))
+            yield from run.keep(Forced(why=decision.why or "the run was stopped"))
 
     def _decision(self, run: Run, call: CallMade) -> Decision:
         """What bounds, rules and earlier decisions say."""
@@ -273,11 +252,3 @@ def _subject(call: CallMade, card: Card) -> Subject:
 
 def _late(seconds: float) -> str:
     return f"{seconds:g} seconds are used up"
-
-
-def _joined(parts: tuple[Part, ...], more: str) -> tuple[Part, ...]:
-    """One more line at the end of a turn."""
-    *rest, end = parts or (Text(""),)
-    if isinstance(end, Text):
-        return (*rest, Text(f"{end.text.rstrip()}\n{more}".lstrip()))
-    return (*parts, Text(f"\n{more}"))

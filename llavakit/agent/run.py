@@ -31,7 +31,7 @@ class Run:
     """An open run: its state, its desk, and the file that grows."""
 
     def __init__(self, folder: Path, events: list[Any], journal: Journal, desk: Desk) -> None:
-        self.folder, self._journal, self.desk = folder, journal, desk
+        self.folder, self.events, self._journal, self.desk = folder, list(events), journal, desk
         self.state = State.of(events)
         desk.names.update(self.state.names)
 
@@ -45,11 +45,13 @@ class Run:
                 shutil.copyfile(artifact.path, made[name])
         return made
 
-    def keep(self, event: Event) -> Event:
-        """Write an event down, and stand where it leads."""
-        self._journal.add([event.model_dump(mode="json")])
-        self.state.take(event)
-        return event
+    def keep(self, *events: Event) -> tuple[Event, ...]:
+        """Write events down, and stand where they lead. Those given together are kept together."""
+        self._journal.add([event.model_dump(mode="json") for event in events])
+        self.events += events
+        for event in events:
+            self.state.take(event)
+        return events
 
 
 @contextmanager

@@ -56,6 +56,8 @@ class Screen:
     def ask(self, call: Call, card: Card, why: str) -> Decision | None:
         """What the person says about a call; None where nobody is there, or where it shall wait."""
         self._live.stop()  # what is typed would be drawn over
+        if not console.is_terminal:
+            console.print()
         whose = f"{card.name} of server {card.server}" if card.server else card.name
         say(f"{whose}: {shorten(card.description, 2 * WIDE)}")
         say(f"  called with {call.arguments}{f' ({why})' if why else ''}")

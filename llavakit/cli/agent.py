@@ -1,6 +1,7 @@
 """`llavakit agent`: ask a model that calls tools, here or behind a URL."""
 
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -114,7 +115,7 @@ def agent(
             responder, registry, form_of(run), policy=rules, kept=kept, ask=screen.ask, own_system=system,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
         )  # fmt: skip
-        screen.show(bot.go(run))
+        screen.show(chain(list(run.events), bot.go(run)))
         waiting = run.state.waiting
         if waiting is not None:
             again = f"llavakit agent --resume {where}, with the model and tools of before"

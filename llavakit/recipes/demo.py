@@ -101,13 +101,7 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
     captions, questions = out / "data" / "captions.json", out / "data" / "questions.json"
     write_captions(data, captions)
     write_questions(data, questions, phases=profile.phases, per_record=QUESTIONS_PER_RECORD, seed=0)
-    model = ModelConfig(
-        tower=TowerConfig(kind="efficientnet_lite0", path="", blocks=(4, 5, 7, 10, 15)),
-        connector=ConnectorConfig(kind="mlp", standardize=True, match_embeddings=True),
-        image=ImageConfig(kind="square", size=64, grid=1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
-        language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=smollm2_file()),
-        template="brief",
-    )
+    model = demo_model()
     features = out / "features"
     first = Run(
         name="1-connector",
@@ -143,6 +137,17 @@ def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
         save_every=250,
     )
     return [first, second]
+
+
+def demo_model() -> ModelConfig:
+    """The parts of the demo, not trained yet."""
+    return ModelConfig(
+        tower=TowerConfig(kind="efficientnet_lite0", path="", blocks=(4, 5, 7, 10, 15)),
+        connector=ConnectorConfig(kind="mlp", standardize=True, match_embeddings=True),
+        image=ImageConfig(kind="square", size=64, grid=1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3),
+        language=LanguageConfig(path="SmolLM2-135M-Instruct", gguf=smollm2_file()),
+        template="brief",
+    )
 
 
 def smollm2_file() -> Path:
