@@ -23,7 +23,7 @@ class Expected:
 
 @dataclass(frozen=True)
 class Figure:
-    """A share or a mean of `count` runs; NaN-free: without any run it is None."""
+    """A share or a mean over `count` runs; None over none."""
 
     value: float | None
     count: int
@@ -100,8 +100,10 @@ def _boxes(run: State, want: Call) -> list[float]:
     for name, box in _arguments(want).items():
         if name in BOX_NAMES:
             said = _arguments(first).get(name) if first is not None and first.name == want.name else None
-            good = isinstance(said, list) and len(said) == 4 and all(isinstance(n, int | float) for n in said)
-            scores.append(iou(box, said) if good else 0.0)
+            if isinstance(said, list) and len(said) == 4 and all(isinstance(n, int | float) for n in said):
+                scores.append(iou(box, said))
+            else:
+                scores.append(0.0)
     return scores
 
 
