@@ -130,6 +130,21 @@ def amber(folder: Path) -> None:
         picture(folder / "image" / f"AMBER_{n}.jpg", n)
 
 
+def amber_descriptions(folder: Path) -> None:
+    write(
+        folder / "query_generative.json",
+        [{"id": n + 1, "image": f"AMBER_{n}.jpg", "query": "Describe this image."} for n in range(2)],
+    )
+    notes = {"type": "generative", "truth": ["sky", "person"], "hallu": ["kite"]}
+    write(folder / "annotations.json", [notes | {"id": n + 1} for n in range(2)])
+    write(
+        folder / "relation.json", {"person": ["man", "woman"], "sky": ["cloud"], "kite": ["bird"], "dog": []}
+    )
+    (folder / "safe_words.txt").write_text("dog\n")
+    for n in range(2):
+        picture(folder / "image" / f"AMBER_{n}.jpg", n)
+
+
 def chair(folder: Path) -> None:
     (folder / "synonyms.txt").write_text("person, man, woman\ndog, puppy\ntraffic light, stop light\ncar\n")
     write(
@@ -387,6 +402,7 @@ def mmmu_test(folder: Path) -> None:
 MORE: dict[str, Callable[[Path], None]] = {
     "mmstar": mmstar, "realworldqa": realworldqa, "mmmu-pro": mmmu_pro, "mathvista": mathvista,
     "mathverse": mathverse, "ocrbench": ocrbench, "hallusionbench": hallusionbench, "amber": amber, "chair": chair,
+    "amber-descriptions": amber_descriptions,
     "interleave": interleave, "muirbench": muirbench, "mantis": mantis, "vqa-rad": vqa_rad, "slake": slake,
     "pathvqa": pathvqa, "videomme": videomme, "mvbench": mvbench, "mlvu": mlvu, "longvideobench": longvideobench,
     "perceptiontest": perceptiontest, "temporalbench": temporalbench, "egoschema": egoschema,

@@ -1,8 +1,9 @@
-"""What is said to be there and is not: HallusionBench and AMBER (yes or no), CHAIR (things named in captions)."""
+"""What is said to be there and is not: HallusionBench, AMBER (yes or no, and descriptions), CHAIR (captions)."""
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -100,6 +101,86 @@ def amber_figures(questions: Sequence[Question], points: Points) -> Figures:
     return figures | accuracy(questions, points)
 
 
+@dataclass(frozen=True)
+class Associations:
+    """AMBER's words: every thing with those that mean it too (`relation.json`), and words that claim nothing."""
+
+    names: dict[str, str]  # all of them, each to itself
+    related: dict[str, set[str]]
+    safe: frozenset[str]
+
+    def meant_by(self, word: str, things: Set[str]) -> set[str]:
+        """Which of `things` a word names."""
+        return {thing for thing in things if word == thing or word in self.related.get(thing, ())}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What AMBER knows of a picture besides what is there: what models often imagine in it."""
+
+    words: Associations
+    imagined: frozenset[str]
+
+
+def read_amber_descriptions(folder: Path) -> list[Question]:
+    """The generative half of AMBER: pictures to be described, with what is there and what is often imagined."""
+    path = find(folder, "query/query_generative.json", "query_generative.json")
+    notes = {row["id"]: row for row in read_rows(find(folder, "annotations.json", "data/annotations.json"))}
+    words = read_associations(
+        find(folder, "relation.json", "data/relation.json"),
+        find(folder, "safe_words.txt", "data/safe_words.txt"),
+    )
+    found = []
+    for row in read_rows(path):
+        if row["id"] not in notes:
+            raise row.error(f"query {row['id']} has no annotation")
+        note = notes[row["id"]]
+        if note["type"] != "generative" or not isinstance(note["truth"], list):
+            raise note.error("not a list of things that are there, with the type generative")
+        parts = user(text_in(row, "query"), [folder / "image" / text_in(row, "image")]).parts
+        scene = Scene(words, frozenset(map(str, note["hallu"])))
+        found.append(Question(str(row["id"]), parts, (scene, set(map(str, note["truth"])))))
+    return found
+
+
+def read_associations(relations: Path, safe: Path) -> Associations:
+    related = {thing: {str(word) for word in words} for thing, words in read_object(relations).items()}
+    names = {word: word for thing, words in related.items() for word in (thing, *words)}
+    if not names:
+        raise DataError("no words in it", path=relations)
+    return Associations(names, related, frozenset(safe.read_text(encoding="utf-8").split("\n")))
+
+
+def invented(answer: str, question: Question) -> list[str]:
+    """The things that a description names and that are not there, in order."""
+    scene, there = question.reference
+    said = [word for word in things(answer, scene.words.names) if word not in scene.words.safe]
+    return [word for word in said if not scene.words.meant_by(word, there)]
+
+
+def amber_description_point(answer: str, question: Question) -> float | None:
+    """Whether nothing is named that is not there. Silence names nothing, and is not read."""
+    return float(not invented(answer, question)) if answer.strip() else None
+
+
+def amber_details(questions: Sequence[Question], answers: Sequence[str]) -> Figures:
+    """CHAIR: invented things of all named; Cover: things told of those there; Hal: descriptions that invent; Cog:
+    things told of those that models often imagine.
+    """
+    named, wrong, covered, there_all, imagined, imagined_all, untrue = 0, 0, 0, 0, 0, 0, 0
+    for question, answer in zip(questions, answers, strict=True):
+        scene, there = question.reference
+        said, missing = things(answer, scene.words.names), invented(answer, question)
+        named, wrong, untrue = named + len(said), wrong + len(missing), untrue + bool(missing)
+        covered += len({thing for word in said for thing in scene.words.meant_by(word, there)})
+        imagined += len({thing for word in missing for thing in scene.words.meant_by(word, scene.imagined)})
+        there_all, imagined_all = there_all + len(there), imagined_all + len(scene.imagined)
+    return {
+        "CHAIR": 100 * wrong / max(1, named), "Cover": 100 * covered / max(1, there_all),
+        "Hal": 100 * untrue / max(1, len(answers)), "Cog": 100 * imagined / max(1, imagined_all),
+    }  # fmt: skip
+
+
 def read_chair(folder: Path) -> list[Question]:
     """COCO's pictures with the things in them: boxes, and what people's captions name.
 
@@ -169,7 +250,7 @@ def chair_point(answer: str, question: Question) -> float | None:
     return float(set(things(answer, names)) <= there) if answer.strip() else None
 
 
-def chair_figures(questions: Sequence[Question], points: Points) -> Figures:
+def faithful(questions: Sequence[Question], points: Points) -> Figures:
     return {"faithful": 100 * mean([point or 0.0 for point in points])}
 
 
@@ -204,8 +285,13 @@ BENCHMARKS = {
             "vlmevalkit": yes_no_rules(yes_no.either_word, amber_figures),
         },
     ),
+    "amber-descriptions": Benchmark(
+        "AMBER, generative", "query_generative.json, annotations.json, relation.json, safe_words.txt, image/",
+        read_amber_descriptions, {"ours": Rules(each(amber_description_point), faithful, amber_details)},
+        max_tokens=512,
+    ),
     "chair": Benchmark(
         "CHAIR on COCO", "synonyms.txt, instances_*.json, captions_*.json, pictures in the folder of its name",
-        read_chair, {"ours": Rules(each(chair_point), chair_figures, chair_details)}, max_tokens=256,
+        read_chair, {"ours": Rules(each(chair_point), faithful, chair_details)}, max_tokens=256,
     ),
 }  # fmt: skip

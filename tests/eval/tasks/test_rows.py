@@ -95,6 +95,23 @@ def test_amber_is_about_no(folders):  # noqa: F811
     assert score(folders, "amber", "vlmevalkit", lambda q: "no").unparsed == 0
 
 
+def test_amber_descriptions_by_hand(folders):  # noqa: F811
+    """There are a sky and a person; kites are imagined; dogs claim nothing; houses are no words of it."""
+
+    def say(question):
+        return (
+            "A man, women and a dog under clouds."
+            if question.id == "1"
+            else "Birds in the sky, a kite, a house."
+        )
+
+    found = score(folders, "amber-descriptions", None, say)
+    assert found.figures["faithful"] == 50
+    assert found.figures["CHAIR"] == pytest.approx(100 * 2 / 7)  # birds and a kite of seven words
+    assert found.figures["Cover"] == pytest.approx(100 * 3 / 4)
+    assert (found.figures["Hal"], found.figures["Cog"]) == (50, 50)
+
+
 def test_things_in_captions():
     names = {
         "person": "person",
