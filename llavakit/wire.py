@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import random
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,13 +13,15 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from llavakit.core.errors import DataError, RemoteError, RemoteTimeout
+from llavakit.core.errors import DataError, RemoteError, RemoteRefused, RemoteTimeout
+from llavakit.core.pace import Pace
 from llavakit.text.conversation import Image, ImageSource, Message, Text, Video
 from llavakit.vision.image import load_image
 from llavakit.vision.kinds import TRAVELLING, Sort, kind_of
 from llavakit.vision.video import name_of
 
 BUSY = (429, 503)  # come back later
+LONGEST_PAUSE = 60.0  # seconds
 POOLING = "/pooling"  # of vLLM and of ours: what a model that does not answer makes of a conversation
 UNVERSIONED = (POOLING,)  # have no /v1 before them
 
@@ -35,10 +38,12 @@ class Server:
         at_once: int = 16,
         tries: int = 5,
         seconds: float = 600,
+        start: int | None = None,
     ) -> None:
         """`url` with or without /v1. Without `model_name` the server has to serve exactly one model.
 
-        At most `at_once` connections are open. A busy server is asked `tries` times, after the pauses it names.
+        At most `at_once` requests are under way, fewer after the server said that it is busy; with a `start`
+        as many as it answers without getting slow. A busy server is asked `tries` times, after the pauses it names.
         """
         if tries < 1 or at_once < 1:
             raise RemoteError("tries and at_once are at least 1")
@@ -46,7 +51,7 @@ class Server:
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise RemoteError(f"{url!r} is not the URL of a server: http://host:port")
         self.url = url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
-        self.at_once, self._tries = at_once, tries
+        self.at_once, self._tries, self.pace = at_once, tries, Pace(at_once, start)
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         limits = httpx2.Limits(max_connections=at_once)
         timeout = httpx2.Timeout(seconds, connect=10)
@@ -83,9 +88,11 @@ class Server:
     ) -> Iterator[httpx2.Response]:
         """A response that is a success; its body is still to be read."""
         try:
-            with closing(self._open(method, path, body)) as response:
+            with self.pace.turn(), closing(self._open(method, path, body)) as response:
                 if not response.is_success:
-                    raise RemoteError(f"{self.url}: {response.status_code}: {said(_json(response))}")
+                    refused = response.is_client_error and response.status_code not in BUSY
+                    kind = RemoteRefused if refused else RemoteError
+                    raise kind(f"{self.url}: {response.status_code}: {said(_json(response))}")
                 yield response
         except httpx2.TimeoutException:
             raise RemoteTimeout(f"{self.url} did not answer in time") from None
@@ -95,7 +102,7 @@ class Server:
     def _open(self, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
         """The first response that is not `busy`, or the last one."""
         base = self.url.removesuffix("/v1") if path in UNVERSIONED else self.url
-        for left in reversed(range(self._tries)):
+        for count, left in enumerate(reversed(range(self._tries))):
             request = self._client.build_request(method, base + path, json=body)
             try:
                 response = self._client.send(request, stream=True)
@@ -106,7 +113,8 @@ class Server:
             if response.status_code not in BUSY or not left:
                 return response
             response.close()
-            time.sleep(_pause(response))
+            self.pace.slow_down()
+            time.sleep(_pause(response, count))
         raise AssertionError("tries is at least 1")
 
 
@@ -145,11 +153,12 @@ def said(answer: Any) -> str:
     return " ".join(str(answer).split())[:500]
 
 
-def _pause(response: httpx2.Response) -> float:
+def _pause(response: httpx2.Response, count: int) -> float:
+    """Seconds that the server names; where it names none twice as many each time, not the same for all who wait."""
     try:
-        return min(float(response.headers.get("retry-after", "1")), 60.0)
-    except ValueError:  # a date
-        return 1.0
+        return min(float(response.headers["retry-after"]), LONGEST_PAUSE)
+    except (KeyError, ValueError):  # none, or a date
+        return min(random.uniform(0.5, 1.0) * 2.0**count, LONGEST_PAUSE)
 
 
 def write_message(message: Message) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from llavakit.cli.plan import plan
 from llavakit.cli.reward import reward
 from llavakit.cli.serve import serve
 from llavakit.cli.studio import studio
+from llavakit.cli.synth import synth
 from llavakit.cli.train import train
 from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
@@ -34,7 +35,7 @@ INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (
-    demo, train, reward, merge, chat, agent, studio, serve, collect, eval_, inspect, models, plan, convert,
+    demo, train, reward, merge, chat, agent, studio, serve, collect, synth, eval_, inspect, models, plan, convert,
     export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)

@@ -189,7 +189,7 @@ class _Ask:
 
         form, prices, golden = (
             choose(self.format_name, self.answers),
-            _prices(self.price),
+            read_prices(self.price),
             self._golden(cases),
         )
         responder, names = open_judge(where, template, model_name, api_key, **limits)
@@ -223,7 +223,8 @@ class _Ask:
         return of_answers(read_cases(path), self.answers, self.answers, path)
 
 
-def _prices(text: str | None) -> tuple[float, float] | None:
+def read_prices(text: str | None) -> tuple[float, float] | None:
+    """What `--price` says; ConfigError for anything but two numbers."""
     if text is None:
         return None
     try:

@@ -75,6 +75,10 @@ class RemoteTimeout(RemoteError):
     """Another server that did not answer in time."""
 
 
+class RemoteRefused(RemoteError):
+    """Another server that does not take what it was asked, and will not when it is asked again (4xx)."""
+
+
 class CheckpointError(UserError):
     """A directory that is not a checkpoint, or one that does not fit what was asked."""
 

@@ -1,40 +1,17 @@
 """HTML that needs nothing else: a run's table of tasks, one task's answers, the answers that two runs differ in."""
 
-import base64
 import html
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llavakit.core.errors import DataError
+from llavakit.core.page import page
 from llavakit.eval.compare import Comparison, Flip
 from llavakit.eval.score import Score, Verdict
-from llavakit.text.conversation import Image, ImageSource, Video
-from llavakit.vision.image import load_image
+from llavakit.text.conversation import Image, Video
+from llavakit.vision.thumbnail import picture_element
 from llavakit.vision.video import name_of
 
 SHOWN = 200  # answers on a page; their pictures are in it
-SIDE = 200  # pixels of a picture
-STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 60em; color: #222 }
-article { display: flex; gap: 1em; border-top: 1px solid #ccc; padding: .8em 0 }
-.wrong b { color: #b01e28 } .right b { color: #14783c } .unread b { color: #9a6700 }
-img { max-width: 200px; max-height: 200px } p { margin: .2em 0; white-space: pre-wrap }
-table { border-collapse: collapse } td, th { padding: .3em .8em; border-top: 1px solid #ccc; text-align: right }
-td:first-child, th:first-child { text-align: left }
-"""
-SCRIPT = """
-const kind = document.querySelector("select"), text = document.querySelector("input");
-function show() {
-  for (const each of document.querySelectorAll("article, tbody tr"))
-    each.hidden = (kind.value && !each.classList.contains(kind.value))
-      || !each.textContent.toLowerCase().includes(text.value.toLowerCase());
-}
-kind.onchange = text.oninput = show;
-kind.value = location.hash.slice(1);
-if (kind.selectedIndex < 0) kind.value = "";
-show();
-"""
 VERDICTS = {"unread": "not read", "wrong": "wrong", "right": "right"}
 
 
@@ -91,22 +68,6 @@ def draw_comparison(found: Comparison, first: str, second: str) -> str:
     )  # fmt: skip
 
 
-def page(title: str, told: str, kinds: Mapping[str, str], body: Iterable[str]) -> str:
-    """A page with a filter by kind (a class of the articles or rows in `body`) and by text; `told` is HTML."""
-    options = "".join(f'<option value="{name}">{words}' for name, words in kinds.items())
-    return "\n".join(
-        (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>',
-            f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>",
-            f"<p>{told}</p>",
-            f'<p><select aria-label="kind"><option value="">all{options}</select> '
-            '<input aria-label="filter" placeholder="filter"></p>',
-            *body,
-            f"<script>{SCRIPT}</script></html>",
-        )
-    )
-
-
 def _article(verdict: Verdict) -> str:
     point = verdict.point
     kind = "unread" if point is None else "right" if point >= 0.5 else "wrong"
@@ -123,7 +84,9 @@ def _shown(kind: str, verdict: Verdict, answers: str, points: str) -> str:
     """A question with its pictures, what was said, and what is right."""
     question = verdict.question
     media = "".join(
-        _picture(part.source) if isinstance(part, Image) else f"<p>{html.escape(name_of(part.source))}</p>"
+        picture_element(part.source)
+        if isinstance(part, Image)
+        else f"<p>{html.escape(name_of(part.source))}</p>"
         for part in question.parts
         if isinstance(part, Image | Video)
     )
@@ -141,15 +104,3 @@ def _answer(verdict: Verdict) -> str:
 
 def _points(verdict: Verdict) -> str:
     return "not read" if verdict.point is None else f"{verdict.point:.2f}"
-
-
-def _picture(source: ImageSource) -> str:
-    """A small copy in the page; pictures that have gone since they were asked about are named."""
-    try:
-        picture = load_image(source)
-    except DataError as error:
-        return f"<p>{html.escape(str(error))}</p>"
-    picture.thumbnail((SIDE, SIDE))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(out.getvalue()).decode()}">'
