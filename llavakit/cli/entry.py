@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llavakit.cli import tools
 from llavakit.cli.agent import agent
 from llavakit.cli.chat import chat
 from llavakit.cli.collect import collect
@@ -39,6 +40,7 @@ VERBS: tuple[Verb, ...] = (
     export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)
+TOOLS_VERBS: tuple[Verb, ...] = (tools.list_, tools.card, tools.call, tools.serve)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
 
 
@@ -79,6 +81,10 @@ def make_app() -> typer.Typer:
     for verb in JUDGE_VERBS:
         judge.command()(verb)
     program.add_typer(judge, name="judge")
+    skills = typer.Typer(no_args_is_help=True, help="Tools that look at pictures: list, call and serve them.")
+    for verb in TOOLS_VERBS:
+        skills.command(verb.__name__.removesuffix("_"))(verb)
+    program.add_typer(skills, name="tools")
     return program
 
 

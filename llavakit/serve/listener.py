@@ -4,11 +4,11 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
         say("finishing what is running; once more to stop at once")
 
 
-def app_config(app: FastAPI) -> uvicorn.Config:
+def app_config(app: Callable[..., Any]) -> uvicorn.Config:
     """How uvicorn runs: one process, one event loop, our connections, no log of its own."""
     return uvicorn.Config(
         app, http=Connection, loop="asyncio", backlog=BACKLOG, timeout_keep_alive=KEEP_ALIVE,

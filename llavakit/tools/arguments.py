@@ -80,6 +80,8 @@ Numbers4 = Annotated[list[Number], Field(min_length=4, max_length=4)]
 Numbers2 = Annotated[list[Number], Field(min_length=2, max_length=2)]
 Name = Annotated[str, Field(max_length=64)]
 PICTURE_WORDS = "Name of the picture, such as img_1; without it, the first one."
+MASK_WORDS = "Name of a mask that another tool made, such as txt_1."
+BY_ID = {PICTURE_WORDS: "Id of the picture.", MASK_WORDS: "Id of a mask that another tool made."}
 
 
 class Kind(NamedTuple):
@@ -103,7 +105,7 @@ KINDS: dict[Any, Kind] = {
     tuple[Point, ...]: Kind(
         "points", Annotated[list[Numbers2], Field(max_length=MOST_BOXES)], f"Points: x, y {UNIT}."
     ),
-    Mask: Kind("mask", Name, "Name of a mask that another tool made, such as txt_1."),
+    Mask: Kind("mask", Name, MASK_WORDS),
 }
 PICTURES = ("picture", "original")
 
@@ -168,10 +170,26 @@ def _plain(node: Any) -> Any:
     return {name: _plain(value) for name, value in said.items()}
 
 
-def with_words(node: Any, words: str) -> Any:
-    """A schema or text with the words for a unit in their place."""
+def told(schema: Mapping[str, Any], unit: str, *, by_id: bool) -> Json:
+    """A schema with the words for a unit in their place, and for callers that name everything by ids."""
+    found = _with_words(schema, {UNIT: unit} | (BY_ID if by_id else {}))
+    assert isinstance(found, dict)
+    if by_id:
+        named = [
+            name
+            for name, one in found["properties"].items()
+            if one.get("description") == BY_ID[PICTURE_WORDS]
+        ]
+        if named:
+            found["required"] = [*named, *found.get("required", ())]
+    return found
+
+
+def _with_words(node: Any, words: Mapping[str, str]) -> Any:
     if isinstance(node, str):
-        return node.replace(UNIT, words)
+        for old, new in words.items():
+            node = node.replace(old, new)
+        return node
     if isinstance(node, Mapping):
-        return {name: with_words(value, words) for name, value in node.items()}
-    return [with_words(item, words) for item in node] if isinstance(node, list) else node
+        return {name: _with_words(value, words) for name, value in node.items()}
+    return [_with_words(item, words) for item in node] if isinstance(node, list) else node

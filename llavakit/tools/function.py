@@ -103,12 +103,12 @@ class _Call:
         return value
 
     def _region(self, numbers: Sequence[float]) -> tuple[int, int, int, int]:
-        box, cut = self.desk.box(self.named, numbers).to("px", self.frame), self.to_original
-        original = Frame(self._size(self.picture))
+        said, cut = self.desk.box(self.named, numbers), self.to_original
+        box, original = said.to("px", self.frame), Frame(self._size(self.picture))
         left, top = cut.left + box.left / cut.scale, cut.top + box.top / cut.scale
         right, bottom = cut.left + box.right / cut.scale, cut.top + box.bottom / cut.scale
         try:
-            box.pixels(self.frame)  # of the picture that was named, not of what it was cut from
+            said.pixels(self.frame)  # of the picture that was named, not of what it was cut from
             return Box(self.picture, "px", left, top, right, bottom).pixels(original)
         except DataError as error:
             raise ToolError(str(error)) from None

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from llavakit.core.errors import ConfigError, DataError, nearest
 from llavakit.text.calls import Call, Card, Json, Result, ToolError, ToolUnavailable, read_arguments
-from llavakit.tools.arguments import with_words
+from llavakit.tools.arguments import told
 from llavakit.tools.desk import Desk
 from llavakit.vision.boxes import UNIT_WORDS, Unit
 
@@ -48,11 +48,11 @@ class Registry:
         """The cards for boxes from 0 to 1, as LLaVA writes them."""
         return self.cards_for("0-1")
 
-    def cards_for(self, unit: Unit) -> Sequence[Card]:
-        """The cards as a model is told them that writes boxes in this unit."""
+    def cards_for(self, unit: Unit, *, by_id: bool = False) -> Sequence[Card]:
+        """The cards as a model is told them that writes boxes in this unit, and names pictures by id or `img_1`."""
+        cards = (tool.card for tool in self.tools.values())
         return [
-            replace(card, parameters=with_words(card.parameters, UNIT_WORDS[unit]))
-            for card in (tool.card for tool in self.tools.values())
+            replace(card, parameters=told(card.parameters, UNIT_WORDS[unit], by_id=by_id)) for card in cards
         ]
 
     def call(self, call: Call, desk: Desk, *, deadline: float) -> Result:

@@ -5,7 +5,18 @@ from dataclasses import dataclass
 
 from llavakit.core.errors import pick
 from llavakit.text.calls import Weights
-from llavakit.tools import codes, cutting, detection, faces, looking, reading, reckoning, saliency, selecting
+from llavakit.tools import (
+    codes,
+    cutting,
+    detection,
+    faces,
+    looking,
+    marking,
+    reading,
+    reckoning,
+    saliency,
+    selecting,
+)
 from llavakit.tools.arguments import Answer
 from llavakit.tools.function import FunctionTool
 from llavakit.tools.registry import Registry
@@ -41,6 +52,7 @@ SKILLS = {
         Skill(cutting.zoom),
         Skill(cutting.rotate),
         Skill(cutting.blur),
+        Skill(marking.mark),
         Skill(looking.measure),
         Skill(looking.colors),
         Skill(looking.count_shapes),

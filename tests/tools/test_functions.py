@@ -269,3 +269,13 @@ def test_a_thing_is_selected_by_a_box_or_a_point_and_taken_away(registry, desk):
     assert "at most 40 %" in ask(registry, desk, "inpaint", boxes=[[0, 0, 400, 300]]).error
     assert "say what to select" in ask(registry, desk, "select").error
     assert "of kind image, not text" in ask(registry, desk, "inpaint", mask="img_1").error
+
+
+def test_marks_are_drawn_at_the_boxes_and_nowhere_else(registry, desk):
+    desk.unit = "px"
+    desk.add_image(PIL.Image.new("RGB", (300, 200), "white"))
+    result = ask(registry, desk, "mark", boxes=[[50, 60, 150, 160], [280, 0, 300, 20]], labels=["cat", "dog"])
+    made = pixels(desk, result.pictures[0])
+    assert (made[60, 50:150] != 255).any(axis=1).all() and (made[100, 60:140] == 255).all()
+    assert (made[165:] == 255).all() and (made[:40, :200] == 255).all()
+    assert "2 boxes and 1 labels" in ask(registry, desk, "mark", boxes=[[0, 0, 9, 9]] * 2, labels=["x"]).error
