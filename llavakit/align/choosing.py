@@ -5,6 +5,7 @@ The latter is rejection sampling, or best of K. Both also from the files that ea
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -77,28 +78,44 @@ def find_worth(experiences: Sequence[Experience], policy: PolicyConfig, groups: 
     return worth_G
 
 
+@dataclass
+class Chosen:
+    """What became of the answers of some files of rollouts."""
+
+    written: int = 0  # pairs, or single answers
+    prompts: int = 0  # with an answer that has a score
+    cut: int = 0  # answers left out because they were cut at their limit
+
+
 def write_chosen(
     files: Sequence[Path], out: Path, learn: Learn, *, gap: float = 0.0, at_least: float | None = None
-) -> tuple[int, int]:
-    """Records of the answers that `choose` takes, for `train`: (how many were written, prompts that were read).
+) -> Chosen:
+    """Records of the answers that `choose` takes, for `train`.
 
     Pairs are LLaVA-RLHF's records, single answers LLaVA's. What was answered alike twice is no pair. A prompt
-    that was asked in several rounds is there as often.
+    that was asked in several rounds is there as often. An answer that was cut is left out: whoever reads its text
+    as a record learns that it ends where it was cut.
     """
     if out.exists():
         raise ConfigError(f"{out} is there already; choose another --out")
     rows: list[str] = []
-    prompts = 0
-    for group in (group for file in files for group in _groups(file)):
-        prompts += 1
+    counts = Chosen()
+    for members in (members for file in files for members in _groups(file)):
+        group = [each for each in members if each.rollout.finish == "stop"]
+        counts.cut += len(members) - len(group)
+        if not group:
+            continue
+        counts.prompts += 1
         chosen = choose(group, learn)
         scores = [each.scores[TOTAL] or 0.0 for each in chosen]
         if (at_least is None or scores[0] >= at_least) and (learn == "best" or scores[0] - scores[1] > gap):
             rows += _record(chosen, out.parent)
     if not rows:
-        raise DataError(f"none of {prompts} prompts has answers that say which is better")
+        told = f" ({counts.cut} answers were cut at their limit)" if counts.cut else ""
+        raise DataError(f"none of {counts.prompts} prompts has answers that say which is better{told}")
     write_text(out, "".join(rows))
-    return len(rows), prompts
+    counts.written = len(rows)
+    return counts
 
 
 def _record(chosen: Sequence[Experience], folder: Path) -> list[str]:

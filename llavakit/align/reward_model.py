@@ -129,18 +129,23 @@ class RewardModel(Generic[R]):
 
 
 def open_reward_model(
-    path: str | Path, *, weights: Weights = "as_is", kernels: Kernels = "auto"
+    path: str | Path,
+    *,
+    template_name: str | None = None,
+    rope_factor: float | None = None,
+    weights: Weights = "as_is",
+    kernels: Kernels = "auto",
 ) -> RewardModel[Engine]:
     """The reward model of a run or a directory. CheckpointError and ConfigError for what is none.
 
-    `weights` and `kernels` are those of the engine (docs/engine.md).
+    Template and stretched positions as for `load`; `weights` and `kernels` are those of the engine (docs/engine.md).
     """
-    card = load_card(Path(path))
+    card = load_card(Path(path), template_name)
     if card.grading is None:
         raise ConfigError(
             f"{path} is no reward model; make one of it: llavakit train reward model.start={path} data.files=PAIRS"
         )
-    loaded = load(Path(path))
+    loaded = load(Path(path), template_name=template_name, rope_factor=rope_factor)
     if torch.cuda.is_available():
         loaded.model.cuda()
     encoder = encoder_of(loaded.model, loaded.tokenizer, card)

@@ -142,5 +142,8 @@ def choose(
     """
     from llavakit.align.choosing import write_chosen
 
-    written, prompts = write_chosen(files, out, learn, gap=gap, at_least=at_least)
-    say(f"{written} {'pairs' if learn == 'pairs' else 'answers'} from {prompts} prompts: {out}")
+    made = write_chosen(files, out, learn, gap=gap, at_least=at_least)
+    cut = f"; {made.cut} answers that were cut at their limit are left out" if made.cut else ""
+    say(
+        f"{made.written} {'pairs' if learn == 'pairs' else 'answers'} from {made.prompts} prompts: {out}{cut}"
+    )

@@ -29,6 +29,17 @@ Expected = Annotated[
     bool, typer.Option("--expected", help="Weigh a local judge's verdicts by their probabilities.")
 ]
 JUDGED_AT_ONCE = 8  # requests whose answers a judge behind a URL compares side by side
+SEQUENCES, STEP_TOKENS = 64, 2048
+MaxSequences = Annotated[
+    int | None, typer.Option(min=1, help=f"Answers that are made side by side; default: {SEQUENCES}.")
+]
+StepTokens = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=f"Tokens of a step; fewer keep streams even while long prompts come in; default: {STEP_TOKENS}.",
+    ),
+]
 
 
 def serve(
@@ -53,10 +64,8 @@ def serve(
     log_content: LogContent = False,
     weights: Weights = "as_is",
     kernels: Kernels = "auto",
-    max_sequences: Annotated[int, typer.Option(min=1, help="Answers that are made side by side.")] = 64,
-    step_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of a step; fewer keep streams even while long prompts come in.")
-    ] = 2048,
+    max_sequences: MaxSequences = None,
+    step_tokens: StepTokens = None,
     kv_gb: Annotated[
         float | None,
         typer.Option(min=0, callback=finite, help="Memory for keys and values, in GB (docs/engine.md)."),
@@ -97,12 +106,15 @@ def serve(
         if grading is not None:
             if best_of is not None:
                 raise ConfigError(f"{model} is a reward model: it draws no answers, so there is no --best-of")
-            scorer = open_reward_model(model, weights=weights, kernels=kernels)
+            _refuse(model, {"max-sequences": max_sequences, "step-tokens": step_tokens, "kv-gb": kv_gb})
+            scorer = open_reward_model(
+                model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
+            )
             serve_model(Service(scorer.engine, scorer.encoder, config, grading=grading), listener)
             return
         loaded = load(
             model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels,
-            max_sequences=max_sequences, step_tokens=step_tokens,
+            max_sequences=max_sequences or SEQUENCES, step_tokens=step_tokens or STEP_TOKENS,
             kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
         )  # fmt: skip
         chooser = (
@@ -123,3 +135,12 @@ def _best_of(count: int, where: str, format_name: str | None, key: str | None, e
     responder, _ = open_judge(where, None, None, key)
     threads = JUDGED_AT_ONCE if isinstance(responder, Remote) else 1
     return BestOf(Judge(responder, form, expected=expected), count, threads=threads)
+
+
+def _refuse(model: Path, limits: dict[str, float | None]) -> None:
+    """ConfigError for limits of answers: a reward model gives none, and scores one conversation at a time."""
+    given = [f"--{name}={value:g}" for name, value in limits.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{given[0]}: {model} is a reward model, which makes no answers to be limited; drop it"
+        )

@@ -53,6 +53,7 @@ class Candidates:
 def read_candidates(path: Path) -> list[Candidates]:
     """Cases of two answers or more, or rollouts with their groups. Answers that are alike count once.
 
+    A rollout that was cut at its limit is no candidate: as a text it would be learned with an end that it never had.
     DataError, with file:line, for other records.
     """
     records = read_records(path)
@@ -72,7 +73,8 @@ def read_candidates(path: Path) -> list[Candidates]:
 def _of_rollouts(rollouts: Sequence[Rollout]) -> list[Candidates]:
     groups: dict[tuple[str, int], list[Rollout]] = {}
     for each in rollouts:
-        groups.setdefault((each.key, each.group), []).append(each)
+        if each.finish == "stop":
+            groups.setdefault((each.key, each.group), []).append(each)
     return [
         Candidates(
             f"{key}#{group}", found[0].prompt, _different([each.text for each in found]), found[0].reference,

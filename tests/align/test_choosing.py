@@ -2,12 +2,13 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from llavakit.align.choosing import choose, find_worth, open_objective, write_chosen
-from llavakit.align.experience import Experience, read_experiences
+from llavakit.align.experience import Experience, read_experiences, write_experiences
 from llavakit.align.opening import open_policy
 from llavakit.align.rollouts import Rollout
 from llavakit.core import config as settings
@@ -112,14 +113,40 @@ def test_rejection_sampling_learns_the_best_answers_alone(tmp_path):
     assert {"loss", "accuracy", "reward"} <= first.keys() and "clip_fraction" not in first
 
 
+def ended(file, folder, *, cut: tuple[int, ...] = ()):
+    """The rollouts of a file as if all had come to their end, but those with these numbers."""
+    every = [
+        replace(each, rollout=replace(each.rollout, finish="length" if at in cut else "stop"))
+        for at, each in enumerate(read_experiences(file))
+    ]
+    write_experiences(folder / "ended.jsonl", every)
+    return folder / "ended.jsonl"
+
+
+def test_an_answer_that_was_cut_is_no_record(tmp_path, trained, run):
+    """As a text it would be learned with an end that the model never said: words cut short."""
+    every = read_experiences(first_round(trained))
+    best = max(range(3), key=lambda at: every[at].scores["total"])
+    file = ended(first_round(trained), tmp_path, cut=(best, *range(3, 6)))
+    for learn in ("best", "pairs"):
+        words = ["--learn", learn, "--out", tmp_path / f"{learn}.jsonl"]
+        code, out, _ = run("data", "choose", file, *words)
+        assert code == 0 and "from 3 prompts" in out and "4 answers that were cut" in " ".join(out.split())
+    said = [json.loads(line)["conversations"][-1]["value"] for line in (tmp_path / "best.jsonl").open()]
+    assert len(said) == 3 and said[0] in [every[at].rollout.text for at in range(3) if at != best]
+    none = ended(first_round(trained), tmp_path, cut=tuple(range(12)))
+    with pytest.raises(DataError, match=r"none of 0 prompts .* \(12 answers were cut at their limit\)"):
+        write_chosen([none], tmp_path / "none.jsonl", "best")
+
+
 def first_round(run):
     return run.out / "rollouts" / "round000000.jsonl"
 
 
 def test_rollouts_become_pairs_and_answers_to_train_on(tmp_path, trained, run):
-    file = first_round(trained)
-    written, prompts = write_chosen([file], tmp_path / "some.jsonl", "pairs")
-    assert (written, prompts) == (4, 4)
+    file = ended(first_round(trained), tmp_path)
+    made = write_chosen([file], tmp_path / "some.jsonl", "pairs")
+    assert (made.written, made.prompts, made.cut) == (4, 4, 0)
     experiences = choose(read_experiences(file), "pairs")
     for record, better, worse in zip(
         read_records(tmp_path / "some.jsonl"), experiences[::2], experiences[1::2], strict=True

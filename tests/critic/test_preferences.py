@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -71,6 +72,7 @@ def test_rollouts_are_compared_in_their_groups(tmp_path):
         for group in range(2)
         for choice, text in enumerate(("red", "red one", "red"))
     ]
+    rollouts.append(replace(rollouts[0], choice=3, text="a circ", finish="length"))  # cut: not an answer
     write_rollouts(tmp_path / "r.jsonl", rollouts)
     groups = read_candidates(tmp_path / "r.jsonl")
     assert [(each.key, each.answers, each.reference, each.context) for each in groups] == [

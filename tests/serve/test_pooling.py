@@ -5,9 +5,10 @@ from starlette.testclient import TestClient
 
 from llavakit.align import remote_reward
 from llavakit.align.remote_reward import RemoteRewardModel
-from llavakit.align.reward_model import RewardModel, Unscorable
+from llavakit.align.reward_model import RewardModel, Unscorable, open_reward_model
 from llavakit.data.encode import Encoder
 from llavakit.engine.engine import Engine
+from llavakit.model import checkpoint as checkpoints
 from llavakit.serve.app import create_app
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
@@ -146,3 +147,15 @@ def test_a_reward_is_had_by_url(tmp_path):
 def test_what_is_not_one_number_is_no_reward():
     for answer in ({"data": [{"data": [[0.1], [0.2]]}]}, {"data": [{"data": ["x"]}]}, {"data": []}, "busy"):
         assert isinstance(remote_reward._read(answer), Unscorable)
+
+
+def test_options_are_followed_or_refused_and_never_passed_over(tmp_path, run):
+    made = tiny.reward_checkpoint()
+    checkpoints.save(made, tmp_path / "reward")
+    wide = open_reward_model(tmp_path / "reward", rope_factor=2.0)
+    assert wide.encoder.context == 2 * open_reward_model(tmp_path / "reward").encoder.context
+    for option in ("--kv-gb=1", "--max-sequences=3", "--step-tokens=64"):
+        code, _, err = run("serve", "--model", tmp_path / "reward", "--port", 0, option)
+        assert code == 2 and f"{option}: " in err and "makes no answers to be limited" in " ".join(err.split())
+    other = open_reward_model(tmp_path / "reward", template_name="vicuna_v1")
+    assert other.encoder.template.name == "vicuna_v1" != made.card.template

@@ -1,6 +1,7 @@
-"""Parity with TRL's DPOTrainer and KTOTrainer on the same tokens, in its own environment (LLAVAKIT_TRL_PYTHON).
+"""Parity with TRL's DPO, KTO, GRPO and RLOO trainers on the same tokens.
 
-What it needs is in the head of benchmarks/dpo.py.
+TRL lives in an environment of its own, whose python LLAVAKIT_TRL_PYTHON names; what it needs is in the head of
+benchmarks/dpo.py.
 """
 
 import json
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import dpo
+from benchmarks import dpo, grpo
 from benchmarks.sft import build_model
+from llavakit.align.opening import open_policy
+from llavakit.align.sampler import Sampled, Sampler
 from llavakit.model import checkpoint
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.loop import train
@@ -57,3 +60,37 @@ def test_every_step_of_a_kto_run_is_that_of_trl(tmp_path):
     assert [row["loss"] for row in ours] == pytest.approx(theirs["loss"], abs=1e-4)
     assert [row["kl"] for row in ours] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-3)
     assert max(abs(loss - theirs["loss"][0]) for loss in theirs["loss"]) > 0.003  # the rate moves them
+
+
+@pytest.mark.trl
+@pytest.mark.parametrize(("algorithm", "iterations"), [("grpo", 2), ("rloo", 1)])
+def test_every_step_on_answers_that_trl_sampled_is_that_of_trl(tmp_path, monkeypatch, algorithm, iterations):
+    """Rewards, losses and divergences in float32, with answers of several lengths; GRPO twice on each round."""
+    words, rate = 12, 1e-4
+    checkpoint.save(build_model(2, grpo.IMAGES[196]), tmp_path / "model")
+    grpo.write_prompts(tmp_path, grpo.PROMPTS * (STEPS + 1))
+    asked = [f"--algorithm={algorithm}", f"--iterations={iterations}", "--float32", "--uneven"]
+    python = Path(os.environ["LLAVAKIT_TRL_PYTHON"])
+    theirs = grpo.run_peer(python, tmp_path, STEPS, words, *asked, rate=rate)
+    rounds = iter(theirs["said"])
+
+    def said(self, prompts, seeds):
+        """What TRL's model answered, in the place of what ours would."""
+        answers = [
+            Sampled(ids, [0.0] * len(ids), self.tokenizer.decode(ids).strip(), "stop") for ids in next(rounds)
+        ]
+        return [answers[at : at + grpo.ANSWERS] for at in range(0, len(answers), grpo.ANSWERS)]
+
+    monkeypatch.setattr(Sampler, "answers", said)
+    settings = {"precision": "float32", "rate": rate, "epochs": iterations, "algorithm": algorithm}
+    train(grpo.our_run(tmp_path, "ours", STEPS, words, **settings), policy=open_policy)
+    ours = read_metrics(tmp_path / "ours" / "metrics.jsonl")
+    rounds_told = [row for row in ours if "reward" in row]
+    assert [row["reward"] for row in rounds_told] == pytest.approx(theirs["rewards"][::iterations], abs=1e-5)
+    if algorithm == "grpo":  # its divergence is part of the loss
+        assert [row["kl_reference"] for row in ours] == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-6)
+        assert [row["loss"] for row in ours] == pytest.approx(theirs["losses"], abs=1e-4)
+    else:  # TRL's is a mean over the tokens, ours over the answers
+        nats = [row["kl"] / row["length"] for row in ours]
+        assert nats == pytest.approx(theirs["kl"], rel=1e-3, abs=1e-6)
+    assert theirs["kl"][-1] > 1e-3  # the rate moves them
