@@ -1,13 +1,13 @@
 """What the learner finds about answers before it learns from them: how likely they are, now and at the start."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from llavakit.align.experience import Experience, make_batch, plan_rows, split_columns
+from llavakit.align.experience import Experience, Row, make_batch, plan_rows, split_columns
+from llavakit.align.pictures import Pictures
 from llavakit.align.rollouts import Rollout
 from llavakit.align.value import ValueModel
 from llavakit.core.types import Batch
@@ -43,23 +43,20 @@ class Learner:
         reference: CopiedReference | None,
         ranks: Ranks,
         *,
+        pictures: Pictures,
         value: ValueModel | None,
         precision: str,
     ) -> None:
         self.policy, self.model, self.loader, self.ranks = policy, model, loader, ranks
         self.reference, self.value, self.precision = reference, value, precision
-
-    def batches(self, experiences: Sequence[Experience]) -> tuple[list[Batch], list[list[int]]]:
-        """Packed rows, and the place of each row's answers among the experiences."""
-        rows = plan_rows(experiences, self._encode, self.loader.config.tokens)
-        return [make_batch(row, experiences, self.loader) for row in rows], [row.places for row in rows]
+        self.pictures = pictures
 
     def step(self, experiences: Sequence[Experience]) -> list[Batch]:
         """What a step learns from: rows for the value model, where there is one, and rows for the policy.
 
         The policy's come last, so that whoever looks at the model between steps finds its adapters in use.
         """
-        batches, _ = self.batches(experiences)
+        batches = [make_batch(row, experiences, self.loader) for row in self._plan(experiences)]
         if self.value is None:
             return batches
         apart = [split_columns(batch, VALUE) for batch in batches]
@@ -71,29 +68,42 @@ class Learner:
 
         Every rank of a run calls it, also one that has no answers.
         """
-        batches, places = self.batches(experiences)
-        padded = balance_batches(batches, self.model, self.ranks, tile=self.loader.encoder.image.size)
+        rows = self._plan(experiences)
         found = Found([{} for _ in experiences], [])
         training = self.model.training
         self.model.eval()
-        for number, batch in enumerate(padded):
+        for batch, places in self._balanced(rows, experiences):
             old_L, plain_L, entropy = self._look(batch)
             found.entropy += entropy
-            if number < len(batches):
-                self._note(found, experiences, places[number], old_L, plain_L)
-        for number, batch in enumerate(padded if self.value is not None else ()):
-            self._note_values(found, experiences, places, number, batch)
+            self._note(found, experiences, places, old_L, plain_L)
         if self.value is not None:
+            for batch, places in self._balanced(rows, experiences):
+                self._note_values(found, experiences, places, batch)
             self.value.use_policy()
-        with nullcontext() if self.reference is None else self.reference.in_place(self.model):
-            for number, batch in enumerate(padded if self.reference is not None else ()):
-                reference_L, _, _ = self._look(batch)
-                if number < len(batches):
-                    for place, column in _split(reference_L, experiences, places[number]):
+        if self.reference is not None:
+            with self.reference.in_place(self.model):
+                for batch, places in self._balanced(rows, experiences):
+                    reference_L, _, _ = self._look(batch)
+                    for place, column in _split(reference_L, experiences, places):
                         found.columns[place]["reference"] = column
         reshard(self.model)
         self.model.train(training)
         return found
+
+    def _plan(self, experiences: Sequence[Experience]) -> list[Row]:
+        return plan_rows(experiences, self._encode, self.loader.config.tokens)
+
+    def _balanced(
+        self, rows: Sequence[Row], experiences: Sequence[Experience]
+    ) -> Iterator[tuple[Batch, list[int]]]:
+        """Each row's batch with the places of its answers, one in memory at a time; as many on every rank."""
+        [most] = self.ranks.largest([len(rows)])
+        for number in range(most):
+            chosen = rows[number : number + 1]
+            mine = [make_batch(row, experiences, self.loader) for row in chosen]
+            tile = self.loader.encoder.image.size
+            [batch] = balance_batches(mine, self.model, self.ranks, tile=tile)
+            yield batch, [place for row in chosen for place in row.places]
 
     def _note(
         self,
@@ -117,16 +127,14 @@ class Learner:
         self,
         found: Found,
         experiences: Sequence[Experience],
-        places: list[list[int]],
-        number: int,
+        places: list[int],
         batch: Batch,
     ) -> None:
         assert self.value is not None
         with self._precise():
             values_L = self.value.values(batch.to(self.model.device)).cpu()
-        if number < len(places):
-            for place, column in _split(values_L, experiences, places[number]):
-                found.columns[place]["values"] = column
+        for place, column in _split(values_L, experiences, places):
+            found.columns[place]["values"] = column
 
     def _precise(self) -> torch.autocast:
         """As training computes."""
@@ -154,7 +162,7 @@ class Learner:
         return new_L.cpu(), plain_L.cpu(), float(torch.stack(sums).sum())
 
     def _encode(self, rollout: Rollout) -> Sample:
-        return self.loader.encoder.encode(rollout.prompt, open_turn=True)
+        return self.loader.encoder.encode(rollout.prompt, open_turn=True, plan=self.pictures.plan)
 
 
 def _split(

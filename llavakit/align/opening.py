@@ -5,6 +5,8 @@ from pathlib import Path
 
 from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
+from llavakit.align.pictures import Pictures
+from llavakit.align.prompts import Prompts
 from llavakit.align.rewards.composer import Composer, OpenCritic
 from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import Sampler
@@ -54,14 +56,17 @@ def open_policy(
         value.load(newest)
     elif value is not None and begins is not None:
         value.begin_from(begins)
+    pictures = Pictures()
     learner = Learner(
-        policy, checkpoint.model, loader, reference, ranks, value=value, precision=run.precision
-    )
+        policy, checkpoint.model, loader, reference, ranks, pictures=pictures, value=value,
+        precision=run.precision,
+    )  # fmt: skip
     reward = Composer(
         policy.rewards,
         open_model=partial(open_beside, run, checkpoint),
         open_responder=open_responder,
         open_critic=open_critic,
     )
-    rounds = Rounds(run, policy, loader, sampler, learner, reward, ranks)
+    prompts = Prompts(loader, policy.room, pictures)
+    rounds = Rounds(run, policy, prompts, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds

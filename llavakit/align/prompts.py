@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from llavakit.align.pictures import Pictures
 from llavakit.align.rollouts import JSON
 from llavakit.core.errors import DataError
 from llavakit.data.encode import Sample
@@ -30,9 +31,9 @@ class Prompt:
 class Prompts:
     """The questions of a loader's records, in its order, for ever."""
 
-    def __init__(self, loader: Loader, room: int) -> None:
+    def __init__(self, loader: Loader, room: int, pictures: Pictures) -> None:
         """`room` is for answers: so many tokens of them must fit a row of `data.tokens` with their prompt."""
-        self.loader, self.room = loader, room
+        self.loader, self.room, self.pictures = loader, room, pictures
 
     def take(self, start: int, count: int, rank: int, ranks: int) -> Iterator[tuple[int, Prompt]]:
         """(place among the `count` records from number `start` on, prompt) of this rank's share of them.
@@ -59,11 +60,11 @@ class Prompts:
         if not asked.messages or asked.messages[-1].role != "user":
             raise record.error("there is no question to be answered")
         try:
-            sample = self.loader.encoder.encode(asked, open_turn=True)
+            sample = self.loader.encoder.encode(asked, open_turn=True, plan=self.pictures.plan)
             for media in sample.media:
                 self.loader.tiles(
                     media
-                )  # what cannot be decoded should not be found in the middle of a round
+                )  # what cannot be decoded is this record's fault, and not the engine's
         except (DataError, *FAULTS) as error:
             raise record.blame(error) from None
         most = sample.num_tokens + self.room

@@ -138,7 +138,7 @@ def open_reward_model(
 ) -> RewardModel[Engine]:
     """The reward model of a run or a directory. CheckpointError and ConfigError for what is none.
 
-    Template and stretched positions as for `load`; `weights` and `kernels` are those of the engine (docs/engine.md).
+    Template and stretched positions as for `load`; `weights` and `kernels` are the engine's (docs/engine.md).
     """
     card = load_card(Path(path), template_name)
     if card.grading is None:

@@ -1,7 +1,8 @@
 """Answers of the model as it is now, by the engine: tokens in, tokens out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.run import Run
 from llavakit.train.sharding import gather_full, is_sharded, reshard
 
+AHEAD = 128  # answers that are asked for before others have ended: twice what the engine says side by side
+
 
 @dataclass
 class Sampled:
@@ -32,7 +35,7 @@ class Sampled:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)  # of the model, at temperature 1
     text: str = ""
-    finish: str = "length"
+    finish: str = ""  # "stop" or "length", when it has come to its end
 
 
 class Sampler:
@@ -62,14 +65,24 @@ class Sampler:
         """Take the weights that the model has now. Every rank of a sharded model calls it."""
         self.engine.refresh({} if self.shared else trained_weights(self.learner))
 
-    def answers(self, prompts: Sequence[Sample], seeds: Sequence[int]) -> list[list[Sampled]]:
-        """`policy.answers` answers to each prompt; drawn from its seed on, whoever runs beside it."""
+    def answers(self, asked: Iterable[tuple[Sample, int]]) -> list[list[Sampled]]:
+        """`policy.answers` answers to each prompt; drawn from its seed on, whoever runs beside it.
+
+        Prompts are taken as the engine comes to them, so that the pictures of a few are in memory.
+        """
         training, failed = self.learner.training, list[Exception]()
         self.learner.eval()
+        ahead, groups, open_groups = iter(asked), list[list[Sampled]](), list[list[Sampled]]()
+        most = max(1, AHEAD // self.policy.answers)
         with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):
-            groups = [self._ask(prompt, seed, failed) for prompt, seed in zip(prompts, seeds, strict=True)]
-            while self.engine.busy:
+            while True:
+                for prompt, seed in islice(ahead, most - len(open_groups)):
+                    groups.append(self._ask(prompt, seed, failed))
+                    open_groups.append(groups[-1])
+                if not self.engine.busy:
+                    break
                 self.engine.step()
+                open_groups = [group for group in open_groups if any(not each.finish for each in group)]
         self.learner.train(training)
         if failed:
             raise failed[0]

@@ -5,7 +5,7 @@ them there; what is drawn follows from the run's seed and the record's place alo
 """
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from llavakit.align.sampler import Sampled, Sampler
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import write_text
 from llavakit.core.progress import say
-from llavakit.data.loader import Loader, Position
+from llavakit.data.encode import Sample
+from llavakit.data.loader import Position
 from llavakit.train.metrics import Row, draw_panels
 from llavakit.train.policy import next_kl_coef
 from llavakit.train.policy_settings import PolicyConfig
@@ -41,12 +42,11 @@ class Rounds:
     """The source. Groups (a prompt with its answers) are dealt out to the ranks as wholes."""
 
     def __init__(
-        self, run: Run, policy: PolicyConfig, loader: Loader, sampler: Sampler, learner: Learner,
+        self, run: Run, policy: PolicyConfig, prompts: Prompts, sampler: Sampler, learner: Learner,
         reward: Composer, ranks: Ranks,
     ) -> None:  # fmt: skip
-        self.run, self.policy, self.loader, self.ranks = run, policy, loader, ranks
-        self.sampler, self.learner, self.reward = sampler, learner, reward
-        self.prompts = Prompts(loader, policy.room)
+        self.run, self.policy, self.prompts, self.loader = run, policy, prompts, prompts.loader
+        self.sampler, self.learner, self.reward, self.ranks = sampler, learner, reward, ranks
         self.folder = run.out / FOLDER
         self.figures: dict[str, None] = {}  # names of what rounds have told
         self._reason = "other ranks know why"  # the newest one for an answer without a score
@@ -172,10 +172,17 @@ class Rounds:
 
     def _sample(self, start: int) -> list[Experience]:
         """Scored answers to this rank's share of the records from number `start` on; groups are their places."""
-        ranks = self.ranks
-        asked = list(self.prompts.take(start, self.policy.prompts, ranks.rank, ranks.size))
-        seeds = [_seed(self.run.seed, start + place) for place, _ in asked]
-        answers = self.sampler.answers([prompt.sample for _, prompt in asked], seeds)
+        asked: list[tuple[int, Prompt]] = []
+
+        def ask() -> Iterator[tuple[Sample, int]]:
+            """Prompts as the sampler comes to them: their pictures are decoded then."""
+            for place, prompt in self.prompts.take(
+                start, self.policy.prompts, self.ranks.rank, self.ranks.size
+            ):
+                asked.append((place, prompt))
+                yield prompt.sample, _seed(self.run.seed, start + place)
+
+        answers = self.sampler.answers(ask())
         rollouts = [
             _rollout(prompt, place, choice, each)
             for (place, prompt), group in zip(asked, answers, strict=True)

@@ -53,7 +53,7 @@ class Candidates:
 def read_candidates(path: Path) -> list[Candidates]:
     """Cases of two answers or more, or rollouts with their groups. Answers that are alike count once.
 
-    A rollout that was cut at its limit is no candidate: as a text it would be learned with an end that it never had.
+    A rollout that was cut at its limit is no candidate: its text would be learned with an end that it never had.
     DataError, with file:line, for other records.
     """
     records = read_records(path)

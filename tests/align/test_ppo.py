@@ -9,6 +9,7 @@ import torch
 from llavakit.align.advantages import value_columns
 from llavakit.align.experience import Experience, make_batch, plan_rows, read_experiences, split_columns
 from llavakit.align.opening import open_policy
+from llavakit.align.pictures import Pictures
 from llavakit.align.prompts import Prompts
 from llavakit.align.reward_model import open_reward_model
 from llavakit.align.shared_reward import OnPolicyBase, open_beside
@@ -103,7 +104,7 @@ def test_two_adapters_do_not_see_each_other(tmp_path):
 def rows_of(tmp_path, budget: int = 2000):
     """Rows for value and policy from made-up answers, and the experiences."""
     loader = Loader(DataConfig(files=(write_questions(tmp_path),), tokens=2000), tiny.encoder(), seed=0)
-    prompts = [prompt for _, prompt in Prompts(loader, 9).take(0, 8, 0, 1)]
+    prompts = [prompt for _, prompt in Prompts(loader, 9, Pictures()).take(0, 8, 0, 1)]
     dice = random.Random(0)
     experiences = [
         made_up(prompt, group, choice, dice) for group, prompt in enumerate(prompts) for choice in (0, 1)

@@ -3,19 +3,24 @@
 import json
 import random
 import signal
+import weakref
+from collections import Counter
 from functools import partial
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from llavakit.align import opening, sampler
 from llavakit.align.experience import Experience, make_batch, plan_rows, read_experiences
 from llavakit.align.opening import open_policy
+from llavakit.align.pictures import Pictures
 from llavakit.align.prompts import Prompt, Prompts
 from llavakit.align.rollouts import Rollout
 from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError, DataError, Interrupted
 from llavakit.data.loader import Loader
+from llavakit.data.media import Media
 from llavakit.data.settings import DataConfig
 from llavakit.engine.responder import Answer
 from llavakit.model import checkpoint as checkpoints
@@ -152,7 +157,7 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, algorithm):
     """Sixty-four answers as one row, and as rows of a few answers each."""
     config = settings.override(PolicyConfig(), [f"algorithm={algorithm}", "max_tokens=9"])
     loader = Loader(DataConfig(files=(write_questions(tmp_path),), tokens=2000), tiny.encoder(), seed=0)
-    prompts = [prompt for _, prompt in Prompts(loader, 9).take(0, 8, 0, 1)]
+    prompts = [prompt for _, prompt in Prompts(loader, 9, Pictures()).take(0, 8, 0, 1)]
     dice = random.Random(0)
     experiences = [
         made_up(prompt, group, choice, dice) for group, prompt in enumerate(prompts) for choice in range(8)
@@ -353,3 +358,53 @@ def test_two_ranks_learn_what_one_learns(tmp_path, pair, how):
         torch.testing.assert_close(tensor, their_weights[key], rtol=1e-3, atol=2e-4)
     shares = [read_experiences(two.out / "rollouts" / f"round000000.{rank}-of-2.jsonl") for rank in (0, 1)]
     assert [len(share) for share in shares] == [6, 6]
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """What was decoded, in order; and how many of these pictures are in memory now and were at most."""
+    tiles, names, alive = Media.tiles, [], Counter()
+
+    def gone():
+        alive["now"] -= 1
+
+    def count(self):
+        found = tiles(self)
+        names.append(self.name)
+        alive["now"] += 1
+        alive["most"] = max(alive["most"], alive["now"])
+        weakref.finalize(found, gone)
+        return found
+
+    monkeypatch.setattr(Media, "tiles", count)
+    return names, alive
+
+
+def many_pictures(folder, count: int):
+    """A question about a picture of its own, in each record."""
+    for at in range(count):
+        tiny.picture(folder / f"{at}.png", seed=at)
+    rows = [tiny.record(at, f"{at}.png", [("What is it?", "red")]) for at in range(count)]
+    (folder / "pictures.json").write_text(json.dumps(rows))
+    return folder / "pictures.json"
+
+
+def test_a_picture_is_decoded_once_for_all_who_look(tmp_path, cut):
+    """The check of a prompt, the sampler, the learner's measures and steps, in all rounds."""
+    run = policy_run(tmp_path, **{"data.files": many_pictures(tmp_path, 4), "policy.epochs": 2})
+    train(run, policy=open_policy)
+    names, _ = cut
+    assert sorted(names) == [str(tmp_path / f"{at}.png") for at in range(4)]
+
+
+def test_pictures_of_a_round_are_in_memory_a_few_at_a_time(tmp_path, cut, monkeypatch):
+    monkeypatch.setattr(opening, "Pictures", partial(Pictures, 0))  # nothing is remembered
+    monkeypatch.setattr(sampler, "AHEAD", 6)
+    run = policy_run(
+        tmp_path,
+        **{"data.files": many_pictures(tmp_path, 24), "policy.prompts": 24, "policy.minibatches": 24},
+    )
+    train(settings.override(run, ["optim.steps=1"]), policy=open_policy)
+    names, alive = cut
+    assert len(set(names)) == 24 and len(names) >= 4 * 24
+    assert alive["most"] <= 6

@@ -156,6 +156,8 @@ def test_options_are_followed_or_refused_and_never_passed_over(tmp_path, run):
     assert wide.encoder.context == 2 * open_reward_model(tmp_path / "reward").encoder.context
     for option in ("--kv-gb=1", "--max-sequences=3", "--step-tokens=64"):
         code, _, err = run("serve", "--model", tmp_path / "reward", "--port", 0, option)
-        assert code == 2 and f"{option}: " in err and "makes no answers to be limited" in " ".join(err.split())
+        assert (
+            code == 2 and f"{option}: " in err and "makes no answers to be limited" in " ".join(err.split())
+        )
     other = open_reward_model(tmp_path / "reward", template_name="vicuna_v1")
     assert other.encoder.template.name == "vicuna_v1" != made.card.template

@@ -1,0 +1,48 @@
+"""The pictures of a round, cut once for whoever looks: the check of a prompt, the sampler, the learner's passes.
+
+A picture is named by where it lies and how it is cut. Those that were looked at longest ago are forgotten first, so
+memory is bounded whatever a round asks about; a forgotten one is decoded again.
+"""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from llavakit.data.media import Media, plan_media
+from llavakit.engine.kept import Kept
+from llavakit.text.conversation import Medium
+from llavakit.vision.frames import VideoConfig
+from llavakit.vision.plan import ImageConfig
+
+ROOM = 256 * 2**20  # bytes of tiles
+
+
+class Pictures:
+    """Tiles by medium."""
+
+    def __init__(self, room: int = ROOM) -> None:
+        self._tiles: Kept[Media, Tensor] = Kept(room, lambda _, tiles: tiles.nbytes)
+
+    def plan(self, part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
+        """As `plan_media`, of media whose tiles are remembered here."""
+        found = plan_media(part, image, video, alone=alone)
+        return CutOnce(found.source, found.plan, found.depth, self)
+
+    def tiles(self, media: Media) -> Tensor:
+        """uint8[N, H, W, 3], cut now or earlier."""
+        tiles = self._tiles.find(media)
+        if tiles is None:
+            tiles = Media.tiles(media)
+            self._tiles.keep(media, tiles)
+        return tiles
+
+
+@dataclass(frozen=True)
+class CutOnce(Media):
+    """A picture or clip whose tiles somebody may have cut already."""
+
+    pictures: Pictures = field(default_factory=Pictures, compare=False)
+
+    def tiles(self) -> Tensor:
+        """As `Media`."""
+        return self.pictures.tiles(self)
