@@ -35,7 +35,7 @@ class Sample:
     weights: tuple[float, ...]
     segments: tuple[Segment, ...]
     media: tuple[Media, ...] = ()
-    marks: tuple[int, ...] = ()  # a number a leaf that the objective asked for; none: it asked for none
+    marks: tuple[float, ...] = ()  # a number a leaf that the objective asked for; none: it asked for none
 
     @property
     def num_tokens(self) -> int:

@@ -40,7 +40,7 @@ def collate(samples: Sequence[Sample], tiles: Sequence[Tensor] = (), *, learn: b
     segments: list[Segment] = []
     predictions: list[tuple[int, int, float]] = []
     answers: list[int] = []
-    marks: list[int] = []  # of each learned token: its leaf's, where samples have them
+    marks: list[float] = []  # of each learned token: its leaf's, where samples have them
     num_leaves = 0
     for sample in samples:
         first, leaves = len(segments), set(sample.leaves)

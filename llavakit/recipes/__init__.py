@@ -26,6 +26,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "rloo": policies.rloo,
     "ppo": policies.ppo,
     "critic": critic.critic,
+    "critic-r1": critic.critic_r1,
     **{stage.name: stage for stage in (*llava.STAGES, *next_models.STAGES, *onevision.STAGES)},
 }
 
@@ -43,4 +44,6 @@ def show_recipes() -> None:
 def describe(name: str) -> str:
     """A recipe in one line."""
     recipe = RECIPES[name]
-    return recipe.description if isinstance(recipe, Stage) else (recipe.__doc__ or "").strip()
+    return (
+        recipe.description if isinstance(recipe, Stage) else (recipe.__doc__ or "").strip().partition("\n")[0]
+    )

@@ -18,6 +18,12 @@ def count_tokens(batch: Batch) -> Tensor:
     return torch.bincount(batch.answers_L, minlength=num_answers(batch)).float()
 
 
+def per_answer(batch: Batch, name: str) -> Tensor:
+    """A column whose numbers are the same for all tokens of an answer, float32[A]; a row of no answers has none."""
+    column_L = batch.columns.get(name, batch.weights_L)
+    return column_L.new_zeros(num_answers(batch)).index_put((batch.answers_L,), column_L)
+
+
 def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """(summed log-probability, what its learned tokens count) of every answer of the row, float32[A] each.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llavakit.core.types import MARKS, Batch
 from llavakit.model.llava import Llava
-from llavakit.train.answers import answer_logprobs, num_answers
+from llavakit.train.answers import answer_logprobs, per_answer
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.objectives import LossSum, Totals
 from llavakit.train.pair_losses import kto, kto_reference
@@ -32,7 +32,7 @@ class Kto:
 
     def weights(self, batch: Batch) -> Totals:
         """An answer to another prompt is no answer to learn from."""
-        marks_A = _per_answer(batch, MARKS)
+        marks_A = per_answer(batch, MARKS)
         wanted, unwanted = float((marks_A == 1).sum()), float((marks_A == 0).sum())
         return {"answers": wanted + unwanted, "wanted": wanted, "unwanted": unwanted}
 
@@ -44,7 +44,7 @@ class Kto:
             moved = batch.to(model.device)
             ref_A = self.reference.logprobs(model, moved, 1.0)
             logprobs_A, _ = answer_logprobs(model, moved, 1.0)
-            others_A = (logprobs_A - ref_A)[_per_answer(moved, MARKS) < 0]
+            others_A = (logprobs_A - ref_A)[per_answer(moved, MARKS) < 0]
             ratio, count = ratio + float(others_A.sum()), count + len(others_A)
             found.append(ref_A)
         ratio, count = ranks.sums([ratio, count])
@@ -56,7 +56,7 @@ class Kto:
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         logprobs_A, _ = answer_logprobs(model, batch, 1.0)
-        marks_A, ref_A, divergence_A = (_per_answer(batch, name) for name in (MARKS, REFERENCE, DIVERGENCE))
+        marks_A, ref_A, divergence_A = (per_answer(batch, name) for name in (MARKS, REFERENCE, DIVERGENCE))
         ratio_A, judged_A = logprobs_A - ref_A, marks_A >= 0
         divergence = divergence_A.amax() if len(divergence_A) else divergence_A.sum()
         wanted_A, unwanted_A = kto(
@@ -80,9 +80,3 @@ class Kto:
 def _columns(batch: Batch, ref_A: Tensor, divergence: float) -> dict[str, Tensor]:
     ref_L = ref_A.to(batch.answers_L.device)[batch.answers_L]
     return {REFERENCE: ref_L, DIVERGENCE: torch.full_like(ref_L, divergence)}
-
-
-def _per_answer(batch: Batch, name: str) -> Tensor:
-    """A column whose numbers are the same for all tokens of an answer, float32[A]; a row of no answers has none."""
-    column_L = batch.columns.get(name, batch.weights_L)
-    return column_L.new_zeros(num_answers(batch)).index_put((batch.answers_L,), column_L)

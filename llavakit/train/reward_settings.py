@@ -1,11 +1,12 @@
 """Settings of a reward model: what it is asked, what it is told, and what makes its scores good."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from llavakit.core.config import Config
+from llavakit.core.errors import ConfigError
 from llavakit.data.facts import FactsConfig
 from llavakit.text.grading import LEAD, Grading, read_suffix
 
@@ -19,6 +20,17 @@ class RewardModelConfig(Config):
     center: Literal["absolute", "squared", "none"] = "absolute"  # of a row's mean sum, or of every pair's sum
     center_weight: float = Field(1e-3, ge=0, le=1e3)  # TRL's for `squared`: 1e-2
     margin: float = Field(0.0, ge=0, le=1e3)  # by how much the better answer shall win
+    margin_field: str | None = (
+        None  # of a record: by how much there, times `margin` (Llama 2, TRL's `margin`)
+    )
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.margin_field is not None and not self.margin:
+            raise ConfigError(
+                f"margin_field={self.margin_field} counts times margin, which is 0; set margin=1"
+            )
+        return self
 
     def grading(self) -> Grading:
         """What the model will be asked wherever it scores; reads the prompt's file."""

@@ -40,10 +40,12 @@ def reward_run(tmp_path, name="reward", **changes):
     return settings.override(run, [f"{key}={value}" for key, value in changes.items()])
 
 
-def loader(tmp_path, *, grading: Grading = SHORT, facts: Facts | None = None, tokens: int = 4000) -> Loader:
+def loader(
+    tmp_path, *, grading: Grading = SHORT, facts: Facts | None = None, tokens: int = 4000, margin_field=None
+) -> Loader:
     encoder = Encoder(tiny.byte_level_tokenizer(), template("chatml"), tiny.IMAGE)
     config = DataConfig(files=(write_pairs(tmp_path),), tokens=tokens)
-    return Loader(config, encoder, seed=0, pairs=True, grader=Grader(grading, facts, 0))
+    return Loader(config, encoder, seed=0, pairs=True, grader=Grader(grading, facts, 0, margin_field))
 
 
 def scorer(seed: int = 0):
@@ -166,6 +168,33 @@ def test_the_first_step_costs_the_log_of_two_and_it_learns(tmp_path):
     assert last["accuracy"] > 0.9 and last["score_chosen"] > last["score_rejected"]
     assert last["score_lowest"] < last["score_highest"]
     assert last["length_correlation"] < -0.5  # the better answers here are the shorter ones
+
+
+def test_a_record_may_say_by_how_much_its_better_answer_wins(tmp_path):
+    """Llama 2's margin: each pair's own, times a factor. It changes the loss and nothing that is told."""
+
+    def source(margins: list) -> Loader:
+        found = loader(tmp_path, margin_field="margin")
+        rows = json.loads((tmp_path / "pairs.json").read_text())
+        rows = [row | {"margin": margin} for row, margin in zip(rows, margins, strict=False)]
+        (tmp_path / "pairs.json").write_text(json.dumps(rows))
+        return Loader(found.config, found.encoder, seed=0, pairs=True, grader=found.grader)
+
+    pairs = source([0, 0.25, 0.5, 1])
+    samples = [pairs.samples(record) for record in pairs.records]
+    batch = collate(samples, [media.tiles() for sample in samples for media in sample.media])
+    model = scorer()
+    scores_A = answer_scores(model, batch).detach()
+    wanted_P = scores_A[0::2] - scores_A[1::2] - 2 * torch.tensor([0, 0.25, 0.5, 1])
+    config = RewardModelConfig(margin=2, margin_field="margin", center="none")
+    found = RewardPairs(config).loss(model, batch)
+    torch.testing.assert_close(found.terms["pairs"], -torch.nn.functional.logsigmoid(wanted_P).sum())
+    for wrong in (-1, "much", None, True):
+        pairs = source([0, 0, wrong])
+        with pytest.raises(DataError, match=r"pairs.json:1: 'margin' must be a number from 0 on"):
+            pairs.samples(pairs.records[2])
+    with pytest.raises(ConfigError, match="counts times margin, which is 0"):
+        RewardModelConfig(margin_field="margin")
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,14 @@ GENERAL = (
 
 def taken(rollout: Rollout, take: Take) -> str:
     """The part of the answer that a term reads; empty where that part is not there."""
+    return part_of(rollout.text, take)
+
+
+def part_of(text: str, take: Take) -> str:
+    """All of a text, or what stands in its <answer> tags or its last box; empty where that is not there."""
     if take == "all":
-        return rollout.text
-    return tagged_answer(rollout.text) if take == "answer" else boxed_answer(rollout.text)
+        return text
+    return tagged_answer(text) if take == "answer" else boxed_answer(text)
 
 
 def no_reference(rollout: Rollout, what: str) -> Unscorable:
@@ -74,6 +79,8 @@ def overlong(term: SoftOverlong, rollout: Rollout) -> Score:
 
 def exact(term: Exact, rollout: Rollout) -> Score:
     reference = rollout.reference.strip()
+    # A reference may be written as answers are, or be the bare word.
+    reference = part_of(reference, term.take).strip() or reference
     if not reference:
         return no_reference(rollout, "is empty")
     return exact_match(taken(rollout, term.take).strip(), reference)
