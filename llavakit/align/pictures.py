@@ -41,8 +41,8 @@ class Pictures:
 class CutOnce(Media):
     """A picture or clip whose tiles somebody may have cut already."""
 
-    pictures: Pictures = field(default_factory=Pictures, compare=False)
+    memory: Pictures = field(default_factory=Pictures, compare=False)
 
     def tiles(self) -> Tensor:
         """As `Media`."""
-        return self.pictures.tiles(self)
+        return self.memory.tiles(self)

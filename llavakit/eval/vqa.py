@@ -59,14 +59,20 @@ class EasyVqa:
         return [question for picture in chosen for question in self.questions[picture]]
 
 
-def answer_questions(chat: Chat, questions: Sequence[Question], title: str) -> list[str]:
-    """The model's answers, greedy. Questions about one image should be neighbours: they share its prompt."""
+def answer_questions(
+    chat: Chat, questions: Sequence[Question], title: str, *, sampling: Sampling = SHORT
+) -> list[str]:
+    """The model's answers, greedy by default; sampled, each question draws from a stream of its own.
+
+    Questions about one image should be neighbours: they share its prompt.
+    """
     answers: list[str] = []
     with bar(title, len(questions)) as progress:
         for at in range(0, len(questions), CHUNK):
             chunk = questions[at : at + CHUNK]
             talks = [Conversation((user(question.text, [question.image]),)) for question in chunk]
-            answers += chat.batch(talks, sampling=SHORT)
+            seeded = sampling.model_copy(update={"seed": sampling.seed + at})
+            answers += chat.batch(talks, sampling=seeded)
             progress.advance(len(chunk))
     return answers
 

@@ -7,11 +7,13 @@ captions, stage 2 connector and language model on questions. `docs/demo.md` tell
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
+from llavakit.align.opening import open_policy
 from llavakit.chat import load
 from llavakit.core.errors import ConfigError, Interrupted
 from llavakit.core.files import write_text
@@ -78,25 +80,29 @@ def run_demo(out: Path, *, full: bool, resume: bool) -> Path:
     """Both stages, evaluation, pictures and report.json; returns `out`, which `llavakit chat` takes."""
     profile = FULL if full else QUICK
     data = EasyVqa("train")
-    stages = _stages(out, profile, data)
-    for run in stages:
-        again = (
-            "llavakit demo --resume"
-            + (" --full" if full else "")
-            + ("" if out == DEFAULT else f" --out {out}")
-        )
-        try:
-            train(run, resume=resume, overwrite=not resume)
-        except Interrupted as stopped:
-            raise Interrupted(stopped.done, again, stopped.exit_code) from None
-        finally:
-            if (run.out / LATEST).exists():  # so that chat finds the newest stage, finished or not
-                write_text(out / LATEST, run.out.name + "\n")
+    stages = make_stages(out, profile, data)
+    again = (
+        "llavakit demo --resume" + (" --full" if full else "") + ("" if out == DEFAULT else f" --out {out}")
+    )
+    train_stages(out, stages, again, resume=resume)
     _report(out, profile, stages, data)
     return out
 
 
-def _stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
+def train_stages(out: Path, stages: Sequence[Run], again: str, *, resume: bool) -> None:
+    """One after the other; `again` is the command that goes on where Ctrl-C stopped one of them."""
+    for run in stages:
+        try:
+            train(run, resume=resume, overwrite=not resume, policy=open_policy)
+        except Interrupted as stopped:
+            raise Interrupted(stopped.done, again, stopped.exit_code) from None
+        finally:
+            # So that chat finds the newest stage that answers, finished or not.
+            if run.reward is None and (run.out / LATEST).exists():
+                write_text(out / LATEST, run.out.name + "\n")
+
+
+def make_stages(out: Path, profile: Profile, data: EasyVqa) -> list[Run]:
     """The two runs; writes their data files where they are missing."""
     captions, questions = out / "data" / "captions.json", out / "data" / "questions.json"
     write_captions(data, captions)
@@ -177,7 +183,7 @@ def _report(out: Path, profile: Profile, stages: list[Run], data: EasyVqa) -> No
     shown = Random(SHEET_SEED).sample(range(len(questions)), SHEET_QUESTIONS)
     draw_sheet([questions[i] for i in shown], [answers[i] for i in shown], out / "answers.png")
     _print_table(figures, questions)
-    picture = _leave_pictures(questions, out / "pictures")
+    picture = leave_pictures(questions, out / "pictures")
     say(f"drawn: {out / 'answers.png'}, {out / 'loss.png'}; figures: {out / 'report.json'}")
     if figures["model"]["yes_no"] < figures["blind"]["yes_no"] + LOOKS:
         say(
@@ -187,7 +193,7 @@ def _report(out: Path, profile: Profile, stages: list[Run], data: EasyVqa) -> No
     say(f'  llavakit chat --model {out} --image {picture} "What color is the shape?"')
 
 
-def _leave_pictures(questions: list[Question], folder: Path) -> Path:
+def leave_pictures(questions: list[Question], folder: Path) -> Path:
     """Copies of the first test pictures, to be asked about; the path of the first."""
     folder.mkdir(exist_ok=True)
     for number, image in enumerate(list(dict.fromkeys(question.image for question in questions))[:PICTURES]):

@@ -1,0 +1,238 @@
+"""The demo's other half: a model's own answers, preferences among them, a reward model, PPO; before and after.
+
+SFT is short on purpose, so that there is something left to learn. Then LLaVA-RLHF's three steps on the same parts:
+the model answers training questions several times, an answer that is right is preferred to one that is wrong, a
+reward model learns these preferences, and PPO learns from the reward model alone. Nobody tells PPO what is right.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+
+from llavakit.chat import Chat, load
+from llavakit.core.files import write_text
+from llavakit.core.progress import bar, console, say
+from llavakit.data.settings import DataConfig
+from llavakit.engine.sampler import Sampling
+from llavakit.eval.benchmark import accuracy as share
+from llavakit.eval.resample import gather, redraw
+from llavakit.eval.sheet import draw_sheet
+from llavakit.eval.vqa import CHUNK, SHORT, EasyVqa, Question, accuracy, answer_questions, is_right
+from llavakit.model.settings import LoraSettings, ModelConfig
+from llavakit.recipes import demo
+from llavakit.recipes.easy_vqa import Phase, write_questions
+from llavakit.text.conversation import Conversation, user
+from llavakit.train.metrics import read_metrics
+from llavakit.train.policy_settings import Algorithm, PolicyConfig, ValueConfig
+from llavakit.train.reward_settings import RewardModelConfig
+from llavakit.train.reward_terms import RewardModelTerm, RewardsConfig, StopPenalty
+from llavakit.train.run import Run
+from llavakit.train.settings import EvalConfig, LearningRates, OptimConfig
+
+DEFAULT = Path("runs/rlhf")
+LORA = LoraSettings(r=64, alpha=128, dropout=0.0)  # of all roles: one base serves them
+SEED = 11  # of what is sampled to be compared
+OPEN = Phase(records=2000, open=0.76, present=0.12, absent=0.12, balanced=False)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A budget, in steps."""
+
+    sft: demo.Profile
+    questions: int  # training questions that are asked to be compared
+    held_out: int  # test questions, for the reward model's accuracy
+    answers: int  # to each of them
+    reward_steps: int
+    ppo_steps: int
+    prompts: int  # of a round of PPO
+    minibatches: int
+    test_pictures: int
+
+
+RLHF = Profile(
+    sft=replace(demo.QUICK, question_steps=40),
+    questions=1500,
+    held_out=200,
+    answers=4,
+    reward_steps=80,
+    ppo_steps=80,
+    prompts=64,
+    minibatches=2,
+    test_pictures=80,
+)
+
+
+def run_rlhf(out: Path, *, resume: bool, profile: Profile = RLHF) -> Path:
+    """All stages, pictures and rlhf.json; returns `out`, whose newest model `llavakit chat` takes."""
+    data = EasyVqa("train")
+    again = "llavakit demo --rlhf --resume" + ("" if out == DEFAULT else f" --out {out}")
+    start, reward, ppo = out / "stage2", out / "reward", out / "ppo"
+    demo.train_stages(out, demo.make_stages(out, profile.sft, data), again, resume=resume)
+    pairs, held_out = out / "data" / "pairs.json", out / "data" / "held_out_pairs.json"
+    if not (resume and pairs.exists() and held_out.exists()):
+        chat, test = load(start), EasyVqa("test")
+        asked = Random(SEED).sample(test.all(), profile.held_out)
+        write_pairs(chat, asked, held_out, answers=profile.answers)
+        write_pairs(chat, Random(SEED).sample(data.all(), profile.questions), pairs, answers=profile.answers)
+    questions = out / "data" / "own_questions.json"
+    write_questions(data, questions, phases=(OPEN,), per_record=demo.QUESTIONS_PER_RECORD, seed=SEED)
+    stages = [
+        _reward_run(reward, start, pairs, held_out, profile),
+        _ppo_run(ppo, start, reward, questions, data, profile),
+    ]
+    demo.train_stages(out, stages, again, resume=resume)
+    _report(out, start, ppo, reward, profile)
+    return out
+
+
+def write_pairs(chat: Chat, questions: Sequence[Question], path: Path, *, answers: int) -> int:
+    """Of every question whose sampled answers differ, a right one against a wrong one; how many pairs there are.
+
+    An answer that was cut at its limit is none.
+    """
+    how = Sampling(temperature=1.0, max_tokens=SHORT.max_tokens, seed=SEED)
+    rows: list[dict[str, str]] = []
+    with bar("sampled answers", len(questions)) as progress:
+        for at in range(0, len(questions), CHUNK):
+            chunk = questions[at : at + CHUNK]
+            talks = [Conversation((user(each.text, [each.image]),)) for each in chunk for _ in range(answers)]
+            said = iter(chat.answers(talks, sampling=how.model_copy(update={"seed": SEED + at * answers})))
+            for question in chunk:
+                own = [next(said) for _ in range(answers)]
+                texts = [answer.text for answer in own if answer.finish == "stop" and answer.text]
+                good = [text for text in texts if is_right(text, question.answer)]
+                bad = [text for text in texts if not is_right(text, question.answer)]
+                if good and bad:
+                    rows.append(_pair(question, good[0], bad[0]))
+            progress.advance(len(chunk))
+    write_text(path, json.dumps(rows, indent=1) + "\n")
+    say(f"{len(rows)} pairs among the answers to {len(questions)} questions: {path}")
+    return len(rows)
+
+
+def _pair(question: Question, good: str, bad: str) -> dict[str, str]:
+    asked = f"<image>\n{question.text}"
+    return {"image": str(question.image), "prompt": asked, "chosen": good, "rejected": bad}
+
+
+def _reward_run(out: Path, start: Path, pairs: Path, held_out: Path, profile: Profile) -> Run:
+    """A reward model as adapters on the model that answered."""
+    return Run(
+        name="3-reward",
+        out=out,
+        train=("language", "score"),
+        model=ModelConfig(start=start, lora=LORA),
+        data=DataConfig(files=(pairs,), tokens=1024),
+        reward=RewardModelConfig(),
+        optim=OptimConfig(
+            lr=LearningRates(language=3e-4, score=1e-3), steps=profile.reward_steps, warmup=0.1
+        ),
+        eval=EvalConfig(files=(held_out,)),
+    )
+
+
+def _ppo_run(out: Path, start: Path, reward: Path, questions: Path, data: EasyVqa, profile: Profile) -> Run:
+    """Policy, value, reward and reference on one base; what is right is known to the reward model alone."""
+    algorithm = Algorithm.model_validate("ppo").model_copy(
+        update={"kl_coef": 0.05, "value": ValueConfig(start=reward)}
+    )
+    rewards = RewardsConfig(terms={"rm": RewardModelTerm(model=str(reward)), "stop_penalty": StopPenalty()})
+    return Run(
+        name="4-ppo",
+        out=out,
+        train=("language",),
+        model=ModelConfig(start=start, lora=LORA),
+        data=DataConfig(files=(questions,), images=data.folder, tokens=700, turns="independent"),
+        policy=PolicyConfig(
+            algorithm=algorithm, rewards=rewards, prompts=profile.prompts, answers=4,
+            minibatches=profile.minibatches, max_tokens=SHORT.max_tokens,
+        ),
+        optim=OptimConfig(lr=LearningRates(language=3e-4), steps=profile.ppo_steps, warmup=0.05, final=0.1),
+        save_every=20,
+    )  # fmt: skip
+
+
+def _report(out: Path, start: Path, ppo: Path, reward: Path, profile: Profile) -> None:
+    """Test questions before and after, greedy and sampled; the table, the pictures, rlhf.json."""
+    questions = EasyVqa("test").all(profile.test_pictures)
+    before, after = _ask(load(start), questions, "before"), _ask(load(ppo), questions, "after")
+    judged = read_metrics(reward / "metrics.jsonl")[-1]
+    rounds = [row for row in read_metrics(ppo / "metrics.jsonl") if "reward" in row]
+    facts = {
+        "questions": len(questions),
+        "right": {
+            f"{name}, {how}": accuracy(questions, said[how])
+            for how in before
+            for name, said in (("before", before), ("after", after))
+        },
+        "gain": {how: _gain(questions, before[how], after[how]) for how in before},
+        "reward_model_accuracy": judged["eval_accuracy"],
+        "kl": max(row["kl"] for row in rounds),
+        "answers": sum(int(row["answers"]) for row in rounds),
+    }
+    write_text(out / "rlhf.json", json.dumps(facts, indent=2) + "\n")
+    _draw_turned(questions, before["greedy"], after["greedy"], out)
+    _print_table(facts)
+    picture = demo.leave_pictures(questions, out / "pictures")
+    pages = sorted((ppo / "rollouts").glob("*.html"))
+    say(f"answers that turned: {out / 'before.png'}, {out / 'after.png'}; figures: {out / 'rlhf.json'}")
+    say(f"curves of PPO: {ppo / 'rollouts.png'}; what it answered and got for it: {pages[-1]}")
+    say(f'  llavakit chat --model {out} --image {picture} "What color is the shape?"')
+
+
+def _ask(chat: Chat, questions: Sequence[Question], name: str) -> dict[str, list[str]]:
+    """Its likeliest answers, and such as it samples."""
+    sampled = SHORT.model_copy(update={"temperature": 1.0, "seed": SEED})
+    return {
+        "greedy": answer_questions(chat, questions, f"{name}: test questions"),
+        "sampled": answer_questions(chat, questions, f"{name}: the same, sampled", sampling=sampled),
+    }
+
+
+def _gain(questions: Sequence[Question], before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
+    """Points gained, and their 95 % interval when pictures are drawn again with all their questions."""
+    runs = [
+        [float(is_right(answer, question.answer)) for question, answer in zip(questions, said, strict=True)]
+        for said in (before, after)
+    ]
+    drawn = redraw((), runs, gather([str(question.image) for question in questions]), share)
+    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
+    points = 100 * (sum(runs[1]) - sum(runs[0])) / len(questions)
+    return {"points": points, "low": float(low), "high": float(high)}
+
+
+def _draw_turned(
+    questions: Sequence[Question], before: Sequence[str], after: Sequence[str], out: Path
+) -> None:
+    """The same questions on two sheets: those whose answers became right or wrong come first."""
+
+    def turned(at: int) -> bool:
+        return is_right(before[at], questions[at].answer) != is_right(after[at], questions[at].answer)
+
+    order = Random(SEED).sample(range(len(questions)), len(questions))
+    shown = sorted(order, key=turned, reverse=True)[: demo.SHEET_QUESTIONS]
+    for name, answers in (("before", before), ("after", after)):
+        draw_sheet([questions[at] for at in shown], [answers[at] for at in shown], out / f"{name}.png")
+
+
+def _print_table(facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "", "all", "open", "yes/no", title=f"{facts['questions']} official test questions", box=None
+    )
+    for name, row in facts["right"].items():
+        table.add_row(name, *(f"{100 * row[column]:.1f} %" for column in ("all", "open", "yes_no")))
+    console.print(table)
+    for how, gain in facts["gain"].items():
+        say(f"{how}: {gain['points']:+.1f} points, 95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}")
+    say(
+        f"reward model: right on {100 * facts['reward_model_accuracy']:.1f} % of held-out pairs; KL to the start "
+        f"at most {facts['kl']:.2f} nats an answer"
+    )
