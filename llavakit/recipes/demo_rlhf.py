@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from llavakit.chat import Chat, load
+from llavakit.core.errors import DataError
 from llavakit.core.files import write_text
 from llavakit.core.progress import bar, console, say
 from llavakit.data.settings import DataConfig
+from llavakit.engine.responder import Answer
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.benchmark import accuracy as share
 from llavakit.eval.resample import gather, redraw
@@ -94,7 +96,7 @@ def run_rlhf(out: Path, *, resume: bool, profile: Profile = RLHF) -> Path:
 def write_pairs(chat: Chat, questions: Sequence[Question], path: Path, *, answers: int) -> int:
     """Of every question whose sampled answers differ, a right one against a wrong one; how many pairs there are.
 
-    An answer that was cut at its limit is none.
+    An answer that was cut at its limit is none. DataError where there is no pair at all.
     """
     how = Sampling(temperature=1.0, max_tokens=SHORT.max_tokens, seed=SEED)
     rows: list[dict[str, str]] = []
@@ -105,15 +107,22 @@ def write_pairs(chat: Chat, questions: Sequence[Question], path: Path, *, answer
             said = iter(chat.answers(talks, sampling=how.model_copy(update={"seed": SEED + at * answers})))
             for question in chunk:
                 own = [next(said) for _ in range(answers)]
-                texts = [answer.text for answer in own if answer.finish == "stop" and answer.text]
+                texts = [answer.text for answer in own if ended(answer)]
                 good = [text for text in texts if is_right(text, question.answer)]
                 bad = [text for text in texts if not is_right(text, question.answer)]
                 if good and bad:
                     rows.append(_pair(question, good[0], bad[0]))
             progress.advance(len(chunk))
+    if not rows:
+        raise DataError(f"none of {len(questions)} questions was answered both rightly and wrongly")
     write_text(path, json.dumps(rows, indent=1) + "\n")
     say(f"{len(rows)} pairs among the answers to {len(questions)} questions: {path}")
     return len(rows)
+
+
+def ended(answer: Answer) -> bool:
+    """Whether something was said, to its end."""
+    return answer.finish == "stop" and bool(answer.text)
 
 
 def _pair(question: Question, good: str, bad: str) -> dict[str, str]:
