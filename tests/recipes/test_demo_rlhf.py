@@ -98,4 +98,4 @@ def test_the_command_runs_stops_and_goes_on(tmp_path, small, monkeypatch, run):
     assert list((out / "ppo" / "rollouts").glob("*.html"))
     assert isinstance(llavakit.load(out), llavakit.Chat)
     code, _, err = run("demo", "--rlhf", "--full")
-    assert code == 2 and "--rlhf is a demo of its own" in err
+    assert code == 2 and "--full and --rlhf are demos of their own" in err
