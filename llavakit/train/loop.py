@@ -45,6 +45,7 @@ from llavakit.train.ranks import ALONE, Ranks, join_ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
+from llavakit.train.run_page import write_run_page
 from llavakit.train.sharding import build_mesh, is_sharded, shard_model
 from llavakit.train.source import Files, OpenPolicy, Source, Step
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
@@ -156,6 +157,7 @@ class Loop:
         if self.ranks.is_first:
             draw_curves({self.run.name: self.metrics.rows}, self.run.out / "curves.png")
             self.source.draw(self.metrics.rows, self.run.out)
+            write_run_page(self.run, self.state, self.metrics.rows, self.ranks)
         self._list_bad()
 
     def tell_bad(self) -> None:

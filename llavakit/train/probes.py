@@ -20,11 +20,13 @@ from llavakit.core.files import write_text
 from llavakit.data.encode import Encoder
 from llavakit.data.records import read_records
 from llavakit.model.checkpoint import Checkpoint
+from llavakit.rules.short_answers import normalise
 from llavakit.text.conversation import Conversation
 from llavakit.train.settings import ProbeConfig
 
 SIDE = 256  # longest side of a picture on the page, in pixels
 FRAMES = 4  # of a video
+SHORT = 4  # words of a reference up to which an answer is right or wrong
 
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em;color:#222}"
@@ -33,7 +35,10 @@ STYLE = (
     "h2{font-size:1.05em;white-space:pre-wrap}td{padding:.15em .8em .15em 0;vertical-align:top}"
     "td:first-child{color:#777;white-space:nowrap}td:last-child{white-space:pre-wrap;"
     "overflow-wrap:anywhere}"
-    ".reference td{color:#176117}"
+    ".reference td,.right td{color:#176117}.wrong td{color:#a02020}"
+    ".right td:last-child::after{content:' \\2713'}.wrong td:last-child::after{content:' \\2717'}"
+    ".probe{display:flex;gap:1.5em;flex-wrap:wrap}.probe>div:last-child{flex:1;min-width:16em}"
+    "pre{overflow:auto}code{overflow-wrap:anywhere}"
 )
 HEAD = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
@@ -119,15 +124,28 @@ def draw_page(title: str, probes: Sequence[Probe], answers: dict[int, list[str]]
     """The page: every probe with its pictures, its reference, and the answer of each step, newest first."""
     parts = [begin_page(f"{title}: probes")]
     for number, probe in enumerate(probes):
-        pictures = "".join(f'<img alt="" src="{html.escape(uri)}">' for uri in probe.pictures)
+        pictures = "".join(
+            f'<img alt="what is asked about" src="{html.escape(uri)}">' for uri in probe.pictures
+        )
         lines = [f'<tr class="reference"><td>reference</td><td>{html.escape(probe.reference)}</td></tr>']
         lines += [
-            f"<tr><td>step {step}</td><td>{html.escape(said[number])}</td></tr>"
+            f"<tr{_mark(said[number], probe.reference)}><td>step {step}</td>"
+            f"<td>{html.escape(said[number])}</td></tr>"
             for step, said in sorted(answers.items(), reverse=True)
         ]
         question = html.escape(probe.question)
-        parts.append(f"<section>{pictures}<h2>{question}</h2><table>{''.join(lines)}</table></section>")
+        parts.append(
+            f'<section class="probe"><div>{pictures}</div><div><h2>{question}</h2>'
+            f"<table>{''.join(lines)}</table></div></section>"
+        )
     return "\n".join(parts) + "\n</html>\n"
+
+
+def _mark(answer: str, reference: str) -> str:
+    """Right or wrong, where the reference is short enough to say so."""
+    if not 0 < len(reference.split()) <= SHORT:
+        return ""
+    return ' class="right"' if normalise(answer) == normalise(reference) else ' class="wrong"'
 
 
 def begin_page(title: str) -> str:

@@ -38,7 +38,7 @@ def test_hostile_text_stays_text():
     page = draw_page(HOSTILE, [Probe(None, HOSTILE, HOSTILE, ())], {1: [HOSTILE]})
     seen = Page(page)
     assert set(seen.tags) <= set(
-        ["html", "meta", "title", "style", "h1", "h2", "section", "table", "tr", "td"]
+        ["html", "meta", "title", "style", "h1", "h2", "section", "div", "table", "tr", "td"]
     )
     assert seen.words.count(HOSTILE) == 5  # title twice, question, reference, answer
     assert not [name for name, _ in seen.attributes if name.startswith("on")]
