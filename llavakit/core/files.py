@@ -51,10 +51,15 @@ def _reason(error: Exception) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one step."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for what is not text."""
     draft = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8")
+        draft.write_bytes(data)
         draft.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -1,6 +1,7 @@
 """Pictures in: upright pixels with their transparency, and what else the file says, to be written again."""
 
 import io
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import numpy as np
 import PIL.Image
 
 from llavakit.core.errors import DataError
-from llavakit.studio.tiles import Pixels
+from llavakit.studio import openraster
+from llavakit.studio.openraster import Sheet
 from llavakit.vision.image import load_rgba
 
 ORIENTATION = 0x0112
@@ -17,15 +19,30 @@ LONGEST = 2**20  # bytes of a profile or of tags
 
 @dataclass(frozen=True)
 class Picture:
-    """uint8[h, w, 4], upright, and the tags that stay true: the colour profile and EXIF without its orientation."""
+    """What a file holds: upright pixels in layers, the lowest first, and the tags that stay true.
 
-    rgba: Pixels
+    Those are the colour profile, and EXIF without its orientation.
+    """
+
+    size: tuple[int, int]  # width, height
+    sheets: tuple[Sheet, ...]
     icc: bytes = b""
     exif: bytes = b""
 
+    @property
+    def checksum(self) -> int:
+        """Of all pixels: another version of a decoder may give others."""
+        sums = 0
+        for sheet in self.sheets:
+            sums = zlib.crc32(np.ascontiguousarray(sheet.rgba).data, sums)
+        return sums
 
-def read_picture(data: bytes) -> Picture:
-    """A picture file. DataError for anything else."""
+
+def read_picture(data: bytes, name: str = "photo") -> Picture:
+    """A picture file, or OpenRaster. DataError for anything else."""
+    if openraster.is_openraster(data):
+        size, sheets = openraster.read_openraster(data)
+        return Picture(size, sheets)
     rgba = np.asarray(load_rgba(data))
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
@@ -40,7 +57,7 @@ def read_picture(data: bytes) -> Picture:
         icc, exif = b"", b""
     if icc[16:20] != b"RGB " or len(icc) > LONGEST:  # of grey or of ink: it says nothing of RGB
         icc = b""
-    return Picture(rgba, icc, exif)
+    return Picture((rgba.shape[1], rgba.shape[0]), (Sheet(name, rgba),), icc, exif)
 
 
 def read_file(path: Path) -> bytes:

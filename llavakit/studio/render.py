@@ -18,6 +18,7 @@ def flatten(scene: Scene, box: Box | None = None, z: int = 0) -> Pixels:
     """uint8[h, w, 4]: what is visible in a box of the canvas, which is halved `z` times; lowest layer first."""
     left, top, right, bottom = box or (0, 0, *small_size(scene.size, z))
     out = np.zeros((bottom - top, right - left, 4), np.uint8)
+    empty = True
     for layer in scene.layers:
         if not layer.visible or layer.opacity == 0:
             continue
@@ -26,7 +27,11 @@ def flatten(scene: Scene, box: Box | None = None, z: int = 0) -> Pixels:
             pixels, (x0, y0, x1, y1) = placed
             if layer.opacity < 1:
                 pixels[..., 3] = np.rint(pixels[..., 3] * layer.opacity)
-            over(out[y0 - top : y1 - top, x0 - left : x1 - left], pixels)
+            part = out[y0 - top : y1 - top, x0 - left : x1 - left]
+            if empty:  # nothing lies below: its bytes stay, those of transparent pixels too
+                part[:], empty = pixels, False
+            else:
+                over(part, pixels)
     return out
 
 
@@ -43,6 +48,9 @@ def square(size: tuple[int, int], z: int, x: int, y: int) -> Box:
 def over(below: Pixels, above: Pixels) -> None:
     """Lay `above` on `below` in place, both uint8[h, w, 4]. What is covered or uncovered whole keeps its bytes."""
     solid = above[..., 3] == 255
+    if solid.all():
+        below[:] = above
+        return
     below[solid] = above[solid]
     mixed = (above[..., 3] > 0) & ~solid
     if mixed.any():

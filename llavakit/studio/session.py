@@ -4,7 +4,6 @@ import hashlib
 import threading
 import time
 import uuid
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -75,12 +74,9 @@ class _Known:
 class Session:
     """A document that answers commands. Any thread may ask; work that takes long does not hold up the others."""
 
-    def __init__(
-        self, picture: Picture, store: Store | None, bench: Bench, limits: Limits, name: str
-    ) -> None:
+    def __init__(self, picture: Picture, store: Store | None, bench: Bench, limits: Limits) -> None:
         self.picture, self.bench, self._store = picture, bench, store
-        photo = raster_of(picture.rgba)
-        scene = Scene(photo.size, (Layer(0, name, "photo", photo),))
+        scene = first_scene(picture)
         self._lock, self._known = threading.RLock(), _Known(revisions={0: scene})
         self._history = History(scene, limits)
 
@@ -98,15 +94,15 @@ class Session:
         data = picture if isinstance(picture, bytes) else read_file(picture)
         name = picture.name if isinstance(picture, Path) else name
         limits = limits or Limits()
-        read = read_picture(data)
+        read = read_picture(data, name)
         if folder is None:
-            return cls(read, None, bench, limits, name)
+            return cls(read, None, bench, limits)
         if folder.exists():
             raise ConfigError(f"{folder} exists; open it, or choose another folder")
         with atomic_directory(folder) as draft:
             (draft / PICTURE).write_bytes(data)
             head = {
-                "format": FORMAT, "name": name, "pixels": zlib.crc32(read.rgba.data), "limits": limits.model_dump(),
+                "format": FORMAT, "name": name, "pixels": read.checksum, "limits": limits.model_dump(),
             }  # fmt: skip
             store = Store(draft)
             store.add(head)
@@ -118,22 +114,27 @@ class Session:
         """The session of a folder, with all that was answered. `picture`: its file, where it was just read."""
         if not (folder / JOURNAL).is_file():
             raise ConfigError(f"{folder}: not a session: it has no {JOURNAL}")
-        read = picture or read_picture(read_file(folder / PICTURE))
         store = Store(folder)
         head = store.rows[0] if store.rows else {}
         if head.get("format") != FORMAT:
             store.close()
             raise DataError("not a session of this version of llavakit", path=folder / JOURNAL)
-        if head["pixels"] != zlib.crc32(read.rgba.data):
+        read = picture or read_picture(read_file(folder / PICTURE), head["name"])
+        if head["pixels"] != read.checksum:
             store.close()
             raise DataError("the picture is not the one that the session began with", path=folder / PICTURE)
-        session = cls(read, store, bench, Limits(**head["limits"]), head["name"])
+        session = cls(read, store, bench, Limits(**head["limits"]))
         session._replay()
         return session
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is kept; None: in memory only."""
+        return None if self._store is None else self._store.folder
 
     @property
     def rev(self) -> int:
@@ -281,10 +282,22 @@ class Session:
 
     def _replay(self) -> None:
         assert self._store is not None
-        scenes = self._store.read_scenes(self.scene.layers[0].raster)
+        scenes = self._store.read_scenes([layer.raster for layer in self.scene.layers])
         for row, after in zip(self._store.rows[1:], scenes[1:], strict=True):
             self._see(row, read_command(row["command"]), after, 0.0)
         self._store.rows.clear()
+
+
+def first_scene(picture: Picture) -> Scene:
+    """What is there before any command: the lowest layer is the photo."""
+    layers = tuple(
+        Layer(
+            number, sheet.name, "cut" if number else "photo", raster_of(sheet.rgba),
+            (1.0, 0.0, float(sheet.at[0]), 0.0, 1.0, float(sheet.at[1])), sheet.opacity, sheet.visible,
+        )
+        for number, sheet in enumerate(picture.sheets)
+    )  # fmt: skip
+    return Scene(picture.size, layers, next_id=len(layers))
 
 
 def _digest(command: Command) -> str:

@@ -6,6 +6,7 @@ a killed process leaves behind the last whole line is cut off.
 
 import os
 import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,6 @@ class Store:
     def close(self) -> None:
         self._open.close()
 
-    def begin(self, photo: Raster) -> None:
-        """Number the photo's pixels: they are in the file that the session began with."""
-        self._number_raster(photo)
-        for tile in photo.tiles:
-            if tile is not None:
-                self._number_tile(tile)
-
     def add(self, row: Row, scene: Scene | None = None) -> None:
         """Write a line, and before it the pixels of its scene that are not there yet."""
         if scene is not None:
@@ -66,10 +60,17 @@ class Store:
             row = {**row, "scene": said, "rasters": rasters, "tiles": tiles}
         self._journal.add([row])
 
-    def read_scenes(self, photo: Raster) -> list[Scene | None]:
-        """The scene of every line, None where a line has none. Pixels are read when they are looked at."""
-        rasters, tiles = {0: photo}, [tile for tile in photo.tiles if tile is not None]
-        self.begin(photo)
+    def read_scenes(self, first: Sequence[Raster]) -> list[Scene | None]:
+        """The scene of every line, None where a line has none. Pixels are read when they are looked at.
+
+        `first`: what the session began with, whose pixels are in the file of its picture.
+        """
+        rasters = dict(enumerate(first))
+        tiles = [tile for raster in first for tile in raster.tiles if tile is not None]
+        for raster in first:
+            self._number_raster(raster)
+        for tile in tiles:
+            self._number_tile(tile)
         scenes: list[Scene | None] = []
         for line, row in enumerate(self.rows, 1):
             if "scene" not in row:

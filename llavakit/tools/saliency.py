@@ -1,6 +1,7 @@
 """What stands out in a picture, by U2-Net (arXiv 2005.09007), the small one."""
 
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ U2NETP = packaged(
     name="U2-Netp", licence="Apache-2.0", megabytes=300,
 )  # fmt: skip
 SIDE = 320
+RUNNING = Lock()  # a network of OpenCV answers one caller at a time
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
@@ -32,13 +34,17 @@ def salient(image: Picture) -> Answer:
     return Answer(value, (Drawn(shaded(image.pixels_HW3, inside), (0, 0)),))
 
 
-def saliency(pixels_HW3: np.ndarray) -> np.ndarray:
-    """float32[h, w] from 0 to 1. In this process: for callers that are in one of their own."""
-    small = resized(pixels_HW3, (SIDE, SIDE)).astype(np.float64)
+def saliency(pixels_HW3: np.ndarray, side: int = SIDE) -> np.ndarray:
+    """float32[h, w] from 0 to 1. In this process: for callers that are in one of their own.
+
+    `side`: pixels of the square that the network sees; it was trained at 320, and half of that costs a quarter.
+    """
+    small = resized(pixels_HW3, (side, side)).astype(np.float64)
     values = (small / max(float(small.max()), 1.0) - MEAN) / STD
-    net = _net()
-    net.setInput(np.ascontiguousarray(values.transpose(2, 0, 1)[None], dtype=np.float32))
-    found = net.forward()[0, 0]
+    with RUNNING:
+        net = _net(side)
+        net.setInput(np.ascontiguousarray(values.transpose(2, 0, 1)[None], dtype=np.float32))
+        found = net.forward()[0, 0]
     span = float(found.max() - found.min())
     cv2 = opencv()
     height, width = pixels_HW3.shape[:2]
@@ -48,5 +54,6 @@ def saliency(pixels_HW3: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _net() -> Any:
+def _net(side: int) -> Any:
+    """One for each size of input: OpenCV plans its memory by it."""
     return opencv().dnn.readNetFromONNX(str(U2NETP.find()))
