@@ -161,6 +161,10 @@ class Browser:
         self.mouse("Pressed", x, y)
         self.mouse("Released", x, y)
 
+    def screenshot(self) -> bytes:
+        """What is on the screen, as a PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+
     def shoot(self, path: Path) -> None:
         """Keep what is on the screen as a PNG."""
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(self.screenshot())

@@ -23,7 +23,7 @@ export function exportDialog(editor) {
 /** @param {import("./editor.js").Editor} editor @param {(rev: number) => void} compare */
 export function versionsDialog(editor, compare) {
   const { doc } = editor.model;
-  const field = make("input", { "aria-label": "name of the version", maxlength: 80, value: `Version ${doc.versions.length + 1}` });
+  const field = make("input", { "aria-label": "name of the version", maxlength: 80, value: `Version ${doc.versions.length}` });
   const form = make("div", { class: "fields" }, make("label", {}, "Keep what is there now as", make("span", { class: "inline" }, field,
     button("Keep", async () => { if (field.value.trim()) { await editor.do({ do: "save_version", name: field.value.trim() }); versionsDialog(editor, compare); } }, { class: "primary" }))));
   const row = ({ name, rev }) => make("li", {}, make("span", { class: "row" },

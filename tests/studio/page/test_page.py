@@ -80,6 +80,13 @@ def screen_of(browser: Browser, x: float, y: float) -> tuple[float, float]:
     return left + (across - width * scale) / 2 + x * scale, top + (down - 48 - height * scale) / 2 + y * scale
 
 
+def colour_at(browser: Browser, x: float, y: float) -> np.ndarray:
+    """int[3]: the mean of the screen around a point of the picture."""
+    left, top = (round(each) for each in screen_of(browser, x, y))
+    screen = np.asarray(PIL.Image.open(io.BytesIO(browser.screenshot())).convert("RGB"), int)
+    return screen[top - 3 : top + 4, left - 3 : left + 4].mean((0, 1))
+
+
 def settle(browser: Browser, then: str = "true") -> None:
     browser.until(f"{IDLE} && ({then})")
 
@@ -103,8 +110,15 @@ def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos)
     assert box[0] < 150 and box[2] > 195
     browser.press("v")
     target = screen_of(browser, 400, 100)
-    browser.drag(patch[1], target)
+    there = colour_at(browser, 400, 100)
+    rev = state(browser, url)["rev"]
+    browser.mouse("Pressed", *patch[1])
+    for part in (0.3, 0.7, 1):
+        browser.mouse("Moved", *(a + (b - a) * part for a, b in zip(patch[1], target, strict=True)))
+    assert np.abs(colour_at(browser, 400, 100) - there).max() > 20  # it is seen where it is dragged
+    browser.mouse("Released", *target)
     settle(browser, f"{CUTS} == 1")
+    assert state(browser, url)["rev"] <= rev + 3  # cut out, moved, perhaps filled: no command for every step
     filled(browser)
     after = seen(browser, url)
     assert np.abs(after[435:450, 170:190] - before[435:450, 170:190]).mean() > 10  # gone, and filled
@@ -246,7 +260,15 @@ def test_before_and_after_and_versions(browser, studio, photos):
     filled(browser)
     browser.press("c")
     browser.until("!document.querySelector('#compare').hidden && document.activeElement.id == 'slide'")
-    browser.press("ArrowRight", "ArrowRight")
+    photo = skimage.data.chelsea().astype(int)
+    time.sleep(0.3)  # tiles of the picture as it came
+    near, far = (
+        colour_at(browser, x, 96) for x in (120, 280)
+    )  # both were removed; the left one is shown as it came
+    assert np.abs(near - photo[94:99, 118:123].mean((0, 1))).max() < 12
+    now = seen(browser, url)
+    assert np.abs(far - now[94:99, 278:283].mean((0, 1))).max() < 12
+    assert np.abs(now[80:120, 100:300] - photo[80:120, 100:300]).mean() > 4
     browser.press("Escape")
     browser.until("document.querySelector('#compare').hidden")
     browser.press("h")
