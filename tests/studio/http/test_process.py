@@ -1,4 +1,4 @@
-"""`llavakit studio` as a process: it prints an address, `kill -9` loses nothing that was answered, Ctrl-C ends it."""
+"""`llavakit studio` as a process: an address is printed, `kill -9` loses nothing answered, Ctrl-C ends it."""
 
 import json
 import os
