@@ -15,6 +15,14 @@ from llavakit.vision.boxes import Unit
 Names = dict[str, str]  # on the desk: short name -> id of the artifact
 
 
+class Line(BaseModel):
+    """A turn before the question; its pictures are shown with the question."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Literal["user", "assistant"]
+    text: str
+
+
 class Event(BaseModel):
     """Base of all of them. `seconds` is what it took, waiting for people left out."""
 
@@ -26,6 +34,7 @@ class Begun(Event):
 
     kind: Literal["begun"] = "begun"
     question: str
+    history: tuple[Line, ...] = ()  # what was said before
     names: Names
     shown: tuple[str, ...]  # pictures that the model sees with the question
     system: str | None

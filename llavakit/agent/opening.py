@@ -1,34 +1,50 @@
 """What a run is opened with: tools of ours and of outside servers, rules, and what the model brings along."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+from pydantic import Field
+
+from llavakit.agent.budget import Budget
 from llavakit.agent.forms import FORMS, Form
 from llavakit.agent.policy import Kept, Policy, load_policy
 from llavakit.agent.run import Run
 from llavakit.agent.server_config import load_servers
 from llavakit.agent.servers import Servers
 from llavakit.chat import Chat
+from llavakit.core.config import Config
 from llavakit.core.errors import pick
 from llavakit.core.progress import say
 from llavakit.engine.responder import Responder
 from llavakit.tools.registry import Registry
 from llavakit.tools.skills import open_tools
+from llavakit.vision.boxes import Unit
 from llavakit.vision.plan import ImageConfig
 
-NONE = "none"  # no tools of ours
+
+class AgentConfig(Config):
+    """An agent of which a server has many runs."""
+
+    form: Literal["hermes", "llava_plus", "json"] = "hermes"
+    tools: tuple[str, ...] | None = None  # of ours; default: all
+    mcp: Path | None = None  # a file of outside servers
+    policy: Path | None = None  # a file of rules; what they ask about is refused, for nobody is there
+    boxes: Unit = "0-1"
+    budget: Budget = Budget()
+    runs: Path | None = None  # folder that keeps the runs; without it they are removed when they are answered
+    at_once: int = Field(default=4, ge=1)  # requests whose runs go on side by side
 
 
 @contextmanager
-def open_registry(names: str | None, servers: Path | None, *, log: Path) -> Iterator[Registry]:
-    """Our tools of these names (commas between them; None: all) and all tools of a file of servers.
+def open_registry(names: Sequence[str] | None, servers: Path | None, *, log: Path) -> Iterator[Registry]:
+    """Our tools of these names (None: all) and all tools of a file of servers.
 
     A server that does not start is one line; its tools are not there.
     """
-    own = [] if names == NONE else None if names is None else [name.strip() for name in names.split(",")]
-    registry = open_tools(own)
+    registry = open_tools(names)
     try:
         if servers is None:
             yield registry

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.agent.budget import Budget
-from llavakit.agent.events import Begun, Event, read_events
+from llavakit.agent.events import Begun, Event, Line, read_events
 from llavakit.agent.places import read_box, read_sketch, told_places
 from llavakit.agent.policy import digest
 from llavakit.agent.state import State
@@ -60,6 +60,7 @@ def begin(
     question: str,
     *,
     pictures: Sequence[Source] = (),
+    history: Sequence[Line] = (),
     boxes: Sequence[str] = (),
     sketch: Path | None = None,
     system: str | None = None,
@@ -86,6 +87,7 @@ def begin(
         marked += [] if sketch is None else [read_sketch(sketch, desk)]
         begun = Begun(
             question="\n".join([question, *told_places(marked, desk)]),
+            history=tuple(history),
             names=dict(desk.names),
             shown=tuple(desk.names),
             system=system,

@@ -18,7 +18,8 @@ def tell(run: Run, form: Form, cards: Sequence[Card], own_system: str) -> Conver
     state, desk, begun = run.state, run.desk, run.state.begun
     sizes = {name: desk.frame(name).size for name in begun.shown}
     pictures = tuple(Image(desk.find(name).path) for name in begun.shown)
-    turns = [Message("user", (*pictures, Text(form.first(begun.question, sizes))))]
+    turns = [Message(line.role, (Text(line.text),)) for line in begun.history]
+    turns.append(Message("user", (*pictures, Text(form.first(begun.question, sizes)))))
     left = begun.budget.pictures
     for step in state.steps:
         turns.append(assistant(step.said.text if step.said.text.strip() else NOTHING))

@@ -100,7 +100,7 @@ def agent(
     responder = open_asked(model, template, remote, model_name, api_key)
     seen, system = shown_as(responder)
     with ExitStack() as opened:
-        registry = opened.enter_context(open_registry(tools, mcp, log=where / "servers.log"))
+        registry = opened.enter_context(open_registry(_names(tools), mcp, log=where / "servers.log"))
         if resume is not None:
             run = opened.enter_context(reopen(resume, image=seen))
         else:
@@ -121,3 +121,10 @@ def agent(
             again = f"llavakit agent --resume {where}, with the model and tools of before"
             raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
         report(run)
+
+
+def _names(tools: str | None) -> list[str] | None:
+    """The tools that are named; None: all."""
+    if tools is None:
+        return None
+    return [] if tools == "none" else [name.strip() for name in tools.split(",")]

@@ -40,6 +40,16 @@ StepTokens = Annotated[
         help=f"Tokens of a step; fewer keep streams even while long prompts come in; default: {STEP_TOKENS}.",
     ),
 ]
+KvGigabytes = Annotated[
+    float | None,
+    typer.Option(min=0, callback=finite, help="Memory for keys and values, in GB (docs/engine.md)."),
+]
+AgentSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Run tools here: a setting as name=value, form=hermes say; may be repeated (docs/agent.md)."
+    ),
+]
 
 
 def serve(
@@ -66,10 +76,7 @@ def serve(
     kernels: Kernels = "auto",
     max_sequences: MaxSequences = None,
     step_tokens: StepTokens = None,
-    kv_gb: Annotated[
-        float | None,
-        typer.Option(min=0, callback=finite, help="Memory for keys and values, in GB (docs/engine.md)."),
-    ] = None,
+    kv_gb: KvGigabytes = None,
     rope_factor: RopeFactor = None,
     template: Template = None,
     best_of: BestOfCount = None,
@@ -77,6 +84,7 @@ def serve(
     judge_format: JudgeFormat = None,
     judge_key: JudgeKey = None,
     expected: Expected = False,
+    agent: AgentSettings = None,
 ) -> None:
     """Answer over HTTP as OpenAI's chat completions do: llavakit serve --model runs/demo --port 8000"""
     from llavakit.align.reward_model import open_reward_model
@@ -99,13 +107,13 @@ def serve(
         "log_content": log_content,
     }
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
-    if (best_of is None) != (judge is None):
-        raise ConfigError("--best-of and --judge come together: how many answers, and who compares them")
+    if (best_of is None) != (judge is None) or (agent and judge):
+        raise ConfigError("--best-of and --judge come together, and without --agent: how many, and who compares")
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
         grading = load_card(model, template).grading
         if grading is not None:
-            if best_of is not None:
-                raise ConfigError(f"{model} is a reward model: it draws no answers, so there is no --best-of")
+            if best_of is not None or agent:
+                raise ConfigError(f"{model} is a reward model: it draws no answers; drop --best-of or --agent")
             _refuse(model, {"max-sequences": max_sequences, "step-tokens": step_tokens, "kv-gb": kv_gb})
             scorer = open_reward_model(
                 model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels
@@ -117,10 +125,9 @@ def serve(
             max_sequences=max_sequences or SEQUENCES, step_tokens=step_tokens or STEP_TOKENS,
             kv_bytes=None if kv_gb is None else int(kv_gb * 1e9),
         )  # fmt: skip
-        chooser = (
-            None if best_of is None else _best_of(best_of, str(judge), judge_format, judge_key, expected)
-        )
-        serve_model(Service(loaded.engine, loaded.encoder, config, best_of=chooser), listener)
+        chooser = None if judge is None else _best_of(best_of or 2, judge, judge_format, judge_key, expected)
+        box = _toolbox(agent) if agent else None
+        serve_model(Service(loaded.engine, loaded.encoder, config, best_of=chooser, toolbox=box), listener)
 
 
 def _best_of(count: int, where: str, format_name: str | None, key: str | None, expected: bool) -> Any:
@@ -135,6 +142,14 @@ def _best_of(count: int, where: str, format_name: str | None, key: str | None, e
     responder, _ = open_judge(where, None, None, key)
     threads = JUDGED_AT_ONCE if isinstance(responder, Remote) else 1
     return BestOf(Judge(responder, form, expected=expected), count, threads=threads)
+
+
+def _toolbox(given: list[str]) -> Any:
+    """What the model may call."""
+    from llavakit.agent.opening import AgentConfig
+    from llavakit.serve.agent import Toolbox
+
+    return Toolbox(settings.override(AgentConfig(), given, where="--agent"))
 
 
 def _refuse(model: Path, limits: dict[str, float | None]) -> None:

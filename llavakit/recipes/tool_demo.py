@@ -56,7 +56,7 @@ class Profile:
     """A budget, in lessons, steps and questions of each kind."""
 
     lessons: int = 640
-    steps: int = 150
+    steps: int = 120
     questions: int = 20
 
 

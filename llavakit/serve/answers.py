@@ -104,6 +104,7 @@ class Gathered:
     """What one choice of an answer has said so far."""
 
     text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
     logprobs: list[str] = field(default_factory=list)  # JSON of a TokenLogprob each
     finish: FinishReason | None = None
@@ -114,7 +115,8 @@ class Gathered:
         message = AnswerMessage(
             content=text if text or not self.calls else None, tool_calls=self.calls or None
         )
-        said = {"index": index, "message": message.model_dump(), "finish_reason": self.finish}
+        thoughts = {"reasoning_content": "".join(self.thoughts)} if self.thoughts else {}
+        said = {"index": index, "message": message.model_dump() | thoughts, "finish_reason": self.finish}
         logprobs = f'{{"content":[{",".join(self.logprobs)}]}}' if self.logprobs else "null"
         return f'{to_json(said)[:-1]},"logprobs":{logprobs}}}'
 
@@ -134,6 +136,7 @@ class ChatWriter(Writer):
         """As every writer. Log-probabilities become text here, one by one."""
         gathered = self._gathered[delta.choice]
         gathered.text.append(delta.text)
+        gathered.thoughts += [delta.thought] if delta.thought else []
         gathered.logprobs += (to_json(logprob(chosen)) for chosen in delta.logprobs)
         if delta.call is not None:
             gathered.calls.append(self._call(delta))
@@ -152,6 +155,8 @@ class ChatWriter(Writer):
 
     def events(self, delta: Delta) -> Iterable[Event]:
         said: dict[str, Any] = {"content": delta.text} if delta.text else {}
+        if delta.thought:
+            said["reasoning_content"] = delta.thought
         if delta.call is not None:
             call = self._call(delta)
             place = self._calls[delta.choice] - 1

@@ -43,6 +43,7 @@ class Delta:
     call: Call | None = None
     logprobs: tuple[Chosen, ...] = ()
     finish: FinishReason | None = None
+    thought: str = ""  # of an agent: what comes before the answer
 
 
 class Spelling:

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from llavakit.serve.agent import AnyAnswer
 from llavakit.serve.answers import ChatWriter, Health, ModelEntry, ModelList
-from llavakit.serve.best import BestAnswer
 from llavakit.serve.body import read_json, unless_gone
 from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
@@ -26,7 +26,6 @@ from llavakit.serve.places import Places
 from llavakit.serve.pooling import PoolingList, PoolingRequest, check_pooling
 from llavakit.serve.response_writer import ResponseWriter
 from llavakit.serve.responses import ResponsesRequest, check_responses, responses_texts
-from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
@@ -43,7 +42,7 @@ class Door(Generic[R]):
     kind: type[R]
     check: Callable[[R, ServeConfig], None]
     texts: Callable[[R], Iterable[str]]
-    start: Callable[[R, MemoryShare, bytes], Awaitable[Answer | BestAnswer]]
+    start: Callable[[R, MemoryShare, bytes], Awaitable[AnyAnswer]]
     writer: Callable[[str, str, R], Writer]
 
 
@@ -162,7 +161,7 @@ class Routes:
 
     async def _start(
         self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]
-    ) -> tuple[R, Answer | BestAnswer]:
+    ) -> tuple[R, AnyAnswer]:
         visit.exits.enter_context(self.places.take())
         asked = await self.service.parse(body, door.kind, door.check)
         self.service.check_answers()
@@ -177,7 +176,7 @@ class Routes:
         visit.exits.callback(self._end, answer, visit)
         return asked, answer
 
-    async def _whole(self, answer: Answer | BestAnswer, writer: Writer, visit: Visit) -> Response:
+    async def _whole(self, answer: AnyAnswer, writer: Writer, visit: Visit) -> Response:
         async for delta in answer:
             self._heed(delta, visit)
             writer.gather(delta)
@@ -185,9 +184,7 @@ class Routes:
         body = await asyncio.to_thread(writer.whole, answer.num_choices, answer.usage)
         return Response(body, media_type="application/json")
 
-    async def _events(
-        self, answer: Answer | BestAnswer, writer: Writer, visit: Visit
-    ) -> AsyncIterator[bytes]:
+    async def _events(self, answer: AnyAnswer, writer: Writer, visit: Visit) -> AsyncIterator[bytes]:
         """The answer as server-sent events; an error on the way is the last of them."""
         try:
             for event in writer.opening(answer.num_choices):
@@ -212,7 +209,7 @@ class Routes:
         if self.settings.log_content:
             visit.notes["answer"] = visit.notes.get("answer", "") + delta.text
 
-    def _end(self, answer: Answer | BestAnswer, visit: Visit) -> None:
+    def _end(self, answer: AnyAnswer, visit: Visit) -> None:
         usage = answer.usage
         visit.notes |= {
             "prompt_tokens": usage.prompt_tokens,

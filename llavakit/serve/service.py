@@ -17,11 +17,13 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.data.encode import Encoder, PlanMedia
 from llavakit.data.media import Media, plan_measured
 from llavakit.data.pack import collate
+from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.engine import Engine
 from llavakit.engine.grammar import SchemaError
 from llavakit.engine.request import ContextError, Request
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.worker import Worker
+from llavakit.serve.agent import AgentAnswer, AnyAnswer, Toolbox
 from llavakit.serve.best import BestAnswer, BestOf
 from llavakit.serve.bridge import Bridge
 from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
@@ -87,6 +89,7 @@ class Service:
         *,
         grading: Grading | None = None,
         best_of: BestOf | None = None,
+        toolbox: Toolbox | None = None,
         worker: Worker | None = None,
         fetcher: Fetcher | None = None,
         decoders: Decoders | None = None,
@@ -94,10 +97,10 @@ class Service:
         """With `decoders` of their own, several services share them; whoever made them closes them.
 
         With `grading` it is a reward model, which scores and does not answer. With `best_of` every answer to a
-        conversation is the best of several; it is closed with the service.
+        conversation is the best of several, with a `toolbox` the end of a run of calls; they are closed with it.
         """
         self.engine, self.encoder, self.settings, self.grading = engine, encoder, settings, grading
-        self.best_of = best_of
+        self.best_of, self.toolbox = best_of, toolbox
         self.worker = worker or Worker(engine)
         self.media = MediaReader(settings, fetcher or default_fetcher(settings))
         self.plan = plan_memory(engine, settings.memory_gb, decoders=settings.decode_processes)
@@ -119,8 +122,9 @@ class Service:
         if self._closed:
             return
         self._closed = True
-        if self.best_of is not None:
-            self.best_of.close()
+        for part in (self.best_of, self.toolbox):
+            if part is not None:
+                part.close()
         self.worker.close(finish=finish)
         if self._own_decoders and not finish:
             self._decoders.close()
@@ -139,17 +143,17 @@ class Service:
 
         return await _run(self._preparing, read)
 
-    async def start(
-        self, request: ChatRequest, share: MemoryShare, owner: bytes = b""
-    ) -> Answer | BestAnswer:
+    async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> AnyAnswer:
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
 
         What it takes is held of `share`, also while it is answered. What the engine remembers of it is found again
         by requests of the same `owner` only.
         """
+        deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
+        if self.toolbox is not None:
+            return await self._start_run(request, self.toolbox, share, owner, deadline)
         if self.best_of is not None:
             self.best_of.check(request)
-        deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         job, whole = Job(self._decoders, Flag()), False
         try:
             async with self.within(deadline):
@@ -169,9 +173,19 @@ class Service:
         choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)
         return BestAnswer(answer, choose, partial(self.within, deadline))
 
-    async def respond(
-        self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b""
-    ) -> Answer | BestAnswer:
+    async def _start_run(
+        self, request: ChatRequest, toolbox: Toolbox, share: MemoryShare, owner: bytes, deadline: float
+    ) -> AgentAnswer:
+        toolbox.check(request)
+        async with self.within(deadline):
+            media = await self._gather(media_urls(request), Job(self._decoders, Flag()), share)
+        share.hold("decoding", sum(decoding_bytes(each.measured) for each in media))
+        model = WorkerResponder(self.engine, self.worker, self.encoder, salt=owner)
+        talk, how = self._talk(request, media), sampling(request, self.settings)
+        within = partial(self.within, deadline)
+        return AgentAnswer(toolbox, model, talk, how, self.encoder.template.system, within)
+
+    async def respond(self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b"") -> AnyAnswer:
         """As `start`, for the same conversation in other words."""
         with in_its_words(request):
             return await self.start(as_chat(request), share, owner)
