@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +36,17 @@ class AgentConfig(Config):
     budget: Budget = Budget()
     runs: Path | None = None  # folder that keeps the runs; without it they are removed when they are answered
     at_once: int = Field(default=4, ge=1)  # requests whose runs go on side by side
+
+    def rules(self) -> Policy:
+        """Those of the file, or the default ones."""
+        return Policy() if self.policy is None else load_policy(self.policy)
+
+    def open(self) -> AbstractContextManager[Registry]:
+        """The tools that are named; makes the folder of the runs."""
+        if self.runs is not None:
+            self.runs.mkdir(parents=True, exist_ok=True)
+        log = Path(os.devnull) if self.runs is None else self.runs / "servers.log"
+        return open_registry(self.tools, self.mcp, log=log)
 
 
 @contextmanager

@@ -4,22 +4,17 @@ What the model says and calls on the way is told as `reasoning_content`, the ans
 """
 
 import asyncio
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack
-from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from llavakit.agent.events import Answered, CallMade, Forced, Line, Piece, Returned, Unread
+from llavakit.agent.events import Answered, CallMade, Forced, Piece, Returned, Unread
 from llavakit.agent.forms import FORMS
 from llavakit.agent.loop import Agent
-from llavakit.agent.opening import AgentConfig, open_registry
-from llavakit.agent.policy import Decision, Policy, load_policy
-from llavakit.agent.run import begin
+from llavakit.agent.opening import AgentConfig
+from llavakit.agent.responder import begin_talk, nobody
 from llavakit.core.errors import UserError
 from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.fault import Boundary, report
@@ -39,15 +34,9 @@ class Toolbox:
 
     def __init__(self, config: AgentConfig) -> None:
         """Opens the tools that the settings name. ConfigError for those that are not there."""
-        self.form, self.unit, self.runs = FORMS[config.form], config.boxes, config.runs
-        self.budget = config.budget
-        self.policy = Policy() if config.policy is None else load_policy(config.policy)
-        self._opened = ExitStack()
-        log = Path(os.devnull) if config.runs is None else config.runs / "servers.log"
-        self.registry = self._opened.enter_context(open_registry(config.tools, config.mcp, log=log))
+        self.config, self.policy, self._opened = config, config.rules(), ExitStack()
+        self.registry = self._opened.enter_context(config.open())
         self.pool = ThreadPoolExecutor(config.at_once, "llavakit-agent")
-        if config.runs is not None:
-            config.runs.mkdir(parents=True, exist_ok=True)
 
     def close(self) -> None:
         """Wait for no run any more, and end what the tools hold."""
@@ -127,30 +116,18 @@ class AgentAnswer:
             self._tell(ApiError("the agent failed at this request", status=500, code="agent_failed"))
 
     def _go(self) -> None:
-        box, talk = self._toolbox, self._talk
-        *before, asked = [message for message in talk.messages if message.role != "system"]
-        system = next((message.text for message in talk.messages if message.role == "system"), None)
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=box.runs))
+        box = self._toolbox
         agent = Agent(
-            self._responder, box.registry, box.form, policy=box.policy, ask=_nobody,
+            self._responder, box.registry, FORMS[box.config.form], policy=box.policy, ask=nobody,
             sampling=self._sampling, own_system=self._own_system,
         )  # fmt: skip
-        pictures = [image.source for image in talk.images]
-        try:
-            with begin(
-                folder, asked.text.strip(), pictures=pictures, system=system, form=box.form.name,
-                history=[Line(role=one.role, text=one.text) for one in before if one.role != "system"],
-                cards=box.registry.cards_for(box.unit), budget=box.budget, unit=box.unit,
-            ) as run:  # fmt: skip
-                for event in agent.go(run):
-                    if self._left.is_set():
-                        return
-                    for delta in told(event):
-                        self._tell(delta)
-                self.notes = {"calls": run.state.num_calls, "stopped": run.state.forced or ""}
-        finally:
-            if box.runs is None:
-                shutil.rmtree(folder, ignore_errors=True)
+        with begin_talk(agent, self._talk, box.config) as run:
+            for event in agent.go(run):
+                if self._left.is_set():
+                    return
+                for delta in told(event):
+                    self._tell(delta)
+            self.notes = {"calls": run.state.num_calls, "stopped": run.state.forced or ""}
 
     def _tell(self, delta: Delta | ApiError) -> None:
         if not self._loop.is_closed():
@@ -176,7 +153,3 @@ def told(event: Any) -> Sequence[Delta]:
         case Answered():
             return Delta(0, event.text), Delta(0, finish="stop")
     return ()
-
-
-def _nobody(*_: object) -> Decision:
-    return Decision("reject", "nobody is there to allow it")
