@@ -1,7 +1,7 @@
 """Cases with their right calls: a file of questions that an agent is asked, and the figures of its runs.
 
-A line is an object: `id`, `question`, `image` (a path or a list), `calls` ([] where no tool is needed), each with `name`
-and `arguments`, `answer` if it is known, and `boxes` (left,top,right,bottom in pixels) marked on the first picture.
+A line is an object: `id`, `question`, `image` (a path or a list), `calls` ([] where no tool is needed), each with
+`name` and `arguments`, `answer` if it is known, and `boxes` (left,top,right,bottom in pixels) on the first picture.
 """
 
 import json
@@ -26,6 +26,8 @@ FIGURES = "figures.json"
 
 
 class ExpectedCall(BaseModel):
+    """A call that is right."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -103,4 +105,4 @@ def ask_cases(
 
 
 def _is_right(answer: str, truth: str) -> bool:
-    return exact_match(answer.strip().rstrip("."), truth)
+    return exact_match(answer.strip(), truth) > 0

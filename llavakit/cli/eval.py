@@ -1,6 +1,7 @@
 """`llavakit eval`: benchmarks with a model here or behind a URL, or the answers of a run scored again."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,6 +29,10 @@ JudgeBar = Annotated[
     typer.Option(
         min=0, max=1, callback=finite, help="The judge's least agreement with drawn cases; 0: no such test."
     ),
+]
+AgentSettings = Annotated[
+    list[str] | None,
+    typer.Option(help="Ask it with tools: a setting as name=value; may be repeated (docs/agent.md)."),
 ]
 
 
@@ -77,6 +82,7 @@ def eval_(
     judge_name: JudgeName = None,
     judge_key: JudgeKey = None,
     judge_bar: JudgeBar = 0.6,
+    agent: AgentSettings = None,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
     from llavakit.eval.run import evaluate, plan_tasks
@@ -94,12 +100,14 @@ def eval_(
         _list()
         return
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
-    responder, who = _open(model, template, weights, remote, model_name, api_key)
-    where = out or Path("runs") / "eval" / Path(str(who["model"])).name
-    scores = evaluate(
-        responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
-        repeats=repeats, on_bad=on_bad, reviewer=_reviewer(judge, judge_name, judge_key, judge_bar),
-    )  # fmt: skip
+    with ExitStack() as opened:
+        model_and_name = _open(model, template, weights, remote, model_name, api_key)
+        responder, who = _with_tools(agent, opened, *model_and_name)
+        where = out or Path("runs") / "eval" / Path(str(who["model"])).name
+        scores = evaluate(
+            responder, who, plans, where, rules=rules, max_tokens=max_tokens, temperature=temperature,
+            repeats=repeats, on_bad=on_bad, reviewer=_reviewer(judge, judge_name, judge_key, judge_bar),
+        )  # fmt: skip
     _show(where, scores)
     if judge is None and any(plan.benchmark.judging for plan in plans):
         say(f"chats are not scored yet: llavakit eval rescore {where} --judge DIR_OR_URL")
@@ -175,3 +183,16 @@ def _open(
     raise ConfigError(
         "give --model with a directory, or --remote with a URL (and --model-name); --template is for --model"
     )
+
+
+def _with_tools(given: list[str] | None, opened: ExitStack, responder: Any, who: Who) -> tuple[Any, Who]:
+    """The same model with tools, if there are settings of an agent; they are part of who answers."""
+    if not given:
+        return responder, who
+    from llavakit.agent.opening import AgentConfig
+    from llavakit.agent.responder import AgentResponder
+    from llavakit.core import config as settings
+
+    config = settings.override(AgentConfig(), given, where="--agent")
+    registry = opened.enter_context(config.open())
+    return AgentResponder(responder, registry, config), who | {"agent": " ".join(given)}

@@ -108,12 +108,16 @@ def serve(
     }
     config = settings.override(settings.make(ServeConfig, chosen, where="command line"), limits or [])
     if (best_of is None) != (judge is None) or (agent and judge):
-        raise ConfigError("--best-of and --judge come together, and without --agent: how many, and who compares")
+        raise ConfigError(
+            "--best-of and --judge come together, and without --agent: how many, and who compares"
+        )
     with listen(host, port) as listener:  # first: a port in use is known before a large model is read
         grading = load_card(model, template).grading
         if grading is not None:
             if best_of is not None or agent:
-                raise ConfigError(f"{model} is a reward model: it draws no answers; drop --best-of or --agent")
+                raise ConfigError(
+                    f"{model} is a reward model: it draws no answers; drop --best-of or --agent"
+                )
             _refuse(model, {"max-sequences": max_sequences, "step-tokens": step_tokens, "kv-gb": kv_gb})
             scorer = open_reward_model(
                 model, template_name=template, rope_factor=rope_factor, weights=weights, kernels=kernels

@@ -55,8 +55,8 @@ REFUSED = 0.12  # of those with a call: their tool gives an error
 class Profile:
     """A budget, in lessons, steps and questions of each kind."""
 
-    lessons: int = 640
-    steps: int = 120
+    lessons: int = 240
+    steps: int = 60
     questions: int = 20
 
 

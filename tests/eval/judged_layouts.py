@@ -136,7 +136,8 @@ def videochatgpt(folder: Path) -> None:
 
 
 LAYOUTS: dict[str, Callable[[Path], None]] = {
-    "llava-bench-coco": coco, "llava-bench-wild": wild, "llava-bench-wilder": wilder, "llava-med": med,
+    "llava-bench-coco": coco, "llava-bench-wild": wild, "llava-bench-tools": wild, "llava-bench-wilder": wilder,
+    "llava-med": med,
     "wildvision": wildvision, "mmhal-bench": mmhal, "mm-vet": mmvet, "vibe-eval": vibe,
     "videochatgpt": videochatgpt,
 }  # fmt: skip

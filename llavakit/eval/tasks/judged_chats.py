@@ -170,6 +170,10 @@ BENCHMARKS = {
         "LLaVA-Bench (in the wild)", "questions.jsonl, answers_gpt4.jsonl, context.jsonl, images/", read_wild,
         _ratio, max_tokens=1024, judging=_told,
     ),
+    "llava-bench-tools": Benchmark(
+        "LLaVA-Bench (Tools)", "questions.jsonl, answers_gpt4.jsonl, context.jsonl, images/", read_wild,
+        _ratio, max_tokens=1024, judging=_told,
+    ),
     "llava-bench-wilder": Benchmark(
         "LLaVA-Bench (Wilder)", "*.parquet with Question, Answer, image", read_wilder, _ratio, max_tokens=4096,
         judging=one_by_one(FORMATS["wilder"], reference=_reference),

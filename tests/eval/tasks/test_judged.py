@@ -19,6 +19,7 @@ WHO = {"model": "scripted", "weights": None}
 BOTH = {  # what a judge says of the best and of the worst answer, and the headlines of all such
     "llava-bench-coco": ("10 10\nEqual.", "10 1\nBad.", 100, 10),
     "llava-bench-wild": ("10 10\nEqual.", "10 1\nBad.", 100, 10),
+    "llava-bench-tools": ("10 10\nEqual.", "10 1\nBad.", 100, 10),
     "llava-bench-wilder": ("10 10\nEqual.", "10 1\nBad.", 100, 10),
     "llava-med": ("10 10\nEqual.", "10 1\nBad.", 100, 10),
     "wildvision": ("My final verdict is [[B>>A]]", "[[A>>B]]", 100, 0),
