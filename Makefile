@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo demo-full test lint format docs bench soak newcomer clean help
+.PHONY: demo demo-full test lint format docs bench soak gpu-test newcomer clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -45,6 +45,10 @@ bench: $(VENV)/installed  ## side-by-side benchmarks (peers: BENCH="--vllm-pytho
 
 soak: $(VENV)/installed  ## 300 clients, many of them hostile, against a server for two minutes
 	$(OFFLINE) $(BIN)/python -m benchmarks.soak
+
+gpu-test: $(VENV)/installed  ## what a GPU computes against the CPU (about 8 minutes on one GPU)
+	@$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'gpu-test: there is no CUDA device here')"
+	$(OFFLINE) $(BIN)/python -m pytest tests/gpu -m gpu
 
 newcomer:  ## what README says, from a wheel in an empty directory (about 15 minutes)
 	tests/newcomer.sh

@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(config, items):
     absent = [marker for marker, variable in NEEDS.items() if not os.environ.get(variable)]
     absent += ["browser"] * (find_browser() is None)
     absent += ["node"] * (shutil.which("node") is None)
+    absent += ["gpu"] * (not torch.cuda.is_available())
     absent += ["compiler"] * (shutil.which("gcc") is None and shutil.which("cc") is None)
     left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     if left_out:
