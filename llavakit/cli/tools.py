@@ -14,14 +14,23 @@ Name = Annotated[str, typer.Argument(help="Name of a tool, as `llavakit tools li
 Unit = Annotated[
     Literal["0-1", "0-1000", "px"], typer.Option(help="What the numbers of boxes and points count.")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="TOOL.SETTING=VALUE: the model or folder of a tool, such as ground.model=DIR."
+    ),
+]
 
 
 def list_() -> None:
-    """One line for each tool: its name, what it does, and its weights with their licence."""
-    from llavakit.core.progress import say
-    from llavakit.tools.skills import open_tools
+    """One line for each tool: its name, what it does, and its weights with their licence.
 
-    cards = open_tools().cards
+    Those with weights of the hub, and other names for some, come last; they are there where they are named.
+    """
+    from llavakit.core.progress import say
+    from llavakit.tools.skills import cards_of_all
+
+    cards = cards_of_all()
     width = max(len(card.name) for card in cards)
     for card in cards:
         weights = "" if card.weights is None else f" [{card.weights.name}, {card.weights.licence}]"
@@ -33,11 +42,11 @@ def card(name: Name) -> None:
     import json
     from dataclasses import asdict
 
+    from llavakit.core.errors import pick
     from llavakit.core.progress import say
-    from llavakit.tools.skills import open_tools
+    from llavakit.tools.skills import cards_of_all
 
-    (found,) = open_tools([name]).cards
-    said = asdict(found)
+    said = asdict(pick({found.name: found for found in cards_of_all()}, name, "tool"))
     said.pop("server")
     say(json.dumps(said, indent=2, ensure_ascii=False))
 
@@ -57,6 +66,7 @@ def call(
         typer.Option(help="A mask that a call saved, txt_1 in the call; may be repeated."),
     ] = None,
     unit: Unit = "0-1",
+    set_: Set = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and masks that are made.")] = Path(),
     seconds: Annotated[
         float,
@@ -72,7 +82,7 @@ def call(
     from llavakit.core.progress import say
     from llavakit.tools.by_hand import Given, run_by_hand
 
-    given = Given(arguments or [], image or [], mask or [], unit)
+    given = Given(arguments or [], image or [], mask or [], unit, set_ or ())
     value, files = run_by_hand(name, given, out, seconds)
     if files:
         value["files"] = [str(file) for file in files]
@@ -99,11 +109,15 @@ def serve(
         typer.Option(help="Folder of pictures that are brought and made; default: a temporary one."),
     ] = None,
     unit: Unit = "0-1",
+    set_: Set = None,
     hours: Annotated[
         float, typer.Option(min=0.01, callback=finite, help="How long a picture can be named after it came.")
     ] = 24.0,
 ) -> None:
     """Serve the tools to any MCP client: llavakit tools serve, or llavakit tools serve --http 127.0.0.1:8900"""
+    from llavakit.tools.by_hand import read_settings
+    from llavakit.tools.skills import open_tools
+
     try:
         from llavakit.serve.tool_run import serve_tools
     except ImportError as error:
@@ -111,7 +125,8 @@ def serve(
 
     names = None if tools is None else [name.strip() for name in tools.split(",")]
     kept: dict[str, Any] = {"store": store, "seconds": hours * 3600}
-    serve_tools(names, folder, http, api_key, unit=unit, **kept)
+    opened = open_tools(names, read_settings(set_ or ()))
+    serve_tools(opened, folder, http, api_key, unit=unit, **kept)
 
 
 def _on_one_line(numbers: re.Match[str]) -> str:

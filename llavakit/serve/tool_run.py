@@ -1,7 +1,6 @@
 """`llavakit tools serve`: the tool server until its input ends or a signal comes."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 import anyio
@@ -12,13 +11,12 @@ from llavakit.tools.artifacts import Artifacts
 from llavakit.tools.bringing import OpenImage, put_image
 from llavakit.tools.function import FunctionTool
 from llavakit.tools.registry import Registry, Tool
-from llavakit.tools.skills import open_tools
 from llavakit.tools.workers import Workers
 from llavakit.vision.boxes import Unit
 
 
 def serve_tools(
-    names: Sequence[str] | None,
+    tools: Registry,
     folder: Path | None,
     http: str | None,
     api_key: str | None,
@@ -27,11 +25,11 @@ def serve_tools(
     store: Path | None,
     seconds: float,
 ) -> None:
-    """Serve the tools of these names, or all."""
+    """Serve these tools, and those by which pictures come in."""
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"{folder}: not a folder")
     artifacts = Artifacts(store, seconds=seconds)
-    registry = with_bringing(open_tools(names), folder)
+    registry = with_bringing(tools, folder)
     server = ToolServer(registry, artifacts, unit=unit)
     try:
         if http is None:

@@ -117,13 +117,18 @@ class Arguments(BaseModel):
 
 
 def kinds_of(function: Callable[..., Answer]) -> dict[str, str]:
-    """The kind of every parameter; `plain` where it is JSON as it is."""
-    found = {}
-    for name, hint in get_type_hints(function).items():
-        if name != "return":
-            kind = KINDS.get(_ours(hint))
-            found[name] = "plain" if kind is None else kind.name
+    """The kind of every parameter of a caller; `plain` where it is JSON as it is."""
+    hints, found = get_type_hints(function), {}
+    for name in asked_for(function):
+        kind = KINDS.get(_ours(hints[name]))
+        found[name] = "plain" if kind is None else kind.name
     return found
+
+
+def asked_for(function: Callable[..., Answer]) -> dict[str, inspect.Parameter]:
+    """The parameters that a caller gives. Those behind the star are what the tool was opened with."""
+    given = inspect.signature(function).parameters
+    return {name: one for name, one in given.items() if one.kind is not inspect.Parameter.KEYWORD_ONLY}
 
 
 def _ours(hint: Any) -> Any:
@@ -135,7 +140,7 @@ def arguments_model(function: Callable[..., Answer]) -> type[Arguments]:
     """What checks the JSON arguments of a function, made from its signature."""
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in asked_for(function).items():
         hint, default = hints[name], parameter.default
         said = hint.__metadata__ if get_origin(hint) is Annotated else ()
         kind = _ours(get_args(hint)[0] if said else hint)

@@ -26,12 +26,25 @@ class Given:
     images: Sequence[Path]
     masks: Sequence[Path]
     unit: Unit
+    settings: Sequence[str] = ()
+
+
+def read_settings(said: Sequence[str]) -> dict[str, dict[str, str]]:
+    """`tool.setting=value`, for `open_tools`."""
+    found: dict[str, dict[str, str]] = {}
+    for setting in said:
+        place, sign, value = setting.partition("=")
+        tool, dot, name = place.partition(".")
+        if not (sign and dot and tool and name and value):
+            raise ConfigError(f"--set {setting!r}: write TOOL.SETTING=VALUE, such as ground.model=DIR")
+        found.setdefault(tool, {})[name] = value
+    return found
 
 
 def run_by_hand(name: str, given: Given, out: Path, seconds: float) -> tuple[Json, list[Path]]:
     """What the tool gives, and the files of what it made. TooManyFailures (exit code 1) where it refuses."""
     arguments = json.dumps(_read(given.arguments), allow_nan=False)
-    registry, store = open_tools([name]), Artifacts()
+    registry, store = open_tools([name], read_settings(given.settings)), Artifacts()
     try:
         desk = Desk(store, unit=given.unit)
         for image in given.images:

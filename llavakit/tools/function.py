@@ -4,7 +4,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +35,10 @@ class FunctionTool:
         cost: Literal["light", "heavy"] = "light",
         seconds: float = 10.0,
         weights: Weights | None = None,
+        opened_with: Mapping[str, str] | None = None,
     ) -> None:
+        """`opened_with`: the function's parameters behind the star."""
+        self._opened_with = {name: ("plain", value) for name, value in (opened_with or {}).items()}
         self._path = f"{function.__module__}:{function.__name__}"
         self._workers, self._kinds, self._model = workers, kinds_of(function), arguments_model(function)
         words = inspect.cleandoc(function.__doc__ or "")
@@ -52,7 +55,11 @@ class FunctionTool:
         folder = Path(tempfile.mkdtemp(dir=desk.store.folder, prefix="."))
         try:
             call = _Call(self._kinds, checked, desk)
-            question = {"function": self._path, "folder": str(folder), "arguments": call.arguments()}
+            question = {
+                "function": self._path,
+                "folder": str(folder),
+                "arguments": call.arguments() | self._opened_with,
+            }
             return call.made(self._workers.ask(question, seconds=seconds), self.card.name)
         finally:
             shutil.rmtree(folder, ignore_errors=True)

@@ -1,15 +1,16 @@
 """The table of our tools: one row each. What needs no weights shares a few processes, the others have their own."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from llavakit.core.errors import pick
-from llavakit.text.calls import Weights
+from llavakit.core.errors import ConfigError, pick
+from llavakit.text.calls import Card, Weights
 from llavakit.tools import (
     codes,
     cutting,
     detection,
     faces,
+    hub_models,
     looking,
     marking,
     reading,
@@ -17,6 +18,7 @@ from llavakit.tools import (
     saliency,
     selecting,
 )
+from llavakit.tools.aliases import ALIASES, AliasTool
 from llavakit.tools.arguments import Answer
 from llavakit.tools.function import FunctionTool
 from llavakit.tools.registry import Registry
@@ -27,22 +29,42 @@ ADDRESS_SPACE = 16.0  # gigabytes that a process with a model may map; what it u
 
 @dataclass(frozen=True)
 class Skill:
-    """A function as a tool. With `weights` it is heavy: it has a process of its own, which loads them once."""
+    """A function as a tool. With `weights` it is heavy: it has a process of its own, which loads them once.
+
+    `settings` are what it is opened with by default; empty ones must be given. Such a tool must be named.
+    """
 
     function: Callable[..., Answer]
     seconds: float = 10.0  # of one call; of a heavy one, with loading
     weights: Weights | None = None
+    settings: tuple[tuple[str, str], ...] = ()
 
     @property
     def name(self) -> str:
         return self.function.__name__
 
-    def open(self, shared: Workers) -> FunctionTool:
+    def open(self, shared: Workers, changed: Mapping[str, str]) -> FunctionTool:
         """The tool; light ones run in `shared`. Nothing is started yet."""
         if self.weights is None:
             return FunctionTool(self.function, shared, seconds=self.seconds)
+        settings = dict(self.settings)
+        for name, value in changed.items():
+            pick(settings, name, f"setting of {self.name}")
+            settings[name] = value
+        for name, value in settings.items():
+            if not value:
+                raise ConfigError(f"{self.name} needs {name}: --set {self.name}.{name}=...")
         own = Workers(at_once=1, seconds=self.seconds, memory=ADDRESS_SPACE)
-        return FunctionTool(self.function, own, cost="heavy", seconds=self.seconds, weights=self.weights)
+        return FunctionTool(
+            self.function, own, cost="heavy", seconds=self.seconds, weights=self.weights, opened_with=settings
+        )
+
+
+def _hub(
+    function: Callable[..., Answer], hub_id: str, name: str, licence: str, megabytes: float, **more: str
+) -> Skill:
+    weights = Weights(name, licence, f"hub {hub_id}", megabytes)
+    return Skill(function, 300.0, weights, (("model", hub_id), *more.items()))
 
 
 SKILLS = {
@@ -65,14 +87,43 @@ SKILLS = {
         Skill(faces.faces, seconds=60.0, weights=faces.CENTERFACE.weights),
         Skill(saliency.salient, seconds=60.0, weights=saliency.U2NETP.weights),
         Skill(detection.detect, seconds=60.0, weights=detection.YOLO.weights),
+        _hub(hub_models.ground, "IDEA-Research/grounding-dino-tiny", "Grounding DINO", "Apache-2.0", 2500),
+        _hub(hub_models.segment, "facebook/sam2.1-hiera-tiny", "SAM 2.1", "Apache-2.0", 1500),
+        _hub(hub_models.caption, "Salesforce/blip-image-captioning-base", "BLIP", "BSD-3-Clause", 2000),
+        _hub(hub_models.search, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000, folder=""),
         Skill(reckoning.calculate, seconds=5.0),
         Skill(reckoning.table, seconds=5.0),
     )
 }
 
 
-def open_tools(names: Sequence[str] | None = None) -> Registry:
-    """The tools of these names, or all. ConfigError names the nearest for an unknown one. To be closed."""
-    chosen = list(SKILLS) if names is None else names
+def cards_of_all() -> list[Card]:
+    """What is told about every tool; behind ours those of the hub, then aliases."""
     shared = Workers()
-    return Registry(pick(SKILLS, name, "tool").open(shared) for name in dict.fromkeys(chosen))
+    tools = {name: replace(skill, settings=()).open(shared, {}) for name, skill in SKILLS.items()}
+    own = Registry(tools[name] for name, skill in SKILLS.items() if not skill.settings)
+    hub = Registry(tools[name] for name, skill in SKILLS.items() if skill.settings)
+    aliases = Registry(AliasTool(alias, tools[alias.target]) for alias in ALIASES.values())
+    return [*own.cards, *hub.cards, *aliases.cards]
+
+
+def open_tools(
+    names: Sequence[str] | None = None, settings: Mapping[str, Mapping[str, str]] | None = None
+) -> Registry:
+    """The tools and aliases of these names, or all tools that need nothing from a hub. To be closed.
+
+    `settings` of tools by name: the model, the folder. ConfigError names the nearest for an unknown one.
+    """
+    chosen = [name for name, skill in SKILLS.items() if not skill.settings] if names is None else names
+    shared, changed = Workers(), dict(settings or {})
+    known = SKILLS.keys() | ALIASES.keys()
+    for name in (*chosen, *changed):
+        pick(dict.fromkeys(known), name, "tool")
+
+    def opened(name: str) -> FunctionTool:
+        return SKILLS[name].open(shared, changed.get(name, {}))
+
+    return Registry(
+        AliasTool(ALIASES[name], opened(ALIASES[name].target)) if name in ALIASES else opened(name)
+        for name in dict.fromkeys(chosen)
+    )

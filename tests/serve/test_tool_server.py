@@ -209,5 +209,5 @@ def test_two_servers_on_one_folder_know_the_same_pictures(tmp_path):
 )
 def test_a_wrong_command_is_one_line(names, folder, http, says):
     with pytest.raises(ConfigError, match=says) as raised:
-        serve_tools(names, folder, http, None, unit="0-1", store=None, seconds=60)
+        serve_tools(open_tools(names), folder, http, None, unit="0-1", store=None, seconds=60)
     assert "\n" not in str(raised.value)

@@ -1,0 +1,214 @@
+"""Tools whose weights come from the model hub, through `transformers`: `model` is a hub id or a directory.
+
+Each loads on its first call, in a process of its own, onto the GPU if there is one. Weights are read from
+safetensors only, and nothing of a repository is run.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import PIL.Image
+from pydantic import Field
+
+from llavakit.core.errors import DataError
+from llavakit.text.calls import ToolError, ToolUnavailable
+from llavakit.tools.arguments import Answer, Drawn, Mask, Picture, Point, Region
+from llavakit.tools.opencv import apart, mask_box, region, resized, shaded
+from llavakit.vision.image import digest, load_image
+
+MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+Words = Annotated[str, Field(min_length=1, max_length=100)]
+MOST_FILES = 100_000
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+
+
+def ground(
+    image: Picture,
+    words: Annotated[
+        list[Words], Field(min_length=1, max_length=40, description="What to find: cat, red car.")
+    ],
+    confidence: Annotated[float, Field(ge=0.01, le=1, description="Least confidence.")] = 0.3,
+    *,
+    model: str,
+) -> Answer:
+    """Find and count anything that words name in a picture: the box of each (Grounding DINO or OWLv2)."""
+    import torch
+    from transformers import AutoModelForZeroShotObjectDetection
+
+    processor, net = _processor(model), _net(AutoModelForZeroShotObjectDetection, model)
+    asked = [" ".join(word.replace(".", " ").split()).lower() for word in words]
+    if not all(asked):
+        raise ToolError("a word to find is empty")
+    inputs = processor(images=PIL.Image.fromarray(image.pixels_HW3), text=[asked], return_tensors="pt")
+    with torch.inference_mode():
+        outputs = net(**inputs.to(net.device))
+    # OWLv2 scores whole phrases, on the picture padded to a square; Grounding DINO scores tokens.
+    padded = net.config.model_type in ("owlv2", "owlvit")
+    scores_QT = outputs.logits[0].float().sigmoid().cpu().numpy()
+    if not padded:
+        scores_QT = _of_phrases(scores_QT, inputs["input_ids"][0].tolist(), processor.tokenizer)
+    sides = np.array([max(image.size)] * 2 if padded else image.size)
+    middle_Q2, size_Q2 = np.split(outputs.pred_boxes[0].float().cpu().numpy(), 2, axis=1)
+    boxes_Q4 = np.concatenate([middle_Q2 - size_Q2 / 2, middle_Q2 + size_Q2 / 2], axis=1) * np.tile(sides, 2)
+    found = []
+    for column, word in enumerate(asked):
+        mine = (scores_QT.argmax(axis=1) == column) & (scores_QT[:, column] > confidence)
+        boxes, scores = boxes_Q4[mine], scores_QT[mine, column]
+        found += [
+            (float(scores[one]), word, region(boxes[one], image.size)) for one in apart(boxes, scores, 0.7)
+        ]
+    found.sort(key=lambda one: -one[0])
+    labels = [word for _, word, _ in found]
+    shown = [{"label": word, "box": box, "confidence": round(score, 3)} for score, word, box in found[:200]]
+    return Answer({"counts": {word: labels.count(word) for word in sorted(set(labels))}, "found": shown})
+
+
+def _of_phrases(scores_QT: np.ndarray, ids: list[int], tokenizer: Any) -> np.ndarray:
+    """float[Q, W]: of the tokens of every phrase, which a dot ends, the best score."""
+    dot, columns, start = tokenizer.convert_tokens_to_ids("."), [], 1  # behind [CLS]
+    for place, token in enumerate(ids):
+        if token == dot:
+            columns.append(scores_QT[:, start:place].max(axis=1))
+            start = place + 1
+    return np.stack(columns, axis=1)
+
+
+def segment(
+    image: Picture,
+    box: Region | None = None,
+    inside: tuple[Point, ...] = (),
+    outside: tuple[Point, ...] = (),
+    *,
+    model: str,
+) -> Answer:
+    """Select one thing in a picture by a box around it and/or points on it and beside it: its mask (SAM 2)."""
+    import torch
+    import torch.nn.functional as F
+    from transformers import Sam2Model
+
+    if box is None and not inside:
+        raise ToolError("say what to select: a box around it, or points inside of it")
+    net = _net(Sam2Model, model)
+    side, (width, height) = net.config.prompt_encoder_config.image_size, image.size
+    values_HW3 = (resized(image.pixels_HW3, (side, side)) / np.float32(255) - MEAN) / STD
+    scale = np.array([side / width, side / height])
+    prompts: dict[str, Any] = {}
+    if box is not None:
+        prompts["input_boxes"] = torch.tensor(
+            (np.asarray(box) * np.tile(scale, 2))[None, None], dtype=torch.float32
+        )
+    if inside or outside:
+        points = np.asarray([*inside, *outside]) * scale
+        prompts["input_points"] = torch.tensor(points[None, None], dtype=torch.float32)
+        prompts["input_labels"] = torch.tensor([[[1] * len(inside) + [0] * len(outside)]])
+    pixels = torch.from_numpy(values_HW3.transpose(2, 0, 1)[None].copy())
+    with torch.inference_mode():
+        said = net(
+            pixel_values=pixels.to(net.device), **{name: one.to(net.device) for name, one in prompts.items()}
+        )
+        best = int(said.iou_scores[0, 0].argmax())
+        whole = F.interpolate(said.pred_masks[0, :, best][None].float(), (height, width), mode="bilinear")
+    inside_HW = (whole[0, 0] > 0).cpu().numpy()
+    if not inside_HW.any():
+        raise ToolError("nothing was found there; try a larger box or other points")
+    percent = round(100 * float(inside_HW.mean()), 2)
+    value = {"mask": Mask(inside_HW), "box": mask_box(inside_HW), "percent": percent}
+    value["confidence"] = round(float(said.iou_scores[0, 0, best]), 3)
+    return Answer(value, (Drawn(shaded(image.pixels_HW3, inside_HW), (0, 0)),))
+
+
+def caption(image: Picture, box: Region | None = None, *, model: str) -> Answer:
+    """Describe a picture, or a box of it, in one sentence (BLIP)."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    processor, net = _processor(model), _net(AutoModelForImageTextToText, model)
+    pixels = image.pixels_HW3 if box is None else image.pixels_HW3[box.top : box.bottom, box.left : box.right]
+    inputs = processor(images=PIL.Image.fromarray(pixels), return_tensors="pt").to(net.device)
+    with torch.inference_mode():
+        said = net.generate(**inputs, max_new_tokens=40, do_sample=False)
+    return Answer({"caption": processor.batch_decode(said, skip_special_tokens=True)[0].strip()})
+
+
+def search(
+    words: Words,
+    top: Annotated[int, Field(ge=1, le=8, description="How many pictures.")] = 3,
+    *,
+    model: str,
+    folder: str,
+) -> Answer:
+    """Find the pictures of a collection that fit best to words (SigLIP): their names, and the pictures."""
+    import torch
+    from transformers import AutoModel
+
+    processor, net = _processor(model), _net(AutoModel, model)
+    names, vectors_ND = _indexed(model, folder)
+    inputs = processor(text=[words], padding="max_length", truncation=True, return_tensors="pt").to(
+        net.device
+    )
+    with torch.inference_mode():
+        asked_D = _unit(net.get_text_features(**inputs))[0]
+    scores_N = vectors_ND @ asked_D
+    best = np.argsort(-scores_N, kind="stable")[:top]
+    found = [{"name": names[one], "likeness": round(float(scores_N[one]), 4)} for one in best]
+    shown = tuple(Drawn(np.asarray(load_image(Path(folder) / names[one]))) for one in best)
+    return Answer({"pictures_in_all": len(names), "found": found}, shown)
+
+
+@cache
+def _indexed(model: str, folder: str) -> tuple[list[str], np.ndarray]:
+    """Names below the folder and their vectors [N, D]; a picture that was seen before is not looked at again."""
+    import torch
+    from transformers import AutoModel
+
+    processor, net = _processor(model), _net(AutoModel, model)
+    root = Path(folder)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    names, vectors, seen = [], [], dict[str, np.ndarray]()
+    for path in files[:MOST_FILES]:
+        try:
+            known = digest(path)
+            if known not in seen:
+                inputs = processor(images=load_image(path), return_tensors="pt").to(net.device)
+                with torch.inference_mode():
+                    seen[known] = _unit(net.get_image_features(**inputs))[0]
+        except DataError:  # not every file of a folder is a picture
+            continue
+        names.append(str(path.relative_to(root)))
+        vectors.append(seen[known])
+    if not names:
+        raise ToolError("there is no picture in the collection")
+    return names, np.stack(vectors)
+
+
+def _unit(features: Any) -> np.ndarray:
+    """float32[N, D] of length 1."""
+    import torch
+
+    vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
+    found: np.ndarray = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
+    return found
+
+
+@cache
+def _processor(model: str) -> Any:
+    from transformers import AutoProcessor
+
+    return _read(AutoProcessor, model)
+
+
+@cache
+def _net(kind: Any, model: str) -> Any:
+    """The model on its device, to be asked and not trained."""
+    import torch
+
+    return _read(kind, model, use_safetensors=True).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _read(kind: Any, model: str, **how: Any) -> Any:
+    try:
+        return kind.from_pretrained(model, **how)
+    except (OSError, ValueError, ImportError) as error:
+        raise ToolUnavailable(f"{model} cannot be opened: {' '.join(str(error).split())[:300]}") from None

@@ -1,0 +1,126 @@
+"""Tools with weights of the hub: tiny random models of the same kinds go through the same functions."""
+
+import json
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+import transformers as hf
+from skimage import data
+
+from llavakit.core.errors import ConfigError
+from llavakit.text.calls import Call, ToolError, ToolUnavailable
+from llavakit.tools import hub_models
+from llavakit.tools.arguments import Picture, Point, Region
+from llavakit.tools.artifacts import Artifacts
+from llavakit.tools.desk import Desk
+from llavakit.tools.opencv import region
+from llavakit.tools.skills import SKILLS, open_tools
+from tests.tools import tiny_hub
+
+CAT = Picture("img_1", data.chelsea())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="module", params=["owlv2", "grounding_dino"])
+def detector(request, folder):
+    save = {"owlv2": tiny_hub.save_owlv2, "grounding_dino": tiny_hub.save_grounding_dino}[request.param]
+    save(folder / request.param)
+    return str(folder / request.param)
+
+
+def test_what_words_name_is_found_where_the_model_itself_puts_it(detector):
+    """Boxes as the processor of `transformers` gives them for the same picture and words."""
+    value = hub_models.ground(CAT, ["Cat", "red dog"], 0.01, model=detector).value
+    assert sum(value["counts"].values()) == len(value["found"]) > 0
+    assert {one["label"] for one in value["found"]} <= {"cat", "red dog"}
+    processor = hf.AutoProcessor.from_pretrained(detector)
+    net = hf.AutoModelForZeroShotObjectDetection.from_pretrained(detector).eval()
+    inputs = processor(
+        images=PIL.Image.fromarray(CAT.pixels_HW3), text=[["cat", "red dog"]], return_tensors="pt"
+    )
+    with torch.inference_mode():
+        outputs = net(**inputs)
+    (theirs,) = processor.image_processor.post_process_object_detection(
+        outputs, 0.0, [CAT.pixels_HW3.shape[:2]]
+    )
+    there = {region(box.numpy(), CAT.size) for box in theirs["boxes"]}
+    assert {one["box"] for one in value["found"]} <= there
+    with pytest.raises(ToolError, match="empty"):
+        hub_models.ground(CAT, ["cat", " . "], model=detector)
+
+
+def test_every_phrase_has_the_best_of_its_tokens(folder):
+    (folder / "words").mkdir()
+    tokenizer = tiny_hub.bert_words(folder / "words")
+    ids = tokenizer("cat. red dog.")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "cat", ".", "red", "dog", ".", "[SEP]"]
+    scores = np.array([[9, 0.1, 9, 0.2, 0.7, 9, 9], [9, 0.6, 9, 0.3, 0.1, 9, 9]])
+    assert hub_models._of_phrases(scores, ids, tokenizer).tolist() == [[0.1, 0.7], [0.6, 0.3]]
+
+
+def test_a_mask_is_as_large_as_the_picture(folder):
+    tiny_hub.save_sam2(folder / "sam2")
+    for prompt in (
+        {"box": Region(100, 50, 300, 250)},
+        {"inside": (Point(150, 150),), "outside": (Point(5, 5),)},
+    ):
+        answer = hub_models.segment(CAT, **prompt, model=str(folder / "sam2"))
+        assert answer.value["mask"].inside_HW.shape == CAT.pixels_HW3.shape[:2]
+    with pytest.raises(ToolError, match="say what to select"):
+        hub_models.segment(CAT, model=str(folder / "sam2"))
+
+
+def test_a_picture_has_one_caption_and_a_box_of_it_another(folder):
+    tiny_hub.save_blip(folder / "blip")
+    whole = hub_models.caption(CAT, model=str(folder / "blip")).value["caption"]
+    part = hub_models.caption(CAT, Region(0, 0, 60, 60), model=str(folder / "blip")).value["caption"]
+    assert whole and part and whole != part
+
+
+def test_a_collection_is_searched_in_a_process_of_its_own_and_shows_what_it_found(folder, tmp_path):
+    tiny_hub.save_siglip(folder / "siglip")
+    photos = tmp_path / "photos"
+    (photos / "below").mkdir(parents=True)
+    for name, pixels in {
+        "cat.png": data.chelsea(),
+        "below/cup.jpg": data.coffee(),
+        "same.png": data.chelsea(),
+    }.items():
+        PIL.Image.fromarray(pixels).save(photos / name)
+    (photos / "broken.png").write_bytes(b"no picture")
+    registry = open_tools(["search"], {"search": {"model": str(folder / "siglip"), "folder": str(photos)}})
+    desk = Desk(Artifacts(tmp_path / "art"))
+    try:
+        result = registry.call(
+            Call("search", '{"words": "cat", "top": 3}'), desk, deadline=time.monotonic() + 120
+        )
+    finally:
+        registry.close()
+    found = result.value["found"]
+    assert result.value["pictures_in_all"] == 3 and len(result.pictures) == 3
+    assert {one["name"] for one in found} == {"cat.png", "below/cup.jpg", "same.png"}
+    likeness = {one["name"]: one["likeness"] for one in found}
+    assert likeness["cat.png"] == likeness["same.png"] != likeness["below/cup.jpg"]
+    assert "model" not in json.dumps(registry.cards[0].parameters)
+
+
+def test_weights_that_are_not_there_are_told_with_their_name():
+    with pytest.raises(ToolUnavailable, match="no/such cannot be opened"):
+        hub_models.caption(CAT, model="no/such")
+
+
+def test_they_are_there_when_they_are_named_and_say_what_they_need():
+    named_only = {name for name, skill in SKILLS.items() if skill.settings}
+    registry = open_tools()
+    assert named_only == {"ground", "segment", "caption", "search"} and not named_only & set(registry.tools)
+    with pytest.raises(ConfigError, match="search needs folder"):
+        open_tools(["search"])
+    with pytest.raises(ConfigError, match="did you mean 'model'"):
+        open_tools(["ground"], {"ground": {"modle": "x"}})
