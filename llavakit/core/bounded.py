@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -80,11 +81,15 @@ class Bounded:
     def ask(self, question: Any, *, seconds: float | None = None) -> Outcome:
         """The child's reply to anything JSON can say. ConfigError if its program cannot start at all.
 
-        `seconds`: less than the process was made for.
+        `seconds`: less than the process was made for, and its start is part of them.
         """
+        if self._process is None:
+            begun = time.monotonic()
+            self._start(START_SECONDS if seconds is None else seconds)
+            seconds = None if seconds is None else max(seconds - (time.monotonic() - begun), 0.001)
         seconds = self.seconds if seconds is None else min(seconds, self.seconds)
-        process = self._process or self._start()
-        assert process.stdin is not None
+        process = self._process
+        assert process is not None and process.stdin is not None
         try:
             process.stdin.write(json.dumps(question) + "\n")
             process.stdin.flush()
@@ -115,18 +120,17 @@ class Bounded:
         process.stdout.close()
         process.wait()
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def _start(self, seconds: float) -> None:
         self._process = process = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         try:
-            problem = self._read(process, START_SECONDS).problem
+            problem = self._read(process, seconds).problem
         except (EOFError, TimeoutError):
             problem = "does not start"
         if problem is not None:
             self.close()
             raise ConfigError(f"{self.needs}: {problem}")
-        return process
 
     def _read(self, process: "subprocess.Popen[str]", seconds: float) -> Outcome:
         """The next reply. TimeoutError where none comes in time, EOFError where none will."""

