@@ -345,11 +345,16 @@ class Engine:
         beyond = [token for token in sampling.logit_bias if token >= vocabulary]
         if beyond:
             raise DataError(f"logit_bias: there is no token {beyond[0]}; this model has {vocabulary}")
-        if sampling.json_schema is None:
+        if sampling.json_schema is not None and sampling.call_schema is not None:
+            raise ConfigError(
+                "json_schema and call_schema exclude each other: an answer is JSON, or text with calls"
+            )
+        schema = sampling.json_schema or sampling.call_schema
+        if schema is None:
             return None
-        self._text("json_schema")
+        self._text("json_schema" if sampling.call_schema is None else "call_schema")
         assert self._grammars is not None
-        return self._grammars.of(sampling.json_schema)
+        return self._grammars.of(schema, in_text=sampling.call_schema is not None)
 
     def _text(self, setting: str) -> Tokenizer:
         """The tokenizer, for a setting that is about text."""

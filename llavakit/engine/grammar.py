@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.engine.kept import Kept
+from llavakit.text.hermes import CLOSE, OPEN
 from llavakit.text.tokenizer import Tokenizer
 
 # Blanks between the parts of an answer: one space, or a new line with its indentation. Without a bound, a model
@@ -65,32 +66,38 @@ class Grammars:
 
     def __init__(self, tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
         self._tokenizer, self._stop_ids = tokenizer, stop_ids
-        self._kept: Kept[str, Grammar] = Kept(GRAMMAR_BYTES, _size)
+        self._kept: Kept[tuple[str, bool], Grammar] = Kept(GRAMMAR_BYTES, _size)
         self._vocabulary: Any = None
 
-    def of(self, schema: str) -> Grammar:
-        """The grammar of a JSON schema (as JSON text). Raises SchemaError for one that cannot be followed."""
-        grammar = self._kept.find(schema)
+    def of(self, schema: str, *, in_text: bool = False) -> Grammar:
+        """The grammar of a JSON schema (as JSON text). Raises SchemaError for one that cannot be followed.
+
+        With `in_text`, of any text in which whatever a <tool_call> opens is such JSON, and is closed.
+        """
+        grammar = self._kept.find((schema, in_text))
         if grammar is None:
-            grammar = Grammar(self._compile(schema))
-            self._kept.keep(schema, grammar)
+            grammar = Grammar(self._compile(schema, in_text))
+            self._kept.keep((schema, in_text), grammar)
         return grammar
 
-    def _compile(self, schema: str) -> Any:
+    def _compile(self, schema: str, in_text: bool) -> Any:
         try:
             import llguidance
             from llguidance.hf import from_tokenizer
         except ImportError:
             raise ConfigError("json_schema needs llguidance: pip install 'llavakit[serve]'") from None
         try:
-            json.loads(schema)
+            said = json.loads(schema)
         except ValueError as error:
             raise SchemaError(f"json_schema: not JSON: {error}") from None
         if self._vocabulary is None:
             hf: Any = self._tokenizer.hf
             self._vocabulary = from_tokenizer(hf, eos_token=sorted(self._stop_ids))
         try:
-            grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=LAYOUT)
+            if in_text:
+                grammar = llguidance.LLMatcher.grammar_from_lark(_calls_in_text(said))
+            else:
+                grammar = llguidance.LLMatcher.grammar_from_json_schema(schema, defaults=LAYOUT)
         except ValueError as error:
             raise SchemaError(f"json_schema: {error}") from None
         matcher = llguidance.LLMatcher(self._vocabulary, grammar, log_level=0)
@@ -99,6 +106,17 @@ class Grammars:
         return matcher
 
 
-def _size(schema: str, grammar: Grammar) -> int:
+def _calls_in_text(schema: Any) -> str:
+    """Any text, and calls of the schema in it, in the language of llguidance. `lazy`: up to the first mark."""
+    call = json.dumps({"x-guidance": LAYOUT} | schema) if isinstance(schema, dict) else json.dumps(schema)
+    return f"""%llguidance {{}}
+start: call* REST
+call: mark "\\n" %json {call} "\\n{CLOSE}"
+mark[lazy]: REST "{OPEN}"
+REST: /(.|\\n)*/
+"""
+
+
+def _size(key: tuple[str, bool], grammar: Grammar) -> int:
     """What a compiled schema takes, and more: 0.2 MiB and 150 times its text are the most that was measured."""
-    return FIXED_BYTES + BYTES_PER_LETTER * len(schema)
+    return FIXED_BYTES + BYTES_PER_LETTER * len(key[0])

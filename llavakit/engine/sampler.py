@@ -46,6 +46,7 @@ class Sampling(Config):
     ignore_end: bool = False  # go on past the model's own end of an answer
     logprobs: int | None = Field(default=None, ge=0)  # of the chosen token, and of so many of the likeliest
     json_schema: str | None = None  # the answer must be JSON that this schema (as JSON text) admits
+    call_schema: str | None = None  # the same for every <tool_call> in an answer, which is free otherwise
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ class Calling:
     forced: frozenset[str] = frozenset()
     shaped: bool = False
     only_first: bool = False
+    held: bool = False  # free calls fit their schemas (`strict`)
 
 
 def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
@@ -156,6 +157,7 @@ def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
         n=request.n,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         schema=_schema(request),
+        call_schema=_call_schema(request),
     )
 
 
@@ -185,7 +187,16 @@ def calling(request: ChatRequest) -> Calling:
         case _ if names and _format(request) is not None:
             return Calling(forced=names, shaped=True)
         case _:
-            return Calling(free=names, only_first=request.parallel_tool_calls is False)
+            strict = any(tool.function.strict for tool in request.tools or ())
+            return Calling(free=names, only_first=request.parallel_tool_calls is False, held=strict)
+
+
+def _call_schema(request: ChatRequest) -> str | None:
+    """What free calls are held to: one `strict` tool holds the calls of all."""
+    if not calling(request).held:
+        return None
+    tools = {tool.function.name: tool.function.parameters for tool in request.tools or ()}
+    return _json(forced_schema(tools), "tools")
 
 
 def _schema(request: ChatRequest) -> str | None:

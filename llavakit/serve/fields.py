@@ -105,7 +105,13 @@ class Drawn(Asked):
     min_tokens: Annotated[int | None, only(0)] = None
 
     def sampling(
-        self, max_tokens: int, *, n: int | None = None, logprobs: int | None = None, schema: str | None = None
+        self,
+        max_tokens: int,
+        *,
+        n: int | None = None,
+        logprobs: int | None = None,
+        schema: str | None = None,
+        call_schema: str | None = None,
     ) -> Sampling:
         """How to draw the answer. What is left out is as OpenAI says: temperature 1, another seed each time."""
         return Sampling(
@@ -124,6 +130,7 @@ class Drawn(Asked):
             n=n or 1,
             logprobs=logprobs,
             json_schema=schema,
+            call_schema=call_schema,
         )
 
 

@@ -194,7 +194,9 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
     tools = tuple(
         Tool(
             type="function",
-            function=Function(name=tool.name, description=tool.description, parameters=tool.parameters),
+            function=Function(
+                name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+            ),
         )
         for tool in request.tools or ()
     )

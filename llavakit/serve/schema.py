@@ -104,7 +104,7 @@ class Function(Said):
     name: Annotated[str, Field(pattern=NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None  # a JSON schema
-    strict: bool | None = None  # forced calls always follow the schema; free ones cannot be held to it
+    strict: bool | None = None  # forced calls always follow the schema; free ones where it is true
 
 
 class Tool(Said):

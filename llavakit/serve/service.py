@@ -426,7 +426,8 @@ def _too_long(error: ContextError, param: str) -> ApiError:
 
 def _shaping(request: ChatRequest) -> str:
     """The field that an answer's schema is made of."""
-    return "tools" if calling(request).forced else "response_format"
+    how = calling(request)
+    return "tools" if how.forced or how.held else "response_format"
 
 
 def default_fetcher(settings: ServeConfig) -> Fetcher:

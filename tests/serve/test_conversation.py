@@ -236,6 +236,11 @@ def test_who_may_be_called():
     assert calling(request(ask, **both, parallel_tool_calls=False)) == Calling(free=names, only_first=True)
     assert calling(request(ask, **both, tool_choice="none")) == Calling()
     assert calling(request(ask, **both, tool_choice="required")) == Calling(forced=names)
+    strict = [TOOL | {"function": TOOL["function"] | {"strict": True}}, OTHER]
+    assert calling(request(ask, tools=strict)) == Calling(free=names, held=True)
+    held = sampling(request(ask, tools=strict), SETTINGS)
+    assert held.json_schema is None and len(json.loads(held.call_schema)["anyOf"]) == 2
+    assert sampling(request(ask, **both), SETTINGS).call_schema is None
     shaped = request(ask, **both, response_format={"type": "json_object"})
     assert calling(shaped) == Calling(forced=names, shaped=True)
     named = {"type": "function", "function": {"name": "look"}}
