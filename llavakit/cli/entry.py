@@ -27,6 +27,7 @@ from llavakit.cli.reward import reward
 from llavakit.cli.serve import serve
 from llavakit.cli.studio import studio
 from llavakit.cli.synth import synth
+from llavakit.cli.teaching import lessons
 from llavakit.cli.train import train
 from llavakit.core.errors import Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
@@ -41,7 +42,7 @@ VERBS: tuple[Verb, ...] = (
     export,
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)
-TOOLS_VERBS: tuple[Verb, ...] = (tools.list_, tools.card, tools.call, tools.serve, measure)
+TOOLS_VERBS: tuple[Verb, ...] = (tools.list_, tools.card, tools.call, tools.serve, measure, lessons)
 JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
 
 
