@@ -112,7 +112,9 @@ class _View:
                     self._saying = self.tree.add("")
                 self._saying.label = _text(shorten(" ".join(self._said.split()), 4 * WIDE), "dim")
             case Said():
-                if self._saying is not None:
+                if self._saying is None:  # of a run that is shown again: there were no pieces
+                    self._saying = self.tree.add("")
+                if event.text.strip():
                     self._saying.label = _text(shorten(" ".join(event.text.split()), 4 * WIDE), "dim")
                 self._saying, self._said = None, ""
             case CallMade():

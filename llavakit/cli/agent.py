@@ -92,6 +92,8 @@ def agent(
     from llavakit.engine.sampler import Sampling
     from llavakit.vision.image import load_image
 
+    if resume is not None and _replayed(resume):
+        return
     budget = settings.override(Budget(), limit or [])
     rules, kept = read_policy(policy, decisions)
     where = resume or out or free_folder(RUNS, question or "")
@@ -121,6 +123,18 @@ def agent(
             again = f"llavakit agent --resume {where}, with the model and tools of before"
             raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
         report(run)
+
+
+def _replayed(folder: Path) -> bool:
+    """Show a run that has its answer, which takes no model; whether it has."""
+    from llavakit.agent.run import reopen
+    from llavakit.agent.screen import Screen, report
+
+    with reopen(folder) as run:
+        if run.state.answered is not None:
+            Screen().show(run.events)
+            report(run)
+        return run.state.answered is not None
 
 
 def _names(tools: str | None) -> list[str] | None:

@@ -98,13 +98,17 @@ def cli(run, tmp_path, monkeypatch):
 CROP = call("crop", box=[0, 0, 0.5, 0.5])
 
 
-def test_a_run_on_the_command_line_shows_its_tree_and_leaves_pictures(cli, tmp_path):
+def test_a_run_on_the_command_line_shows_its_tree_and_leaves_pictures(cli, run, tmp_path):
     code, out, err = cli([CROP, "I cropped it."], "--image", "x.png", "Cut it.", "--out", "one")
     assert (code, err) == (0, "")
     assert "call_1 crop(" in out and "I cropped it. [call_1]" in out and "img_2: one/img_2-crop.png" in out
     assert (tmp_path / "one" / "img_2-crop.png").exists()
     code, _, err = cli(["x"], "--image", "x.png", "Cut it.", "--out", "one")
     assert code == 2 and "has a run already" in err
+    code, again, _ = run("agent", "--resume", "one")
+    assert code == 0 and again.splitlines()[-4:] == out.splitlines()[-4:], (
+        "it is shown again, without a model"
+    )
 
 
 def test_a_call_that_a_rule_asks_about_waits_and_goes_on(cli, tmp_path):
