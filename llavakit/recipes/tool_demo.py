@@ -7,6 +7,7 @@ are asked about pictures of the test split, with tools, with tools that give err
 import json
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -21,13 +22,14 @@ from llavakit.agent.loop import Agent
 from llavakit.agent.measure import Expected, measure
 from llavakit.agent.run import begin
 from llavakit.agent.state import State
-from llavakit.chat import load
+from llavakit.chat import Chat, load
 from llavakit.core.errors import ConfigError, Interrupted
 from llavakit.core.files import write_text
 from llavakit.core.progress import bar, console, say
 from llavakit.data.settings import DataConfig
-from llavakit.engine.responder import Responder
+from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.sampler import Sampling
+from llavakit.engine.worker import Worker
 from llavakit.eval.controls import derange
 from llavakit.eval.vqa import EasyVqa, is_right
 from llavakit.model.directory import LATEST
@@ -48,6 +50,7 @@ SAMPLING = Sampling(max_tokens=96)
 SHARES: dict[Kind, float] = {
     "count": 0.2, "count one color": 0.2, "zoom": 0.28, "colors": 0.14, "plain": 0.18,
 }  # fmt: skip  # of the lessons
+AT_ONCE = 24  # questions that are asked side by side
 REFUSED = 0.12  # of those with a call: their tool gives an error
 
 
@@ -134,11 +137,14 @@ def _report(base: Path, out: Path, registry: Registry, profile: Profile) -> None
         for kind in KINDS
     }
     chat = load(out)
-    asked: dict[str, dict[Kind, list[State]]] = {}
-    asked["with tools"] = _ask(chat, registry, lessons, out / "test" / "with")
-    asked["tools give errors"] = _ask(chat, switch_off(registry), lessons, out / "test" / "off")
+    worker = Worker(chat.engine)
     other = {kind: _exchanged(some) for kind, some in lessons.items()}
-    asked["pictures exchanged"] = _ask(chat, registry, other, out / "test" / "exchanged")
+    asked = {
+        "with tools": _ask(chat, worker, registry, lessons, out / "test" / "with"),
+        "tools give errors": _ask(chat, worker, switch_off(registry), lessons, out / "test" / "off"),
+        "pictures exchanged": _ask(chat, worker, registry, other, out / "test" / "exchanged"),
+    }
+    worker.close()
     table: dict[str, dict[str, float]] = {
         name: {kind: mean([_good(run, lesson) for run, lesson in zip(runs[kind], lessons[kind], strict=True)])
                for kind in KINDS}
@@ -169,24 +175,28 @@ def _report(base: Path, out: Path, registry: Registry, profile: Profile) -> None
 
 
 def _ask(
-    chat: Responder, registry: Registry, lessons: dict[Kind, list[Lesson]], folder: Path
+    chat: Chat, worker: Worker, registry: Registry, lessons: dict[Kind, list[Lesson]], folder: Path
 ) -> dict[Kind, list[State]]:
-    """A run of the model on every question, in a folder each."""
-    agent, runs = Agent(chat, registry, FORM, sampling=SAMPLING), dict[Kind, list[State]]()
-    with bar(folder.name, sum(map(len, lessons.values()))) as progress:
-        for kind, some in lessons.items():
-            runs[kind] = []
-            for lesson in some:
-                where = folder / lesson.id.replace(" ", "-")
-                with begin(
-                    where, lesson.question, pictures=lesson.pictures, boxes=lesson.boxes, form=FORM.name,
-                    budget=BUDGET,
-                ) as run:  # fmt: skip
-                    for _ in agent.go(run):
-                        pass
-                    runs[kind].append(run.state)
-                progress.advance()
-    return runs
+    """A run of the model on every question, in a folder each; many go on side by side, as one batch."""
+
+    def one(lesson: Lesson) -> State:
+        model = WorkerResponder(chat.engine, worker, chat.encoder)
+        agent = Agent(model, registry, FORM, sampling=SAMPLING)
+        with begin(
+            folder / lesson.id.replace(" ", "-"), lesson.question, pictures=lesson.pictures,
+            boxes=lesson.boxes, form=FORM.name, budget=BUDGET,
+        ) as run:  # fmt: skip
+            for _ in agent.go(run):
+                pass
+            progress.advance()
+            return run.state
+
+    with (
+        bar(folder.name, sum(map(len, lessons.values()))) as progress,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
+        asked = {kind: [pool.submit(one, lesson) for lesson in some] for kind, some in lessons.items()}
+        return {kind: [run.result() for run in runs] for kind, runs in asked.items()}
 
 
 def _exchanged(lessons: Sequence[Lesson]) -> list[Lesson]:
