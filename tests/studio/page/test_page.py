@@ -1,10 +1,7 @@
 """The page in a real browser, doing what a person does: mouse, keys, fingers, two tabs, a server that ends."""
 
-import io
-import json
 import re
 import time
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,11 +12,21 @@ import skimage.data
 
 from tests.browser import ALT, CONTROL, SHIFT, Browser
 from tests.studio.http.served import Scripted, serving
+from tests.studio.page.hand import (
+    IDLE,
+    SELECTED,
+    colour_at,
+    filled,
+    name_of,
+    screen_of,
+    seen,
+    settle,
+    state,
+    upload,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-IDLE = "document.querySelector('#stage').ariaBusy != 'true' && document.body.ariaBusy == 'false'"
 CUTS = "document.querySelectorAll('#layers [data-key^=layer]').length"
-SELECTED = "document.querySelector('#bar [data-act=grow]')"
 
 
 @pytest.fixture(scope="module")
@@ -43,57 +50,6 @@ def studio(tmp_path_factory):
     model = Scripted()
     with serving(tmp_path_factory.mktemp("studio"), model) as url:
         yield url, model
-
-
-def upload(browser: Browser, url: str, photo: Path, **screen) -> None:
-    browser.open(url, **screen)
-    browser.until("!document.querySelector('#welcome').hidden && document.body.ariaBusy == 'false'")
-    browser.choose_file("#file", photo)
-    browser.until(
-        f"document.body.dataset.view == 'editor' && document.querySelector('#stage').dataset.rev && {IDLE}"
-    )
-
-
-def name_of(browser: Browser) -> str:
-    return browser.value("location.hash").removeprefix("#")
-
-
-def state(browser: Browser, url: str) -> dict:
-    with urllib.request.urlopen(f"{url}/api/{name_of(browser)}") as answer:
-        return json.loads(answer.read())
-
-
-def seen(browser: Browser, url: str) -> np.ndarray:
-    """int[h, w, 3]: the whole picture as it would be exported."""
-    with urllib.request.urlopen(f"{url}/api/{name_of(browser)}/export/png") as answer:
-        return np.asarray(PIL.Image.open(io.BytesIO(answer.read())).convert("RGB"), int)
-
-
-def screen_of(browser: Browser, x: float, y: float) -> tuple[float, float]:
-    """A point of the picture on the screen, while all of it is seen: see `fit` of view.js."""
-    words = browser.value("document.querySelector('#name').textContent")
-    width, height = map(int, re.search(r"(\d+) × (\d+)", words).groups())
-    left, top, across, down = browser.value(
-        "(r => [r.x, r.y, r.width, r.height])(document.querySelector('#stage').getBoundingClientRect())"
-    )
-    scale = min((across - 32) / width, (down - 80) / height, 4)
-    return left + (across - width * scale) / 2 + x * scale, top + (down - 48 - height * scale) / 2 + y * scale
-
-
-def colour_at(browser: Browser, x: float, y: float) -> np.ndarray:
-    """int[3]: the mean of the screen around a point of the picture."""
-    left, top = (round(each) for each in screen_of(browser, x, y))
-    screen = np.asarray(PIL.Image.open(io.BytesIO(browser.screenshot())).convert("RGB"), int)
-    return screen[top - 3 : top + 4, left - 3 : left + 4].mean((0, 1))
-
-
-def settle(browser: Browser, then: str = "true") -> None:
-    browser.until(f"{IDLE} && ({then})")
-
-
-def filled(browser: Browser) -> None:
-    """Wait until no preview of a fill is left."""
-    settle(browser, "!document.querySelector('#chips').innerText.includes('Filling')")
 
 
 def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos):
