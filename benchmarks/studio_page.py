@@ -1,9 +1,9 @@
-"""The editor's page at 48 megapixels: frames while things move, clicks until a mask is seen, memory over 200 edits.
+"""The editor's page at 48 megapixels: frames while things move, memory over 200 edits.
 
 Starts a studio in this process and Chromium without a window, opens a picture of 8000 x 6000 pixels, and does
-what a hand does: pushes, enlarges, drags what is selected, undoes. A frame is what lies between two of the browser's own
-animation frames; without a GPU the processor draws all pixels. Memory is what the browser's page process holds for
-itself (USS), after its garbage was collected.
+what a hand does: pushes, enlarges, drags what is selected, undoes. A frame is what lies between two of the
+browser's own animation frames, of which there are 60 a second; without a GPU the processor draws all pixels. Memory
+is what the browser's page process holds for itself (USS), after its garbage was collected.
 
     python -m benchmarks.studio_page [--side 8000] [--edits 200]
     python -m benchmarks.studio_page --pictures docs/img      instead: the pictures of the documentation

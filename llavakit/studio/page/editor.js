@@ -106,9 +106,10 @@ export class Editor {
   /** Do something. Resolves with the answer, or null where it was refused, which is told. */
   async do(command, gesture = "") {
     this.busy(1);
+    if (command.do !== "refine") this.on.noted(""); // what was told of the command before; a fill is part of it
     try {
       const answer = await this.outbox.add(command, gesture);
-      this.on.noted(answer.notes.join(" "));
+      if (answer.notes.length) this.on.noted(answer.notes.join(" "));
       return answer;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
