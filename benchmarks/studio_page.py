@@ -36,7 +36,7 @@ if (window.watching_) requestAnimationFrame(look); }; requestAnimationFrame(look
 ASK = ("What is in the picture?", "Take the badge away, please.")
 SAID = (
     "An astronaut in an orange suit in front of a flag; the helmet is at [0.55, 0.7, 0.95, 1].",
-    'Shall I? <tool_call>{"name": "remove", "arguments": {"box": [0.28, 0.78, 0.47, 1]}}</tool_call>',
+    'Shall I? <tool_call>{"name": "remove", "arguments": {"box": [0.25, 0.66, 0.42, 0.85]}}</tool_call>',
 )
 
 
@@ -180,7 +180,7 @@ def take_pictures(browser: Browser, url: str, model: Scripted, folder: Path, out
             time.sleep(0.5)
         browser.value("document.querySelector('#stage').focus()")
         browser.press("b")
-        browser.drag(screen_of(browser, 330, 90), screen_of(browser, 345, 200), screen_of(browser, 350, 230))
+        browser.drag(screen_of(browser, 391, 70), screen_of(browser, 393, 150), screen_of(browser, 388, 215))
         settle(browser, SELECTED)
         time.sleep(1)
         shown = PIL.Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
@@ -199,7 +199,7 @@ def main() -> None:
     model = Scripted()
     with (
         tempfile.TemporaryDirectory() as folder,
-        serving(Path(folder) / "studio", model) as url,
+        serving(Path(folder) / "studio", model, segments=True) as url,
         Browser() as browser,
     ):
         if options.pictures is not None:

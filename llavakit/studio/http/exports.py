@@ -1,14 +1,14 @@
 """The kinds of files that the page gives back."""
 
-import io
+import json
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-import PIL.Image
-
-from llavakit.studio.looking import opaque
-from llavakit.studio.render import flatten
-from llavakit.studio.session import Session
+from llavakit.studio.document import SESSION_SUFFIX
+from llavakit.studio.http.rooms import Room
+from llavakit.studio.saving import encode_coco, encode_picture, pack_session
 
 
 @dataclass(frozen=True)
@@ -19,27 +19,35 @@ class Export:
     words: str
     media_type: str
     ending: str
-    make: Callable[[Session], bytes]
+    make: Callable[[Room], bytes]
 
 
-def _png(session: Session) -> bytes:
-    return _saved(PIL.Image.fromarray(flatten(session.scene)), "PNG", icc_profile=session.picture.icc or None)
+def _picture(title: str, words: str, media_type: str, suffix: str) -> Export:
+    def make(room: Room) -> bytes:
+        return encode_picture(room.session.scene, room.session.picture, suffix)
+
+    return Export(title, words, media_type, suffix, make)
 
 
-def _jpeg(session: Session) -> bytes:
-    """With the profile and the tags of the file it began with; where it was transparent it is white."""
-    image = PIL.Image.fromarray(opaque(flatten(session.scene)))
-    picture = session.picture
-    return _saved(image, "JPEG", quality=95, icc_profile=picture.icc or None, exif=picture.exif)
+def _coco(room: Room) -> bytes:
+    return json.dumps(encode_coco(room.session.scene, room.title)).encode()
 
 
-def _saved(image: PIL.Image.Image, kind: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+def _session(room: Room) -> bytes:
+    folder = room.session.folder
+    assert folder is not None
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "session"
+        pack_session(folder, file)
+        return file.read_bytes()
 
 
 EXPORTS = {
-    "png": Export("PNG", "every pixel, with transparency", "image/png", ".png", _png),
-    "jpeg": Export("JPEG", "small, with the data of the camera", "image/jpeg", ".jpg", _jpeg),
+    "png": _picture("PNG", "every pixel, with transparency", "image/png", ".png"),
+    "jpeg": _picture("JPEG", "small; with the camera's data and colour profile", "image/jpeg", ".jpg"),
+    "ora": _picture("OpenRaster", "layers, for GIMP, Krita and others", "image/openraster", ".ora"),
+    "coco": Export("COCO masks", "kept objects, or the selection", "application/json", ".json", _coco),
+    "session": Export(
+        "Session", "everything, to go on elsewhere", "application/zip", SESSION_SUFFIX, _session
+    ),
 }

@@ -18,6 +18,7 @@ from llavakit.core.errors import ConfigError, DataError, UserError
 from llavakit.core.files import write_text
 from llavakit.core.progress import printable
 from llavakit.studio.engines import Bench
+from llavakit.studio.http.receiving import receive
 from llavakit.studio.http.settings import StudioConfig
 from llavakit.studio.looking import SceneView
 from llavakit.studio.session import Session
@@ -86,8 +87,9 @@ class Rooms:
         name = secrets.token_urlsafe(16)
         folder = self.settings.folder / name
         title = printable(title).strip()[:LONGEST_TITLE] or "picture"
-        session = Session.create(folder, data, self.bench, name=title)
-        session.apply({"do": "save_version", "name": FIRST})  # undo forgets some time, versions never
+        session = receive(data, folder, self.bench, title)
+        if not session.describe()["versions"]:
+            session.apply({"do": "save_version", "name": FIRST})  # undo forgets some time, versions never
         write_text(folder / TITLE, title)
         with self._lock:
             return self._keep(Room(name, session, title))

@@ -167,7 +167,7 @@ class Routes:
         room, kind = await self.room(request), EXPORTS.get(request.path_params["kind"])
         if kind is None:
             raise HTTPException(404, f"files are {', '.join(EXPORTS)}")
-        data = await asyncio.to_thread(kind.make, room.session)
+        data = await asyncio.to_thread(kind.make, room)
         name = quote(f"{room.title.rpartition('.')[0] or room.title}{kind.ending}", safe="")
         headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{name}"}
         return Response(data, media_type=kind.media_type, headers=headers)

@@ -47,10 +47,12 @@ class Scripted(Responder):
         raise NotImplementedError
 
 
-def studio_app(folder: Path, responder: Responder | None = None, **settings):
-    """The application and its pictures."""
-    config = StudioConfig(folder=folder, **settings)
-    rooms = Rooms(config, default_bench())
+def studio_app(folder: Path, responder: Responder | None = None, *, segments: bool = False, **settings):
+    """The application and its pictures. Looking at a picture takes seconds: only with `segments` it is done."""
+    config, bench = StudioConfig(folder=folder, **settings), default_bench()
+    if not segments:
+        del bench.chosen["segment"]
+    rooms = Rooms(config, bench)
     return create_studio(rooms, Talk(responder, "a model", config)), rooms
 
 

@@ -1,10 +1,12 @@
 """The HTTP of the studio: pictures apart, within limits and on the disk; tiles, commands, files, headers."""
 
+import io
 import json
 import os
 import re
 import secrets
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -223,6 +225,57 @@ def test_every_module_the_page_imports_is_there():
                 assert module in mapped or f"/{module.removeprefix('./')}" in files, (
                     f"{path} imports {module}"
                 )
+
+
+def test_every_kind_of_file_is_given_back_and_read_again(client):
+    name = upload(client)
+    do(client, name, DRAWN)
+    do(client, name, {"do": "keep_object", "label": "box"})
+    layer = do(client, name, {"do": "lift", "fill": "preview"})["state"]["layers"][-1]["id"]
+    do(client, name, {"do": "move", "dx": 100, "dy": 50, "layer": layer})
+    kinds = [each["kind"] for each in client.get("/api/about").json()["exports"]]
+    files = {kind: client.get(f"/api/{name}/export/{kind}") for kind in kinds}
+    assert all(
+        each.status_code == 200 and "sky." in each.headers["content-disposition"] for each in files.values()
+    )
+    assert {"png", "jpeg", "ora", "coco", "session"} == set(files)
+    assert pixels_of(files["png"].content).size == (400, 300)
+    [annotation] = json.loads(files["coco"].content)["annotations"]
+    assert annotation["segmentation"]["size"] == [300, 400]
+    for kind in ("ora", "session"):
+        again = upload(client, files[kind].content)
+        state = client.get(f"/api/{again}").json()
+        assert [layer["kind"] for layer in state["layers"]] == ["photo", "cut"]
+        assert client.get(f"/api/{again}/export/png").content == files["png"].content
+    assert state["can_undo"] and state["objects"][0]["label"] == "box"
+    assert client.get(f"/api/{name}/export/exe").status_code == 404
+
+
+def test_sessions_of_strangers_are_not_believed(client, tmp_path):
+    good = client.get(f"/api/{upload(client)}/export/session").content
+    with zipfile.ZipFile(io.BytesIO(good)) as archive:
+        parts = {each: archive.read(each) for each in archive.namelist()}
+    lines = parts["journal.jsonl"].splitlines()
+    head = json.loads(lines[0])
+    bad = [
+        {**parts, "../evil": b"x"}, {"journal.jsonl": parts["journal.jsonl"]},
+        {**parts, "journal.jsonl": b"{}\n"}, {**parts, "journal.jsonl": b"no json\n"},
+        {**parts, "journal.jsonl": json.dumps({**head, "limits": {"steps": -1}}).encode() + b"\n"},
+        {**parts, "journal.jsonl": lines[0] + b'\n{"command": {"do": "fly"}}\n'},
+        {**parts, "journal.jsonl": lines[0] + b'\n{"id": 3, "command": {"do": "undo"}}\n'},
+        {**parts, "picture": parts["picture"][:200]},
+    ]  # fmt: skip
+    count = len(list((tmp_path / "pictures").iterdir()))
+    for files in bad:
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            for each, content in files.items():
+                archive.writestr(each, content)
+        answer = client.post("/api/pictures", content=packed.getvalue(), headers=BYTES)
+        assert answer.status_code == 422 and "\n" not in answer.json()["error"], files
+    assert client.post("/api/pictures", content=good[:-30], headers=BYTES).status_code == 422
+    assert len(list((tmp_path / "pictures").iterdir())) == count
+    assert not (tmp_path / "evil").exists()
 
 
 def test_a_title_is_text(client):

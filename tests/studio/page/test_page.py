@@ -94,6 +94,37 @@ def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos)
     assert np.abs(shown - after).max() <= 1  # the model sees what is on the canvas now
 
 
+def test_a_stroke_selects_the_thing_it_is_over(browser, photos, tmp_path):
+    with serving(tmp_path, segments=True) as url:
+        select_and_seek(browser, url, photos / "coffee.png")
+
+
+def select_and_seek(browser: Browser, url: str, photo: Path) -> None:
+    upload(browser, url, photo)
+    browser.until("!document.querySelector('#chips').innerText.includes('Looking')", seconds=60)
+    assert browser.value("document.querySelectorAll('#chips .failed').length") == 0
+    browser.press("b")
+    browser.drag(screen_of(browser, 250, 150), screen_of(browser, 300, 170), screen_of(browser, 340, 160))
+    settle(browser, SELECTED)
+    selection = state(browser, url)["selection"]
+    left, top, right, bottom = selection["box"]
+    assert left < 240 and right > 350 and bottom - top > 60  # more than the stroke: the thing
+    count, chosen = len(selection["candidates"]), selection["chosen"]
+    browser.press("Tab")
+    settle(browser)
+    if count > 1:
+        assert state(browser, url)["selection"]["chosen"] == (chosen + 1) % count
+        assert browser.value("document.activeElement.id") == "stage"
+    else:
+        assert browser.value("document.activeElement.id") != "stage"  # Tab goes on through the page
+    browser.value("document.querySelector('#stage').focus()")
+    browser.press("Escape", "t")
+    browser.write("zeppelin")
+    browser.press("Enter")
+    browser.until("document.querySelector('#status').classList.contains('bad')")
+    assert state(browser, url)["selection"] is None
+
+
 def test_the_offer_of_the_model_is_applied_by_a_key_and_undone_at_once(browser, studio, photos):
     url, model = studio
     upload(browser, url, photos / "coffee.png")
