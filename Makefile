@@ -32,6 +32,11 @@ lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.PHONY: types
+types:  ## check the types of the studio's page (its JSDoc), with TypeScript from npm
+	npx --yes -p typescript@5.9 tsc --noEmit --allowJs --checkJs --target es2022 --module es2022 \
+	    --moduleResolution bundler --lib es2023,dom,dom.iterable llavakit/studio/page/*.js
+
 format: $(VENV)/installed  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -6,7 +6,7 @@ import { at, button, make } from "./dom.js";
 /** @param {import("./editor.js").Editor} editor @param {(what: string) => void} act */
 export function drawBar(editor, act) {
   const { doc, current, tool, before } = editor.model;
-  const bar = at("bar"), focused = bar.contains(document.activeElement) ? document.activeElement.dataset.act : null;
+  const bar = at("bar"), active = /** @type {any} */ (document.activeElement), focused = bar.contains(active) ? active.dataset.act : null;
   const split = () => make("span", { class: "split" });
   const does = (words, what, key, more = {}) => button(words, () => act(what), { title: `${words} (${key})`, "data-act": what, ...more });
   let inside = [];

@@ -26,7 +26,10 @@ export function icon(name) {
   return svg;
 }
 
-/** A button that shows words, or a picture with words for those who do not see it. */
+/**
+ * A button that shows words, or a picture with words for those who do not see it.
+ * @param {string} words @param {(event: Event) => any} click @param {Record<string, any>} [attributes]
+ */
 export function button(words, click, { glyph = "", title = words, ...attributes } = {}) {
   const inside = glyph ? [icon(glyph), make("span", { class: "sr" }, words)] : [words];
   return make("button", { type: "button", title, onclick: click, class: glyph ? "icon" : null, ...attributes }, ...inside);

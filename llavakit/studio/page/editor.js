@@ -14,6 +14,7 @@ import { Tiles } from "./tiles.js";
 import { after, fit } from "./view.js";
 
 const REST = 350; // milliseconds without work before a preview of a fill becomes the fill
+/** @returns {import("./view.js").Matrix} */
 const SHIFT = (dx, dy) => [1, 0, dx, 0, 1, dy];
 
 export class Editor {
@@ -44,6 +45,9 @@ export class Editor {
     this.fillGesture = "";
     this.held = null; // what is dragged
     this.doing = 0;
+    this.about = /** @type {any} */ ({}); // what the server offers
+    this.note = ""; // what is told of the last command
+    this.failed = false;
   }
 
   async start() {

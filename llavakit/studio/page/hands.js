@@ -17,7 +17,7 @@ export class Hands {
     this.model = model;
     this.on = on;
     this.pointers = new Map();
-    this.work = null; // what the first pointer does: {kind, id, ...}
+    this.work = /** @type {any} */ (null); // what the first pointer does: {kind, id, ...}
     this.pen = false;
     const { element } = stage;
     // Before Konva sees it: what is ours is not a handle's.

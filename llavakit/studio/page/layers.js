@@ -9,7 +9,7 @@ import { at, button, make } from "./dom.js";
  */
 export function drawLayers(doc, current, picture, on) {
   const list = at("layers");
-  const focused = document.activeElement?.closest?.("#layers li")?.dataset.key;
+  const focused = /** @type {any} */ (document.activeElement?.closest("#layers li"))?.dataset.key;
   const cuts = doc.layers.filter((layer) => layer.kind !== "photo").reverse();
   at("count").textContent = cuts.length + doc.objects.length ? `(${cuts.length + doc.objects.length})` : "";
   list.replaceChildren(

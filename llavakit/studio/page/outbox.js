@@ -17,7 +17,12 @@ export class Outbox {
    * @param {{load(): Item[], save(items: Item[]): void}} with_.store  outlives the page
    */
   constructor({ send, answered, reached, wait, name, store }) {
-    Object.assign(this, { send, answered, reached, wait, name, store });
+    this.send = send;
+    this.answered = answered;
+    this.reached = reached;
+    this.wait = wait;
+    this.name = name;
+    this.store = store;
     this.rev = 0; // the newest revision the page knows
     /** @type {(Item & {resolve(body: any): void, reject(error: Error): void})[]} */
     this.items = [];

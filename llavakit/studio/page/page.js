@@ -66,7 +66,7 @@ async function begin(name) {
   at("editor").hidden = at("actions").hidden = at("name").hidden = false;
   document.body.dataset.view = "editor";
   editor = new Editor(name, { tell, noted, drawn, looked, choose });
-  Object.assign(editor, { about: offers, note: "", failed: false });
+  editor.about = offers;
   actions = actionsOf(editor, { choose, mode, brush, compare, talk, ask: () => (tab("chat"), at("question").focus()) });
   await editor.start();
   choose("stroke");
@@ -85,7 +85,7 @@ function drawn(of) {
   const { doc, before } = of.model;
   at("name").textContent = `${doc.title} · ${doc.size[0]} × ${doc.size[1]}`;
   document.title = `${doc.title} – llavakit studio`;
-  for (const [what, can] of [["undo", doc.can_undo], ["redo", doc.can_redo]]) for (const each of document.querySelectorAll(`#actions [data-act=${what}]`)) each.disabled = !can;
+  for (const [what, can] of [["undo", doc.can_undo], ["redo", doc.can_redo]]) /** @type {any} */ (document.querySelector(`#actions [data-act=${what}]`)).disabled = !can;
   drawChips(doc, of.doing);
   drawBar(of, act);
   drawHint(of);
@@ -101,7 +101,7 @@ function looked(of) {
 function choose(tool) {
   if (!editor) return;
   editor.model.tool = tool;
-  for (const each of document.querySelectorAll("#tools [data-tool]")) each.setAttribute("aria-pressed", String(each.dataset.tool === tool));
+  for (const each of document.querySelectorAll("#tools [data-tool]")) each.setAttribute("aria-pressed", String(each.getAttribute("data-tool") === tool));
   editor.model.cursor = null;
   editor.hands.cursor();
   editor.note = "";
@@ -215,7 +215,7 @@ document.addEventListener("keyup", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const pressed = event.target.closest?.("[data-tool], #tools [data-act], #actions [data-act], #zoom [data-act]");
+  const pressed = /** @type {any} */ (event.target).closest?.("[data-tool], #tools [data-act], #actions [data-act], #zoom [data-act]");
   if (!pressed) return;
   act(pressed.dataset.tool ? `tool:${pressed.dataset.tool}` : pressed.dataset.act, event);
 });

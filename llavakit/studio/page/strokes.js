@@ -24,6 +24,7 @@ export function simplify(points, away) {
   return points.filter((_, i) => keep[i]);
 }
 
+/** How far a point is from a line between two. @param {number[]} p @param {number[]} a @param {number[]} b */
 function distance([x, y], [ax, ay], [bx, by]) {
   const dx = bx - ax, dy = by - ay, length = dx * dx + dy * dy;
   const t = length ? Math.min(Math.max(((x - ax) * dx + (y - ay) * dy) / length, 0), 1) : 0;
