@@ -128,12 +128,14 @@ class Browser:
         )
         return box[0], box[1]
 
-    def mouse(self, kind: str, x: float, y: float, modifiers: int = 0, pressed: bool = True) -> None:
-        """One event of a mouse: Pressed, Moved or Released."""
+    def mouse(
+        self, kind: str, x: float, y: float, modifiers: int = 0, pressed: bool = True, pen: bool = False
+    ) -> None:
+        """One event of a mouse or pen: Pressed, Moved or Released."""
         button = "left" if pressed else "none"
         self.call(
             "Input.dispatchMouseEvent", type=f"mouse{kind}", x=x, y=y, button=button, buttons=int(pressed),
-            clickCount=int(kind != "Moved"), modifiers=modifiers,
+            clickCount=int(kind != "Moved"), modifiers=modifiers, pointerType="pen" if pen else "mouse",
         )  # fmt: skip
 
     def drag(self, *points: tuple[float, float], modifiers: int = 0, steps: int = 8) -> None:

@@ -18,7 +18,9 @@ from llavakit.studio.http.exports import EXPORTS
 from llavakit.studio.http.requests import find_room, read_body, read_json
 from llavakit.studio.http.rooms import Room, Rooms
 from llavakit.studio.http.talk import Talk
+from llavakit.studio.pyramid import small
 from llavakit.studio.session import Conflict, Gone
+from llavakit.studio.tiles import SIDE
 
 T = TypeVar("T")
 PICTURE = "/api/{name}"
@@ -55,6 +57,7 @@ class Routes:
             (f"{PICTURE}/tile/{{rev:int}}/{{z:int}}/{{x:int}}/{{y:int}}.webp", self.tile, "GET"),
             (f"{PICTURE}/mask/{{rev:int}}/{{z:int}}/{{x:int}}/{{y:int}}.png", self.mask, "GET"),
             (f"{PICTURE}/thumbnail/{{rev:int}}.webp", self.thumbnail, "GET"),
+            (f"{PICTURE}/variant/{{rev:int}}/{{number:int}}.webp", self.variant, "GET"),
             (f"{PICTURE}/export/{{kind}}", self.export, "GET"),
         ):
             app.add_api_route(path, route, methods=[method])
@@ -157,8 +160,25 @@ class Routes:
         room, rev = await self.room(request), request.path_params["rev"]
 
         def work() -> bytes:
-            z = max(0, (max(room.session.scene.size) - 1).bit_length() - 8)
+            z = halvings(room.session.scene.size)
             return encode(room.session.tile(rev, z, 0, 0), "WEBP", quality=80, method=0)
+
+        return Response(await self.looked_up(work), media_type="image/webp", headers=FOREVER)
+
+    async def variant(self, request: Request) -> Response:
+        """One of the results that may be chosen from, in a few hundred pixels."""
+        room, rev, number = (
+            await self.room(request),
+            request.path_params["rev"],
+            request.path_params["number"],
+        )
+
+        def work() -> bytes:
+            variants = room.session.scene_at(rev).variants
+            if number >= len(variants):
+                raise Gone(f"revision {rev} has {len(variants)} variants")
+            raster = variants[number].raster
+            return encode(small(raster, halvings(raster.size)).read(), "WEBP", quality=85, method=0)
 
         return Response(await self.looked_up(work), media_type="image/webp", headers=FOREVER)
 
@@ -189,6 +209,11 @@ class Routes:
             return await asyncio.to_thread(work)
         except Gone:
             raise HTTPException(410, "this revision is no longer kept") from None
+
+
+def halvings(size: tuple[int, int]) -> int:
+    """How often a picture is halved until one tile holds it."""
+    return max(0, (max(size) - 1).bit_length() - (SIDE - 1).bit_length())
 
 
 def encode(pixels: np.ndarray, kind: str, **options: Any) -> bytes:

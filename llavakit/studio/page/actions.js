@@ -25,6 +25,7 @@ export function actionsOf(editor, page) {
     else editor.steer(x * step, y * step);
   };
   return {
+    open: () => at("file").click(),
     undo: () => model.doc.can_undo && editor.do({ do: "undo" }), redo: () => model.doc.can_redo && editor.do({ do: "redo" }),
     remove: () => (model.current && model.tool === "move" ? onLayer({ do: "remove" }) : model.doc.selection && fill({ do: "remove" })),
     duplicate: async () => {

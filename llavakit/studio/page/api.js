@@ -50,6 +50,7 @@ export class Picture {
   tile = (url, signal) => decode(url, signal);
   mask = (rev, z, x, y, candidate) => decode(`${this.base}/mask/${rev}/${z}/${x}/${y}.png${candidate === undefined ? "" : `?candidate=${candidate}`}`);
   thumbnailUrl = (rev) => `${this.base}/thumbnail/${rev}.webp`;
+  variantUrl = (rev, number) => `${this.base}/variant/${rev}/${number}.webp`;
   exportUrl = (kind) => `${this.base}/export/${kind}`;
 
   /** A command; every answer is one, also a refusal. Rejects where nobody answers. */

@@ -12,7 +12,8 @@ export function drawBar(editor, act) {
   let inside = [];
   if (before) inside = [];
   else if (doc.variants.length > 1) {
-    inside = [make("span", { class: "note" }, "Variants"), ...doc.variants.map((_, i) => button(String(i + 1), () => editor.do({ do: "vary", variant: i }), { "data-act": `vary-${i}` }))];
+    inside = [make("span", { class: "note" }, "Variants"), ...doc.variants.map(({ seed }, i) => make("button", { type: "button", class: "variant", title: `Variant ${i + 1}, seed ${seed}`, "data-act": `vary-${i}`, onclick: () => editor.do({ do: "vary", variant: i }) },
+      make("img", { src: editor.picture.variantUrl(doc.rev, i), alt: `Variant ${i + 1}` })))];
   } else if (tool === "move" && current) {
     inside = [make("span", { class: "note" }, current.name), does("Smaller", "smaller", "<"), does("Larger", "larger", ">"), does("↺", "turn-left", ",", { "aria-label": "Rotate left" }),
       does("↻", "turn-right", ".", { "aria-label": "Rotate right" }), split(), does("Raise", "raise", "PageUp"), does("Lower", "lower", "PageDown"), split(), does("Duplicate", "duplicate", "Ctrl+D"), does("Remove", "remove", "Delete", { class: "danger" })];

@@ -39,6 +39,7 @@ function remember(name, title, rev) {
 async function open(file) {
   if (!file) return;
   tell("");
+  if (editor && file.name?.endsWith(".json")) return loadMasks(await file.text());
   if (file.size > offers.max_upload_bytes) return tell(`${file.name} is larger than the ${Math.round(offers.max_upload_bytes / 2 ** 20)} MB that this server takes.`);
   document.body.setAttribute("aria-busy", "true");
   at("drop").querySelector("strong").textContent = "Opening…";
@@ -47,6 +48,24 @@ async function open(file) {
   } finally {
     at("drop").querySelector("strong").textContent = "Choose a picture";
     document.body.setAttribute("aria-busy", "false");
+  }
+}
+
+/** Masks from elsewhere, as COCO writes them, become objects; the last one is selected. */
+async function loadMasks(text) {
+  let masks;
+  try {
+    const { annotations, categories = [] } = JSON.parse(text);
+    const names = new Map(categories.map((each) => [each.id, each.name]));
+    masks = annotations.map((each) => [each.segmentation, String(names.get(each.category_id) ?? "object")]);
+  } catch {
+    throw new Error("Not a file of masks: COCO's JSON with annotations is read.");
+  }
+  const gesture = crypto.randomUUID();
+  for (const [rle, label] of masks) {
+    if (!rle?.counts) throw new Error("Masks as run lengths (RLE) are read, polygons are not.");
+    if (!(await editor.do({ do: "load_mask", rle: { size: rle.size, counts: rle.counts }, label }, gesture))) return;
+    await editor.do({ do: "keep_object", label }, gesture);
   }
 }
 
@@ -236,7 +255,11 @@ at("tabs").addEventListener("keydown", (event) => {
   tab(at("side").dataset.tab === "objects" ? "chat" : "objects");
   at(`tab-${at("side").dataset.tab}`).focus();
 });
-at("file").addEventListener("change", () => guard(open(at("file").files[0])));
+at("file").addEventListener("change", () => {
+  const [file] = at("file").files;
+  at("file").value = ""; // the same file may be chosen again
+  guard(open(file));
+});
 document.addEventListener("dragover", (event) => (event.preventDefault(), document.body.classList.add("dragging")));
 document.addEventListener("dragleave", () => document.body.classList.remove("dragging"));
 document.addEventListener("drop", (event) => {

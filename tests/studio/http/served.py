@@ -1,7 +1,7 @@
 """A studio for tests: a server in this process, a chat model that says what it was told, pictures."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -57,9 +57,16 @@ def studio_app(folder: Path, responder: Responder | None = None, *, segments: bo
 
 
 @contextmanager
-def serving(folder: Path, responder: Responder | None = None, port: int = 0, **settings) -> Iterator[str]:
-    """The address of a studio in this process."""
-    app, _ = studio_app(folder, responder, **settings)
+def serving(
+    folder: Path,
+    responder: Responder | None = None,
+    port: int = 0,
+    prepared: Callable[[Rooms], None] = lambda rooms: None,
+    **settings,
+) -> Iterator[str]:
+    """The address of a studio in this process; `prepared` may add engines to it."""
+    app, rooms = studio_app(folder, responder, **settings)
+    prepared(rooms)
     with closing(listen("127.0.0.1", port)) as listener:
         server = uvicorn.Server(app_config(app))
         thread = Thread(target=server.run, args=([listener],))

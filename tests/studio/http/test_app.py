@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from llavakit.core.errors import DataError
+from llavakit.studio.engines import Engine
 from llavakit.studio.http.app import page_files, policy
 from tests.studio.http.served import BYTES, pixels_of, png, studio_app
 
@@ -249,6 +250,34 @@ def test_every_kind_of_file_is_given_back_and_read_again(client):
         assert client.get(f"/api/{again}/export/png").content == files["png"].content
     assert state["can_undo"] and state["objects"][0]["label"] == "box"
     assert client.get(f"/api/{name}/export/exe").status_code == 404
+
+
+class Tint:
+    """An engine that edits: the seed is the colour."""
+
+    def edit(self, rgb: np.ndarray, prompt: str, seed: int) -> np.ndarray:
+        return np.full_like(rgb, 40 * (seed + 1))
+
+
+def add_tint(rooms) -> None:
+    rooms.bench.table["tint"] = Engine("edit", "One colour", Tint)
+    rooms.bench.chosen["edit"] = "tint"
+
+
+def test_variants_are_seen_side_by_side_and_chosen(client):
+    add_tint(client.rooms)
+    assert any(
+        each["name"] == "tint" and each["chosen"] for each in client.get("/api/about").json()["engines"]
+    )
+    name = upload(client)
+    state = do(client, name, {"do": "edit", "prompt": "one colour", "count": 3})["state"]
+    shown = [client.get(f"/api/{name}/variant/{state['rev']}/{number}.webp") for number in range(4)]
+    assert [each.status_code for each in shown] == [200, 200, 200, 410]
+    means = [np.asarray(pixels_of(each.content).convert("RGB")).mean() for each in shown[:3]]
+    assert means[0] < means[1] < means[2]
+    do(client, name, {"do": "vary", "variant": 2})
+    seen = np.asarray(pixels_of(client.get(f"/api/{name}/export/png").content).convert("RGB"))
+    assert (seen == 120).all()
 
 
 def test_sessions_of_strangers_are_not_believed(client, tmp_path):

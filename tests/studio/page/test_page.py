@@ -1,5 +1,6 @@
 """The page in a real browser, doing what a person does: mouse, keys, fingers, two tabs, a server that ends."""
 
+import json
 import re
 import time
 from importlib.util import find_spec
@@ -12,6 +13,7 @@ import skimage.data
 
 from tests.browser import ALT, CONTROL, SHIFT, Browser
 from tests.studio.http.served import Scripted, serving
+from tests.studio.http.test_app import add_tint
 from tests.studio.page.hand import (
     IDLE,
     SELECTED,
@@ -207,6 +209,56 @@ def test_a_pen_that_leaves_the_picture_goes_on_and_alt_takes_away(browser, studi
     browser.drag(screen_of(browser, 10, 200), screen_of(browser, 60, 210), modifiers=ALT)
     settle(browser)
     assert state(browser, url)["selection"]["area"] < first["area"]
+
+
+def test_a_pen_draws_and_from_then_on_a_finger_pushes(browser, studio, photos):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png", phone=True, width=820, height=1180)
+    browser.click("[data-tool=brush]")
+    x, y = browser.middle("#stage")
+    for kind, along in (("Pressed", 0), ("Moved", 30), ("Moved", 60), ("Released", 60)):
+        browser.mouse(kind, x + along, y, pen=True)
+    settle(browser, SELECTED)
+    before, there = state(browser, url), browser.screenshot()
+    browser.touch("Start", (x, y))
+    for step in range(1, 6):
+        browser.touch("Move", (x + 20 * step, y + 10 * step))
+    browser.touch("End")
+    time.sleep(0.4)
+    assert state(browser, url)["rev"] == before["rev"] and browser.screenshot() != there
+
+
+def test_what_an_engine_made_is_chosen_from(browser, photos, tmp_path):
+    with serving(tmp_path, prepared=add_tint) as url:
+        upload(browser, url, photos / "chelsea.png")
+        browser.press("x")
+        browser.until("document.activeElement.tagName == 'TEXTAREA'")
+        browser.write("one colour")
+        browser.click("#dialog-body button.primary")
+        settle(browser, "document.querySelectorAll('#bar .variant img').length == 2")
+        browser.until("[...document.querySelectorAll('#bar img')].every(each => each.naturalWidth > 0)")
+        browser.click("#bar [data-act=vary-1]")
+        settle(browser)
+        assert (seen(browser, url) == 80).all()
+
+
+def test_masks_from_elsewhere_become_objects(browser, studio, photos, tmp_path):
+    url, _ = studio
+    upload(browser, url, photos / "chelsea.png")
+    masks = {
+        "categories": [{"id": 4, "name": "stripe"}],
+        "annotations": [
+            {"category_id": 4, "segmentation": {"size": [300, 451], "counts": [3000, 3000, 129300]}}
+        ],
+    }
+    (tmp_path / "masks.json").write_text(json.dumps(masks))
+    browser.choose_file("#file", tmp_path / "masks.json")
+    settle(browser, "document.querySelectorAll('#layers [data-key^=object]').length == 1")
+    [kept] = state(browser, url)["objects"]
+    assert (kept["label"], kept["box"], kept["area"]) == ("stripe", [10, 0, 20, 300], 3000)
+    (tmp_path / "masks.json").write_text("{}")
+    browser.choose_file("#file", tmp_path / "masks.json")
+    browser.until("document.querySelector('#trouble').innerText.includes('COCO')")
 
 
 def test_a_phone(browser, studio, photos):
