@@ -1,5 +1,6 @@
 """The application: the page's files, the routes, and what holds for every answer."""
 
+import asyncio
 import base64
 import hashlib
 import re
@@ -74,11 +75,12 @@ class Guarded:
 
 
 def create_studio(rooms: Rooms, talk: Talk) -> FastAPI:
-    """The ASGI application. Its end closes the pictures."""
+    """The ASGI application. Its end closes the chat and the pictures."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await asyncio.to_thread(talk.close)
         rooms.close()
 
     page = page_files()

@@ -1,5 +1,6 @@
 """Pictures that are worked on, each under a name nobody can guess: whoever has the name may work on it."""
 
+import os
 import re
 import secrets
 import shutil
@@ -77,6 +78,7 @@ class Rooms:
 
     def create(self, data: bytes, title: str) -> Room:
         """A new picture from the bytes of a file. DataError for what is none."""
+        self.sweep()
         if (
             sum(NAME.fullmatch(each.name) is not None for each in self.settings.folder.iterdir())
             >= self.settings.max_pictures
@@ -104,7 +106,9 @@ class Rooms:
                 folder = self.settings.folder / name
                 if folder.is_symlink() or not folder.is_dir():
                     return None
-                return self._keep(Room(name, Session.open(folder, self.bench), _title(folder)))
+                room = Room(name, Session.open(folder, self.bench), _title(folder))
+                os.utime(folder)  # somebody has looked at it
+                return self._keep(room)
             self._open.move_to_end(name)
             room.used = self._clock()
             return room
@@ -125,7 +129,7 @@ class Rooms:
             if NAME.fullmatch(folder.name) is None or folder.is_symlink() or folder.name in self._open:
                 continue
             with suppress(OSError):
-                if max((file.stat().st_mtime for file in folder.iterdir()), default=0.0) < oldest:
+                if max(file.stat().st_mtime for file in (folder, *folder.iterdir())) < oldest:
                     shutil.rmtree(folder, ignore_errors=True)
                     gone += 1
         return gone

@@ -52,6 +52,12 @@ class Talk:
         if name in self._stops:
             self._stops[name].set()
 
+    def close(self) -> None:
+        """End what is being said, and wait until it is kept."""
+        for stop in list(self._stops.values()):
+            stop.set()
+        self.pool.shutdown()
+
     def answer(self, room: Room, text: str) -> Iterator[Event_]:
         """Ask about a picture: pieces of text as they come, and then the whole turn. Both are in its journal."""
         assert self.responder is not None
@@ -121,6 +127,7 @@ class TalkRoutes:
                 loop.call_soon_threadsafe(events.put_nowait, None)
 
         self.talk.waiting += 1
-        self.talk.pool.submit(work)
+        answering = self.talk.pool.submit(work)
         while (event := await events.get()) is not None:
             yield f"data: {json.dumps(event)}\n\n"
+        await asyncio.wrap_future(answering)  # a bug of ours is logged with its traceback

@@ -2,6 +2,7 @@
 
 import json
 from threading import Thread
+from time import sleep
 
 import numpy as np
 import pytest
@@ -187,3 +188,28 @@ def test_bodies_of_the_chat_are_checked(client):
         assert client.post(f"/api/{name}/chat", json=body).status_code == 422
     form = client.post(f"/api/{name}/chat", content=b'{"text": "a"}', headers=BYTES)
     assert form.status_code == 415
+
+
+def test_a_bug_is_raised_where_it_is_logged(client, model, monkeypatch):
+    def fails(*_, **__):
+        yield "Well,"
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(model, "stream", fails)
+    with pytest.raises(ZeroDivisionError):
+        client.post(f"/api/{upload(client)}/chat", json={"text": "What is it?"})
+
+
+def test_the_end_of_the_server_keeps_what_was_said(tmp_path):
+    model = Scripted("one two three")
+    model.wait.clear()
+    with TestClient(studio_app(tmp_path, model)[0]) as client:
+        name = upload(client)
+        asking = Thread(target=lambda: client.post(f"/api/{name}/chat", json={"text": "Count"}))
+        asking.start()
+        while not model.heard:
+            pass
+        Thread(target=lambda: (sleep(0.2), model.wait.set())).start()
+    asking.join()
+    with TestClient(studio_app(tmp_path)[0]) as client:
+        assert talk_of(client, name)[-1]["text"] in ("one", "one two")
