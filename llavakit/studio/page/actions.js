@@ -45,10 +45,10 @@ export function actionsOf(editor, page) {
     },
     clear: () => {
       if (model.before) return page.compare(null);
-      if (page.talk.pending) return page.talk.on.decline();
       if (model.crosshair) model.crosshair = null;
       if (model.current) editor.pick(null);
       else if (model.doc.selection) editor.do({ do: "deselect" });
+      else if (page.talk.pending) page.talk.on.decline();
       editor.stage.draw();
     },
     candidate: () => {

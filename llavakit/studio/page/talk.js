@@ -81,8 +81,15 @@ export class TalkPanel {
   asked(text) {
     this.said = make("div", { class: "said assistant waiting" });
     at("talk").append(make("div", { class: "said user" }, text), this.said);
-    at("send").setAttribute("aria-busy", "true");
+    this.button("close", "Stop");
     this.down();
+  }
+
+  /** What the button beside the field does now. */
+  button(glyph, words) {
+    at("send").querySelector("use").setAttribute("href", `#i-${glyph}`);
+    at("send").querySelector(".sr").textContent = words;
+    at("send").title = `${words} (Enter)`;
   }
 
   piece(text) {
@@ -94,7 +101,7 @@ export class TalkPanel {
     this.said?.remove();
     this.said = null;
     this.drawn = "";
-    at("send").removeAttribute("aria-busy");
+    this.button("send", "Send");
   }
 
   trouble(lines) {

@@ -368,6 +368,39 @@ def test_what_people_and_models_wrote_is_text(browser, studio, photos, tmp_path)
     assert "broken" not in browser.value("document.title")
 
 
+def test_an_answer_is_stopped_and_an_offer_declined(browser, studio, photos):
+    url, model = studio
+    upload(browser, url, photos / "chelsea.png")
+    model.lines = [
+        "one two three four",
+        'Shall I? <tool_call>{"name": "remove", "arguments": {}}</tool_call>',
+    ]
+    model.wait.clear()
+    browser.press("/")
+    browser.write("Count")
+    browser.press("Enter")
+    browser.until("document.querySelector('.waiting')?.textContent == 'one'")
+    assert browser.value("document.querySelector('#send').innerText") == "Stop"
+    browser.click("#send")
+    time.sleep(0.5)  # until the server knows
+    model.wait.set()
+    browser.until(
+        "!document.querySelector('.waiting') && document.querySelector('#send').innerText == 'Send'"
+    )
+    assert browser.value("document.querySelector('.said.assistant').textContent") in ("one", "one two")
+    browser.write("Take it away")
+    browser.press("Enter")
+    browser.until("document.querySelector('.offer')")
+    browser.press("Escape")  # out of the field
+    browser.press("Escape")
+    settle(browser, "!document.querySelector('.offer')")
+    assert [turn["text"] for turn in state(browser, url)["talk"]][2:] == [
+        "Take it away",
+        "Shall I?",
+        "(declined)",
+    ]
+
+
 def test_a_picture_that_is_not_there_is_told(browser, studio):
     browser.open(f"{studio[0]}/#{'a' * 22}")
     browser.until("document.querySelector('#trouble').innerText.includes('no such picture')")
