@@ -24,14 +24,19 @@ def per_answer(batch: Batch, name: str) -> Tensor:
     return column_L.new_zeros(num_answers(batch)).index_put((batch.answers_L,), column_L)
 
 
+def learned_logprobs(model: Llava, batch: Batch) -> Tensor:
+    """The log-probability of every learned token of the row, float32[L]."""
+    hidden_LD = model.hidden(batch)[batch.predict_L]
+    return token_logprobs(hidden_LD, batch.labels_L, model.logits)[0]
+
+
 def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:
     """(summed log-probability, what its learned tokens count) of every answer of the row, float32[A] each.
 
     A token counts its own weight, 1 if nothing was said. With `length_weight` below 1 the log-probabilities of a
     pair's longer answer beyond the shorter one's length count so much of it (LD-DPO).
     """
-    hidden_LD = model.hidden(batch)[batch.predict_L]
-    logprobs_L, _ = token_logprobs(hidden_LD, batch.labels_L, model.logits)
+    logprobs_L = learned_logprobs(model, batch)
     return sum_answers(logprobs_L, batch, length_weight), sum_answers(torch.ones_like(logprobs_L), batch)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
-from llavakit.train.answers import answer_logprobs, count_tokens, num_answers
+from llavakit.train.answers import count_tokens, learned_logprobs, num_answers, sum_answers
 from llavakit.train.freezing import is_trained
 from llavakit.train.objectives import LossSum, Separate, Totals
 from llavakit.train.pair_losses import PAIR_LOSSES, Pairs, pair_metrics
@@ -35,13 +35,16 @@ class Preference(Separate):
         batch = see_once(model, batch)
         if self.reference is not None:  # first: its weights may stand in the model's place for a moment
             reference_A = self.reference.logprobs(model, batch, self.config.length_weight)
-        logprobs_A, tokens_A = answer_logprobs(model, batch, self.config.length_weight)
+        logprobs_L = learned_logprobs(model, batch)
+        logprobs_A = sum_answers(logprobs_L, batch, self.config.length_weight)
+        tokens_A = sum_answers(torch.ones_like(logprobs_L), batch)
         ref_A = torch.zeros_like(logprobs_A) if reference_A is None else reference_A
         pairs = Pairs(
             logprobs_A[0::2], logprobs_A[1::2], ref_A[0::2], ref_A[1::2], tokens_A[0::2], tokens_A[1::2]
         )
         found = self._sums(pairs)
-        return replace(found, report=found.report | _lengths(count_tokens(batch)))
+        counts_A = count_tokens(batch)
+        return replace(found, report=found.report | _lengths(counts_A) | _ends(logprobs_L, counts_A))
 
     def _sums(self, pairs: Pairs) -> LossSum:
         terms = {"pairs": pairs.chosen_P.sum() * 0, "tokens": pairs.chosen_P.sum() * 0}
@@ -65,6 +68,15 @@ def see_once(model: Llava, batch: Batch) -> Batch:
         return batch
     with torch.no_grad():
         return replace(batch, features_RC=model.features(batch), pixels=())
+
+
+def _ends(logprobs_L: Tensor, tokens_A: Tensor) -> dict[str, tuple[str, Tensor]]:
+    """How likely answers end where they do; of rejected ones it must not fall far, or the model forgets to end."""
+    ends_A = logprobs_L.detach()[tokens_A.long().cumsum(0) - 1]
+    return {
+        "end_chosen": ("pairs", ends_A[0::2].sum()),
+        "end_rejected": ("pairs", ends_A[1::2].sum()),
+    }
 
 
 def _lengths(tokens_A: Tensor) -> dict[str, tuple[str, Tensor]]:
