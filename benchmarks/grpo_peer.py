@@ -117,7 +117,7 @@ def main() -> None:
     result |= {
         "losses": [row["loss"] for row in logged],
         "kl": [row["kl"] for row in logged],
-        "rewards": [row["reward"] for row in logged],
+        "rewards": [row["reward"] for row in logged if "reward" in row],  # told once a round
         "said": peer.said,
     }
     print(json.dumps(result), flush=True)
