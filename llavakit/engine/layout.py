@@ -92,7 +92,8 @@ class Decoding:
         width = key_1HTD.shape[3]
         for kind, new_1HTD in enumerate((key_1HTD, value_1HTD)):
             table = self._arena.kv_L2SHKD[layer, kind].view(-1, width)
-            table.index_copy_(0, self._places, new_1HTD[0, :, self._rows].reshape(-1, width))
+            rows = new_1HTD[0, :, self._rows].reshape(-1, width)
+            table.index_copy_(0, self._places, rows.to(table.dtype))  # modules under autocast give bfloat16
 
     def attend(
         self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, how: Scoring

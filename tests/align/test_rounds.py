@@ -274,6 +274,14 @@ def test_the_sampler_has_the_weights_that_learn(tmp_path, changes):
     checkpoints.load(run.out)
 
 
+def test_the_modules_that_learn_answer_in_bf16_too(tmp_path):
+    """Under autocast they give bfloat16, and keys and values lie in the weights' own numbers."""
+    run = policy_run(tmp_path, **{"precision": "bf16", "policy.engine": "shared", "optim.steps": 1})
+    train(run, policy=open_policy)
+    [row] = read_metrics(run.out / "metrics.jsonl")
+    assert row["drift"] < 0.05
+
+
 def test_another_temperature_is_the_policy_that_samples(tmp_path):
     run = policy_run(tmp_path, **{"policy.temperature": 0.7, "policy.minibatches": 1})
     train(run, policy=open_policy)
