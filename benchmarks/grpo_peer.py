@@ -21,8 +21,8 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 ALGORITHMS = {"grpo": (GRPOConfig, GRPOTrainer), "rloo": (RLOOConfig, RLOOTrainer)}
-# As published: GRPO's penalty is in the loss, RLOO's is taken from rewards. TRL 1.16 by default also weighs GRPO's by
-# the ratio (DeepSeek-V3.2), which is another loss.
+# As published: GRPO's penalty is in the loss, RLOO's is taken from rewards. By default TRL 1.16 also weighs GRPO's
+# by the ratio (DeepSeek-V3.2), which is another loss.
 SETTINGS = {
     "grpo": {"beta": 0.04, "loss_type": "grpo", "scale_rewards": "group", "use_bias_correction_kl": False},
     "rloo": {"beta": 0.05},
