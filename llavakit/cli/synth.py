@@ -129,12 +129,13 @@ def synth(
         raise ConfigError(
             f"llavakit synth {'preview ' * is_preview}{kind} --images DIR_OR_FILE --by WHO --out NAME.jsonl"
         )
-    given = dict(
-        kind=kind, rows=rows, rounds=rounds, seed=seed, sees=see or KINDS[kind].always_sees, turns=turns,
-        answers=num_answers, format=format_name, temperature=temperature, max_tokens=max_tokens, attempts=attempts,
-        schema_sent=schema, language=language, similar=similar, near=near, ngram=ngram, price=read_prices(price),
-        on_unknown=unknown,
-    )  # fmt: skip
+    given = {
+        "kind": kind, "rows": None if is_preview else rows, "rounds": rounds, "seed": seed, "turns": turns,
+        "sees": see or KINDS[kind].always_sees, "answers": num_answers, "format": format_name,
+        "temperature": temperature, "max_tokens": max_tokens, "attempts": attempts, "schema_sent": schema,
+        "language": language, "similar": similar, "near": near, "ngram": ngram, "price": read_prices(price),
+        "on_unknown": unknown,
+    }  # fmt: skip
     config = make(SynthConfig, given, where="llavakit synth")
     files = [Path(name) for name in against or [] if Path(name).exists()]
     order = Order(config, images, out, folder, tuple(facts or ()), prompt, shots, tuple(files), batch_out)

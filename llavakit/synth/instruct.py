@@ -57,11 +57,13 @@ def recap(desk: Desk) -> Draft:
 
 
 def document(desk: Desk) -> Draft:
-    """The text of a document, and short questions whose answers stand in it; others are left out."""
-    if not desk.config.sees and not desk.known.text:
-        raise Dropped("no facts", "the row has no 'text', and the writer is not shown the picture (--see)")
-    said = write(desk, Document, lambda known: known.text)
-    stands = " ".join(words_of(desk.known.text or said.text))
+    """The text of a document, and short questions whose answers stand in it; others are left out.
+
+    Where the row has the text, it takes the place of what the writer read.
+    """
+    said = write(desk, Document, with_boxes)
+    text = desk.known.text or said.text
+    stands = " ".join(words_of(text))
     turns = [
         Turn(f"{turn.question}\n{SHORT}", turn.answer)
         for turn in said.questions
@@ -69,18 +71,16 @@ def document(desk: Desk) -> Draft:
     ]
     if not turns:
         raise Dropped("ungrounded", f"no answer stands in the text: {said.questions[0].answer}")
-    return Draft((Turn(desk.dice.choice(READ), desk.known.text or said.text), *turns))
+    return Draft((Turn(desk.dice.choice(READ), text), *turns))
 
 
 def answers(desk: Desk) -> Draft:
     """The user's own questions, each answered by itself."""
     if not desk.known.questions:
         raise Dropped("no facts", "the row has no 'questions'")
-    facts = "" if desk.config.sees else desk.prompt.say("facts") + "\n\n" + describe(known_of(desk))
-    media = desk.item.media if desk.config.sees else ()
     turns = []
     for number, question in enumerate(desk.known.questions):
-        talk = desk.prompted(media, (), desk.prompt.say("task", question=question), facts)
+        talk = desk.prompted(desk.item.media, (), desk.prompt.say("task", question=question), "")
         turns.append(Turn(question, desk.say(talk, f"answer {number}")))
     return Draft(tuple(turns))
 
@@ -113,7 +113,7 @@ def _asked(desk: Desk, described: Describe) -> Conversation:
 def known_of(desk: Desk) -> Known:
     """What is known about the item; where it has no caption, a captioner writes one first."""
     known = desk.known
-    if known.captions or known.text:
+    if known.captions:
         return known
     if not desk.has("captioner"):
         raise Dropped("no facts", "no caption, and no --captioner; or let the writer --see the picture")

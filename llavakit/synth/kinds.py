@@ -63,12 +63,10 @@ KINDS = {
         "a detailed caption by a model that sees (LLaVA-ReCap)", instruct.recap, "sees", _filters(15, 800)
     ),
     "document": Kind(
-        "the text of a document, and questions that it answers", instruct.document, "told or sees",
+        "the text of a document, and questions that it answers", instruct.document, "sees",
         _filters(1, 4000), compared=False,
     ),
-    "answers": Kind(
-        "your own questions, answered", instruct.answers, "told or sees", _filters(1, 800), compared=False
-    ),
+    "answers": Kind("your own questions, answered", instruct.answers, "sees", _filters(1, 800), compared=False),
     "differences": Kind(
         "several pictures compared", instruct.differences, "told or sees", _filters(15, 800, TOLD), group=2
     ),

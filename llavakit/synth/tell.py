@@ -29,5 +29,5 @@ def tell_result(job: Job, result: Result) -> Iterator[str]:
     wanted = job.config.rows
     if wanted is not None and tally.accepted < wanted and not result.trouble:
         yield f"{tally.accepted} of {wanted} rows: no picture is left; give more, or use each more often (--rounds)"
-    if not result.published and job.batch is None:
+    if not result.published and job.out.exists():
         yield f"{job.out} stays as it was: it has as many rows or more"

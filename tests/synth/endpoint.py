@@ -1,4 +1,4 @@
-"""An endpoint that answers at once, or as badly as a prompt tells it to; `python -m` this starts one.
+"""An endpoint that answers at once, or as badly as a prompt tells it to.
 
 A word in a prompt chooses what happens to it (MISDEEDS); everything else gets a good answer that its words decide.
 """
@@ -7,12 +7,12 @@ import asyncio
 import json
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
-from threading import Event, Thread
+
+from benchmarks.endpoint import said, served, text_of
 
 TEXT = """
 apple river stone window garden yellow walking under beside three children wooden table bright
@@ -31,37 +31,29 @@ def prose(seed: str, words: int = 50) -> str:
     return " ".join(dice.choice(WORDS) for _ in range(words)) + "."
 
 
-def text_of(body: dict) -> str:
-    """All that a request says."""
-    found = []
-    for message in body["messages"]:
-        content = message["content"]
-        found += [content] if isinstance(content, str) else [part.get("text", "") for part in content]
-    return "\n".join(found)
-
-
-def shape_of(body: dict, said: str) -> dict | str:
+def shape_of(body: dict, words: str) -> dict | str:
     """A good answer: of the shape that is asked for, or in words."""
     schema = body.get("response_format", {}).get("json_schema", {}).get("schema", {})
     names = set(schema.get("properties", ()))
     if names == {"description"}:
-        return {"description": said}
+        return {"description": words}
     if names == {"comparison"}:
-        return {"comparison": said}
+        return {"comparison": words}
     if names == {"turns"}:
-        pieces = said.split()
+        pieces = words.split()
         return {"turns": [
-            {"question": f"What about the {pieces[n]}?", "answer": " ".join(pieces[n + 1 : n + 9])} for n in (0, 10)
+            {"question": f"What of the {pieces[0]} {pieces[n]} {n}?", "answer": " ".join(pieces[n + 1 : n + 9])}
+            for n in (1, 10)
         ]}  # fmt: skip
     if names == {"question", "answer"}:
-        return {"question": f"Why is the {said.split()[0]} there?", "answer": said}
+        return {"question": f"Why is the {words.split()[0]} there?", "answer": words}
     if names == {"text", "questions"}:
-        pieces = said.split()
-        return {"text": said, "questions": [
+        pieces = words.split()
+        return {"text": words, "questions": [
             {"question": "What is first?", "answer": pieces[0]}, {"question": "What else?", "answer": "nowhere"},
         ]}  # fmt: skip
     if names == {"open", "choice"}:
-        pieces = said.split()
+        pieces = words.split()
         return {
             "open": [{"kind": "count", "question": f"How many {pieces[0]}s?", "answer": " ".join(pieces[:8])}],
             "choice": {
@@ -72,20 +64,36 @@ def shape_of(body: dict, said: str) -> dict | str:
     if names == {"explanation", "score"}:
         return {
             "explanation": "It says so.",
-            "score": 5 if "right" in text_of(body).rpartition("rated:")[2] else 1,
+            "score": 5 if "right" in text_of(body).rpartition("rated:")[2].partition("\n")[0] else 1,
         }
-    return said
+    return verdict_of(text_of(body)) or words
+
+
+def verdict_of(prompt: str) -> str:
+    """What a judge says: of a pair what the prompt gives away, or which answer has the word `right` in it."""
+    if "Begin with a line: Score" in prompt:
+        return "Score: 70\nIt is good enough."
+    if "The better response" not in prompt:
+        return ""
+    one, two = ("right" in prompt.partition(f"[Response {n}]")[2].partition("[End")[0] for n in (1, 2))
+    if "their verdict is" in prompt:
+        one, two = "the first response is better" in prompt, "the second response is better" in prompt
+    verdict = "equally good" if one == two else "1" if one else "2"
+    return f"They differ.\nThe better response: [{verdict}]"
 
 
 class Script:
-    """What is said to a request; `asked` counts each (prompt, seed), `seen` all requests."""
+    """What is said to a request; `asked` counts each (prompt, seed), `seen` all requests, `last` is the newest."""
 
     def __init__(self, slow: float = 0.3) -> None:
         self.asked: Counter[str] = Counter()
-        self.slow, self.seen, self.bodies = slow, 0, []
+        self.slow, self.seen, self.last = slow, 0, {}
+        self.guesses = False  # whether who sees nothing says what the writer wrote
+        self.written: dict[str, str] = {}
+        self.fixed = ""  # what is said to every request
 
     async def reply(self, body: dict) -> tuple[int, dict, dict[str, str]]:
-        self.seen += 1
+        self.seen, self.last = self.seen + 1, body
         text = text_of(body)
         key = blake2b(json.dumps([body["messages"], body.get("seed")]).encode(), digest_size=8).hexdigest()
         self.asked[key] += 1
@@ -101,13 +109,16 @@ class Script:
         if misdeed == "slow":
             await asyncio.sleep(self.slow)
         fact = FACT.search(text)
-        said = f"{fact[1] if fact else ''} {prose(key)}".strip()
-        answer = shape_of(body, said)
-        whole = answer if isinstance(answer, str) else json.dumps(answer)
-        whole, finish = spoil(misdeed, whole)
-        usage = {"prompt_tokens": len(text.split()), "completion_tokens": len(whole.split())}
-        choice = {"index": 0, "message": {"role": "assistant", "content": whole}, "finish_reason": finish}
-        return 200, {"choices": [choice], "usage": usage}, {}
+        words = self.fixed or f"{fact[1] if fact else ''} {prose(key)}".strip()
+        if "you may guess" in text and self.guesses:
+            words = self.written[text.partition("\n")[0]]
+        elif "Which one?" in text and int(key, 16) % 2:
+            words = f"right {words}"
+        answer = shape_of(body, words)
+        if isinstance(answer, dict) and "turns" in answer:
+            self.written |= {turn["question"]: turn["answer"] for turn in answer["turns"]}
+        whole, finish = spoil(misdeed, answer if isinstance(answer, str) else json.dumps(answer))
+        return 200, said(whole, text, finish), {}
 
 
 def spoil(misdeed: str, whole: str) -> tuple[str, str]:
@@ -125,63 +136,9 @@ def spoil(misdeed: str, whole: str) -> tuple[str, str]:
     return whole, "stop"
 
 
-async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: Script) -> None:
-    """One connection, as long as it is kept."""
-    try:
-        while head := await reader.readuntil(b"\r\n\r\n"):
-            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
-            data = await reader.readexactly(int(length[1])) if length else b""
-            if head.startswith(b"GET"):
-                status, answer, more = 200, {"data": [{"id": "scripted"}]}, {}
-            else:
-                status, answer, more = await script.reply(json.loads(data))
-            body = json.dumps(answer).encode()
-            lines = [f"HTTP/1.1 {status} X", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-            lines += [f"{name}: {value}" for name, value in more.items()]
-            writer.write(("\r\n".join(lines) + "\r\n\r\n").encode() + body)
-            await writer.drain()
-    except (asyncio.IncompleteReadError, ConnectionError):
-        pass
-    finally:
-        writer.close()
-
-
-async def listen(script: Script, ready) -> None:
-    """Until the task is cancelled; `ready` is told the URL."""
-    server = await asyncio.start_server(lambda r, w: serve(r, w, script), "127.0.0.1", 0, limit=1 << 26)
-    async with server:
-        ready(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        await server.serve_forever()
-
-
 @contextmanager
 def endpoint(script: Script | None = None) -> Iterator[tuple[str, Script]]:
     """The endpoint in a thread: its URL, and what it was asked."""
-    script, started, place = script or Script(), Event(), []
-    loop = asyncio.new_event_loop()
-
-    def ready(url: str) -> None:
-        place.append(url)
-        started.set()
-
-    task = loop.create_task(listen(script, ready))
-
-    def run() -> None:
-        try:
-            loop.run_until_complete(task)
-        except asyncio.CancelledError:
-            loop.close()
-
-    thread = Thread(target=run)
-    thread.start()
-    started.wait()
-    try:
-        yield place[0], script
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-
-
-if __name__ == "__main__":
-    slow = float(sys.argv[1]) if len(sys.argv) > 1 else 0.3
-    asyncio.run(listen(Script(slow), lambda url: print(url, flush=True)))
+    script = script or Script()
+    with served(lambda body: script.reply(body)) as url:
+        yield url, script
