@@ -3,10 +3,10 @@
     python -m benchmarks.synth_circle --demo runs/demo --out runs/circle
 
 Takes a demo (`llavakit demo`): its first stage to train from, its second as a model that answers. The pictures
-are easy-vqa's and crops of scikit-image's photos. Three models with the same budget of steps learn from a few records by
-people (of easy-vqa); the second also from what a scripted writer made of captions ("a teal triangle", "a photo of:
-cat"), the third also from what the demo model answered to questions about pictures without any caption. All three
-answer easy-vqa's test questions and questions about crops that nobody was shown.
+are easy-vqa's and crops of scikit-image's photos. Three models with the same budget of steps learn from a few
+records by people (of easy-vqa); the second also from what a scripted writer made of captions ("a teal triangle",
+"a photo of: cat"), the third also from what the demo model answered to questions about pictures without captions.
+All three answer easy-vqa's test questions and questions about crops that nobody was shown.
 
 Every stage that has left its files in `--out` is taken as it is.
 """
@@ -59,7 +59,12 @@ async def write(body: dict) -> tuple[int, dict, dict[str, str]]:
             (f"Is there a {colour} shape in the image?", "yes"), (f"Is there a {other} shape in the image?", "no"),
         ]  # fmt: skip
     else:
-        turns = [(PHOTO_QUESTION, PHOTO.fullmatch(facts)[1])]
+        word = PHOTO.fullmatch(facts)[1]
+        other = dice.choice([each for each in PHOTOS.values() if each != word])
+        turns = [
+            (PHOTO_QUESTION, word), (f"Does the photo show: {word}?", "yes"),
+            (f"Does the photo show: {other}?", "no"),
+        ]  # fmt: skip
     told = [{"question": question, "answer": answer} for question, answer in turns]
     return 200, said(json.dumps({"turns": dice.sample(told, len(told))}), text), {}
 

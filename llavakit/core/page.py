@@ -9,7 +9,7 @@ article { display: flex; gap: 1em; border-top: 1px solid #ccc; padding: .8em 0 }
 .wrong b { color: #b01e28 } .right b { color: #14783c } .unread b { color: #9a6700 }
 img { max-width: 200px; max-height: 200px } p { margin: .2em 0; white-space: pre-wrap }
 table { border-collapse: collapse } td, th { padding: .3em .8em; border-top: 1px solid #ccc; text-align: right }
-td:first-child, th:first-child { text-align: left }
+td:first-child, th:first-child, .words td, .words th { text-align: left }
 """
 SCRIPT = """
 const kind = document.querySelector("select"), text = document.querySelector("input");

@@ -1,6 +1,7 @@
 """The data card beside a file: what it is, who wrote it, what was dropped and why, how varied it is; and rows."""
 
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from llavakit.version import __version__
 from llavakit.vision.thumbnail import picture_element
 
 SHOWN = 24  # rows of the page, with their pictures
+CODE = re.compile(r"`([^`]+)`")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _sections(job: Job, result: Result) -> Iterator[Section]:
     if varied is not None:
         yield _varied(varied)
     yield Section("Evaluation sets", _held(job))
-    asked = [f"## {name}\n{text}" for name, text in job.prompts[config.kind].sections.items()]
+    asked = [f"{name}:\n{text}" for name, text in job.prompts[config.kind].sections.items()]
     yield Section("The prompt", [f"Digest `{job.prompts[config.kind].digest}`."], quoted=asked)
 
 
@@ -99,7 +101,7 @@ def _cost(job: Job, result: Result) -> list[str]:
     tally, price = result.tally, job.config.price
     lines = [
         f"{tally.asked} requests, {tally.prompt_tokens} tokens read and {tally.answer_tokens} said.",
-        f"{tally.mended} answers were broken JSON and could be mended; {tally.unread} had to be asked for again.",
+        f"Answers of broken JSON that could be mended: {tally.mended}; asked for again: {tally.unread}.",
     ]
     cost = cost_of(tally.prompt_tokens, tally.answer_tokens, price)
     if cost is not None and price is not None:
@@ -171,12 +173,14 @@ def _markdown(name: str, sections: Sequence[Section]) -> Iterator[str]:
 
 
 def _section_html(section: Section) -> str:
-    lines = "".join(f"<p>{html.escape(line)}</p>" for line in section.lines)
-    rows = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in section.table
-    )
-    table = f"<table>{rows}</table>" if rows else ""
-    quoted = "".join(f"<pre>{html.escape(text)}</pre>" for text in section.quoted)
+    texts = [CODE.sub(r"<code>\1</code>", html.escape(line)) for line in section.lines]
+    lines = "".join(f"<p>{text}</p>" for text in texts)
+    rows = []
+    for number, row in enumerate(section.table):
+        tag = "td" if number else "th"
+        rows.append(f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in row)}</tr>")
+    table = f'<table class="words">{"".join(rows)}</table>' if rows else ""
+    quoted = "".join(f"<p>{html.escape(text)}</p>" for text in section.quoted)
     return f"<h2>{html.escape(section.title)}</h2>{lines}{table}{quoted}"
 
 

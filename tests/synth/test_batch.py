@@ -57,7 +57,7 @@ def test_the_card_tells_what_was_made_and_what_was_not(album, asked, run):
     card = (album.folder / "data.card.md").read_text()
     for told in (
         "10 rows of the kind `detail`", "by: `scripted`", "Temperature 0.7", "a million tokens", "| leak | 1 |",
-        "| refusal | 1 |", "Compared with none", "Describe one picture in full", "1 answers were broken JSON",
+        "| refusal | 1 |", "Compared with none", "Describe one picture in full", "that could be mended: 1",
     ):  # fmt: skip
         assert told in card, told
     page = (album.folder / "data.card.html").read_text()

@@ -251,7 +251,9 @@ def test_a_model_here_is_asked_by_many_threads(tmp_path):
     made.close()
     with open_writer(chat, {"model": "tiny", "weights": "w"}) as writer, ThreadPoolExecutor(6) as pool:
         found = list(pool.map(writer.ask, talks, how))
+        shaped = writer.ask(talks[0], Sampling(max_tokens=20, json_schema='{"enum": ["red", "blue"]}'))
     assert found == alone and found[0].prompt_tokens > 4 and found[0].answer_tokens == 9
+    assert shaped.text in ('"red"', '"blue"')
 
 
 WILSON = [(8, 10, 0.4902, 0.9433), (0, 20, 0.0, 0.1611), (100, 100, 0.963, 1.0)]
