@@ -37,18 +37,21 @@ class Facts:
         return found
 
     def check(self, items: Iterable[Item]) -> None:
-        """DataError if some name is that of no item: a typo here would cost every picture its facts."""
+        """DataError if a name is that of no picture (a typo would cost all pictures their facts), or of two."""
         if not self._known:
             return
-        left = dict(self._places)
+        owners: dict[str, str] = {}
         for item in items:
-            for name in item.names:
-                left.pop(name, None)
+            name = next((name for name in item.names if name in self._known), None)
+            if name is not None and owners.setdefault(name, item.path or item.id) != (item.path or item.id):
+                raise DataError(
+                    f"{self._places[name]}: {name!r} is the name of two pictures, {owners[name]} first"
+                )
+        left = [name for name in self._known if name not in owners]
         if left:
-            name, place = next(iter(left.items()))
             raise DataError(
-                f"{place}: {len(left)} of {len(self._known)} pictures that facts name are not among the images, "
-                f"{name!r} first; give those images too, or --unknown skip"
+                f"{self._places[left[0]]}: {len(left)} of {len(self._known)} pictures that facts name are not "
+                f"among the images, {left[0]!r} first; give those images too, or --unknown skip"
             )
 
 

@@ -60,12 +60,16 @@ class Item:
     place: str = ""  # of the row it came from, for messages
 
     @property
+    def path(self) -> str:
+        """Of its first medium; nothing where that is no file."""
+        source = self.media[0].source if self.media else None
+        return str(source) if isinstance(source, Path) else ""
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What a file of facts may call it: its id, and the path, name and stem of its first medium."""
-        if not self.media or not isinstance(self.media[0].source, Path):
-            return (self.id,)
-        path = self.media[0].source
-        return tuple(dict.fromkeys((self.id, str(path), path.name, path.stem)))
+        path = Path(self.path)
+        return tuple(dict.fromkeys((self.id, self.path, path.name, path.stem))) if self.path else (self.id,)
 
     @property
     def videos(self) -> tuple[Video, ...]:

@@ -49,6 +49,10 @@ class Order:
             raise ConfigError(f"{config.kind} needs --by, a model or a URL")
         if kind.writer in ("told", "nobody") and config.sees:
             raise ConfigError(f"{config.kind} is written without the pictures; leave --see out")
+        if "judge" in roles and config.kind != "preferences":
+            raise ConfigError(f"--judge is for preferences, not for {config.kind}")
+        if "captioner" in roles and (config.sees and config.kind != "preferences"):
+            raise ConfigError(f"{config.kind} is shown the pictures here and needs no --captioner")
         if config.language is not None:
             pick({name: name for name in LANGUAGES}, config.language, "language")
         if config.format is not None:
@@ -72,6 +76,8 @@ def open_job(
         if kind.prompt is None
         else load_prompt(config.kind, order.prompt, order.shots)
     )
+    if order.shots is not None and "ask" not in prompts[config.kind].sections:
+        raise ConfigError(f"{config.kind} is asked without examples; leave --shots out")
     items, facts = Items(order.images, images=order.folder, group=kind.group), Facts(order.facts)
     if config.on_unknown == "stop":
         facts.check(items)

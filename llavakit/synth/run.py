@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llavakit.core.errors import ConfigError, DataError, Interrupted, TooManyFailures
 from llavakit.core.journal import Row
-from llavakit.core.progress import Bar, bar
+from llavakit.core.progress import Bar, bar, say
 from llavakit.synth.answers import Answers, open_answers
 from llavakit.synth.batch import take_in
 from llavakit.synth.figures import Sample
@@ -25,6 +25,8 @@ from llavakit.synth.rows import RowFile
 from llavakit.synth.tally import Tally
 from llavakit.synth.work import Job, Made, work
 
+# Settings that choose among answers and ask for none: they may change between two runs.
+FREE = ("rows", "rounds", "attempts", "language", "similar", "near", "ngram", "price", "on_unknown")
 AHEAD = 4  # items per thread that are worked on before the first of them is taken
 Use = tuple[Item, int]  # an item, and how often it was used before
 
@@ -63,7 +65,8 @@ def run_job(job: Job, batches_in: list[Path] | None = None) -> Result:
         RowFile(dropped_of(job.out)) as dropped,
     ):
         if batches_in:
-            take_in(batches_in, answers)
+            taken, failed = take_in(batches_in, answers)
+            say(f"{taken} answers taken in, {failed} requests of the batch failed")
         keeper = Keeper(job, rows, dropped)
         try:
             _take_all(job, answers, keeper)
@@ -81,17 +84,16 @@ def run_job(job: Job, batches_in: list[Path] | None = None) -> Result:
             _publish(rows, dropped, whole=False)
             raise
         whole = not keeper.trouble and not keeper.tally.missing
-        published = job.batch is None and _publish(rows, dropped, whole=whole)
+        published = not keeper.tally.missing and _publish(rows, dropped, whole=whole)
     return Result(keeper.tally, keeper.sample, time.monotonic() - begun, published, keeper.trouble)
 
 
 def header_of(job: Job) -> Row:
     """What a file of answers belongs to: rows of two of these are never mixed."""
-    config = job.config
     return {
-        "kind": config.kind, "images": str(job.items.source), "seed": config.seed, "sees": config.sees,
+        "images": str(job.items.source), "prompt": job.prompts[job.config.kind].digest,
         "writers": {role: writer.who for role, writer in job.writers.items()},
-        "prompt": job.prompts[config.kind].digest,
+        **job.config.model_dump(mode="json", exclude=set(FREE)),
     }  # fmt: skip
 
 

@@ -30,7 +30,8 @@ def test_a_batch_comes_to_the_file_of_a_run(album, asked, run):
         results.write_text("".join(json.dumps(line) + "\n" for line in lines))
         batch_in = ["--batch-in", results]
     asked_by_hand = script.seen - seen
-    assert run(*words, *batch_in)[0] == 0
+    code, out, _ = run(*words, *batch_in)
+    assert code == 0 and f"{len(WORDS)} answers taken in, 1 requests of the batch failed" in out
     assert (album.folder / "data.jsonl").read_bytes() == live and script.seen == seen + asked_by_hand
     (album.folder / "bad.jsonl").write_text('{"a": 1}\n')
     code, _, err = run(*words, "--batch-in", album.folder / "bad.jsonl")

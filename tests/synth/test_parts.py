@@ -193,6 +193,17 @@ def test_facts_that_are_none_are_told_with_their_line(tmp_path, row, error):
         Facts([tmp_path / "facts.jsonl"])
 
 
+def test_a_name_of_two_pictures_is_no_name(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / "pictures" / folder).mkdir(parents=True)
+        tiny.picture(tmp_path / "pictures" / folder / "x.png")
+    (tmp_path / "facts.jsonl").write_text('{"image": "a/x.png"}\n{"image": "b/x.png"}\n')
+    Facts([tmp_path / "facts.jsonl"]).check(Items(tmp_path / "pictures"))
+    (tmp_path / "facts.jsonl").write_text('{"image": "x.png"}\n')
+    with pytest.raises(Exception, match=r"facts\.jsonl:1: 'x\.png' is the name of two pictures"):
+        Facts([tmp_path / "facts.jsonl"]).check(Items(tmp_path / "pictures"))
+
+
 def test_an_evaluation_set_is_found_by_pictures_and_by_words(tmp_path):
     photo, picture = PIL.Image.fromarray(data.chelsea()), tmp_path / "a.png"
     photo.save(picture)

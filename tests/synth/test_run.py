@@ -193,6 +193,8 @@ def test_bad_input_is_one_line(album, asked, run):
     assert code == 0 and [row["id"][-7:] for row in album.rows()] == ["000.png", "002.png"]
     [lost] = album.rows("data.dropped.jsonl")
     assert lost["reason"] == "broken" and "001.png" in lost["found"]
+    shots = album.folder / "shots.jsonl"
+    shots.write_text('{"captions": ["a"], "reply": "b"}\n')
     for words, told in (
         (["synth", "detale"], "did you mean 'detail'"),
         (["synth", "detail", "--out", "x.jsonl"], "--images DIR_OR_FILE"),
@@ -204,6 +206,10 @@ def test_bad_input_is_one_line(album, asked, run):
             "cannot be read as a prompt",
         ),
         (["synth", "accepted", album.folder / "no.votes"], "cannot be read"),
+        ([*album.words(url, out="z.jsonl"), "--judge", url], "--judge is for preferences"),
+        ([*album.words(url, "recap", "z.jsonl"), "--captioner", url], "needs no --captioner"),
+        ([*album.words(url, "recap", "z.jsonl"), "--shots", shots], "asked without examples"),
+        ([*album.words(url, out="z.jsonl"), "--price", "2,-1"], "greater than or equal to 0"),
     ):
         code, _, err = run(*words)
         assert code == 2 and err.count("\n") == 1 and told in err, err
