@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import ConfigError, DataError, shorten
+from llavakit.data.cases import Case, brings_answers, read_case
 from llavakit.data.dialects.reader import Fields, Reader
 from llavakit.data.dialects.table import DIALECTS
 from llavakit.data.records import ADVICE, Record, Records, read_records
@@ -122,10 +123,12 @@ def _of_paths(paths: Sequence[Path], folder: Path) -> Item:
 def _of_record(record: Record) -> Item:
     raw = record.raw
     try:
-        if isinstance(raw, dict) and any(dialect.fits(raw) for dialect in DIALECTS):
-            return _of_talk(record)
         if not isinstance(raw, dict):
             raise record.error(f"a row must be an object, found {type(raw).__name__}")
+        if brings_answers(raw) and "question" not in raw:
+            return _of_case(read_case(record), record)
+        if any(dialect.fits(raw) for dialect in DIALECTS):
+            return _of_talk(record)
         reader = Reader(raw, record.folder, record.members)
         media: tuple[Medium, ...] = (
             *reader.images("image"), *reader.images("images"), *reader.videos("video"),
@@ -134,6 +137,16 @@ def _of_record(record: Record) -> Item:
     except DataError as error:
         raise DataError(error.what.removesuffix(ADVICE), path=record.path, line=record.line) from None
     return _named(Item("", media, known, record.name), raw.get("id"))
+
+
+def _of_case(case: Case, record: Record) -> Item:
+    """Of a pair of answers in any dialect, or a benchmark of judges: what a critique is written about."""
+    labels = {-1.0: 1, 1.0: 2, 0.0: "tie"}
+    known = Known(
+        captions=tuple(filter(None, [case.context])), questions=(case.question,), answers=case.answers,
+        reference=case.reference, label=None if case.label is None else labels[case.label],
+    )  # fmt: skip
+    return Item(case.id, case.media, known, record.name)
 
 
 def _of_talk(record: Record) -> Item:

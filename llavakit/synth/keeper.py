@@ -16,8 +16,8 @@ from llavakit.synth.work import Job, Made
 from llavakit.vision.likeness import SimilarPictures
 
 COMPARED_FROM = 20  # words; shorter answers are alike by nature
-HOPELESS = 20  # items in a row that a writer or the input fails
-FAILURES = frozenset(("unread", "truncated", "empty", "broken", "no facts", "declined"))
+HOPELESS = 20  # items in a row that a writer fails, each of which was paid for
+FAILURES = frozenset(("unread", "truncated", "empty", "declined"))
 LOST = 8  # items in a row that nobody answers
 LONGEST_FOUND = 2000  # letters of what a filter found that are kept
 

@@ -133,6 +133,17 @@ def test_verdicts_are_of_the_label_and_both_places_occur(made):
         assert "verdict is" not in asked  # the hint is not what a judge learns from
 
 
+def test_pairs_of_any_dialect_are_criticised(album, asked, run):
+    album.add("one")
+    pair = {"image": "pictures/000.png", "prompt": "<image>\nWhich?", "chosen": "red", "rejected": "blue"}
+    (album.folder / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    words = ["synth", "critique", "--images", album.folder / "pairs.jsonl", "--by", asked[0]]
+    assert run(*words, "--out", album.folder / "data.jsonl")[0] == 0
+    prompt, verdict = turns(album.rows()[0])
+    first = prompt.index("red") < prompt.index("blue")
+    assert verdict.endswith("The better response: [1]" if first else "The better response: [2]")
+
+
 @pytest.mark.parametrize("how", [(), ("--format", "better")])
 def test_pairs_are_the_best_and_the_worst_answer(made, how):
     rows = made("preferences", "--answers", 4, *how)
