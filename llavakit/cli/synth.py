@@ -25,7 +25,9 @@ Pictures = Annotated[
     Path | None,
     typer.Option("--images", help="A folder of pictures or videos, or a file of rows that name them."),
 ]
-By = Annotated[str | None, typer.Option(help="Who writes: a checkpoint, run directory or hub id, or a URL.")]
+By = Annotated[
+    str | None, typer.Option(help="Who writes: a checkpoint, run directory or hub id, or a URL (URL#MODEL).")
+]
 Out = Annotated[
     Path | None, typer.Option(help="The new file, NAME.jsonl; what belongs to it lies beside it.")
 ]
@@ -102,7 +104,7 @@ Parquet = Annotated[bool, typer.Option("--parquet", help="Write the rows as a ta
 def synth(
     words: Words, images: Pictures = None, by: By = None, out: Out = None, folder: Folder = None,
     facts: FactFiles = None, unknown: Unknown = "stop", see: See = False, captioner: Captioner = None,
-    judge: JudgeBy = None, blind: Blind = None, template: Template = None, model_name: ModelName = None,
+    judge: JudgeBy = None, blind: Blind = None, template: Template = None,
     api_key: Key = None, rows: Rows = None, rounds: Rounds = 1, seed: Seed = 0, turns: Turns = 3,
     num_answers: NumAnswers = 5, format_name: FormatName = None, prompt: PromptFile = None, shots: Shots = None,
     temperature: Temperature = 0.7, max_tokens: MaxTokens = 1024, attempts: Attempts = 3, schema: Schema = True,
@@ -142,7 +144,7 @@ def synth(
     how = {"at_once": at_once, "seconds": seconds, "start": min(4, at_once)}
     who = {"by": by, "captioner": captioner, "judge": judge, "blind": blind}
     openers = {
-        role: partial(open_judge, where, template, model_name if role == "by" else None, api_key, **how)
+        role: partial(_open, where, template, api_key, how)
         for role, where in who.items()
         if where is not None
     }
@@ -151,6 +153,14 @@ def synth(
         _preview(order, openers, sets, rows or LOOKED_AT)
     else:
         _make(order, openers, sets, batch_in or [], parquet)
+
+
+def _open(where: str, template: str | None, api_key: str | None, how: dict[str, Any]) -> tuple[Any, Any]:
+    """A model, or a server, whose address may end with `#` and the model to ask there."""
+    url, mark, name = where.partition("#")
+    if mark and url.startswith(("http://", "https://")):
+        return open_judge(url, template, name, api_key, **how)
+    return open_judge(where, template, None, api_key, **how)
 
 
 def _tell(words: list[str]) -> None:

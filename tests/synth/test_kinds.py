@@ -161,7 +161,7 @@ def test_pictures_without_captions_are_captioned_first(album, asked, run):
     assert code == 1 and "no caption, and no --captioner" in out and script.seen == 0
     assert not (album.folder / "data.jsonl").exists()
     (album.folder / "data.answers").unlink()
-    assert run(*words, "--captioner", url)[0] == 0
+    assert run(*words, "--captioner", f"{url}#eyes")[0] == 0
     origin = album.rows()[0]["synth"]
     assert [writer["role"] for writer in origin["writers"]] == ["by", "captioner"] and len(
         origin["parents"]
