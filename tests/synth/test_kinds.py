@@ -163,9 +163,8 @@ def test_pictures_without_captions_are_captioned_first(album, asked, run):
     (album.folder / "data.answers").unlink()
     assert run(*words, "--captioner", f"{url}#eyes")[0] == 0
     origin = album.rows()[0]["synth"]
-    assert [writer["role"] for writer in origin["writers"]] == ["by", "captioner"] and len(
-        origin["parents"]
-    ) == 3
+    writers = [(writer["role"], writer["model"]) for writer in origin["writers"]]
+    assert writers == [("by", "scripted"), ("captioner", "eyes")] and len(origin["parents"]) == 3
     record = read_records(album.folder / "data.jsonl")[0]
     assert len(record.conversation().images) == 1
 
