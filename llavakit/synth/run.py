@@ -76,14 +76,12 @@ def run_job(job: Job, batches_in: list[Path] | None = None) -> Result:
             raise Interrupted(f"{job.out}: {said}", "the same command", 130) from None
         except OSError as error:
             _publish(rows, dropped, whole=False)
-            what = (
-                f"{job.out}: {error.strerror}; {rows.count} rows are kept, and every answer that was paid for"
-            )
-            raise TooManyFailures(what) from None
+            kept = f"{rows.count} rows are kept, and every answer that was paid for"
+            raise TooManyFailures(f"{job.out}: {error.strerror}; {kept}") from None
         except DataError:  # a row of the images' file
             _publish(rows, dropped, whole=False)
             raise
-        whole = not keeper.trouble and not keeper.tally.missing
+        whole = not keeper.trouble and not keeper.tally.lost
         published = not keeper.tally.missing and _publish(rows, dropped, whole=whole)
     return Result(keeper.tally, keeper.sample, time.monotonic() - begun, published, keeper.trouble)
 
