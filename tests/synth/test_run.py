@@ -122,13 +122,14 @@ def test_half_of_a_run_does_not_replace_a_whole_one(album, asked, run):
     url, script = asked
     album.add(*GOOD)
     assert run(*album.words(url))[0] == 0
-    (album.folder / "data.answers").write_bytes(
-        b"".join((album.folder / "data.answers").read_bytes().splitlines(keepends=True)[:3])
-    )
+    answers = album.folder / "data.answers"
+    lines = answers.read_bytes().splitlines(keepends=True)
     script.reply = _gone
-    for limit in ([], ["--rows", 5]):  # 8 in a row end the run; fewer do not
-        code, out, _ = run(*album.words(url), *limit)
+    for kept, stopped in ((10, False), (3, True)):  # lines that are left of 13; 8 failures in a row end a run
+        answers.write_bytes(b"".join(lines[:kept]))
+        code, out, _ = run(*album.words(url))
         assert code == 1 and len(album.rows()) == 12 and "stays as it was" in out
+        assert ("stopped: " in out) is stopped and "no answer: " in out
 
 
 async def _gone(_):
