@@ -26,6 +26,10 @@ SYNCED_EVERY = 64  # answers; a machine that loses power forgets so many at most
 FIELDS = ("key", "text", "finish", "prompt_tokens", "answer_tokens")
 
 
+class Stopped(UserError):
+    """Nothing more is asked, as the run ends."""
+
+
 class Answers:
     """The answers of a file by their key, on disk; in memory 30 bytes each. Any number of threads may ask."""
 
@@ -35,6 +39,11 @@ class Answers:
         self._coming: dict[str, Future[Answer]] = {}
         self._lock = Lock()
         self._written = 0
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Let nobody be asked any more; what is under way is still kept."""
+        self._stopped = True
 
     def learn(self, key: str, begin: int) -> None:
         """Know of a row that the file has."""
@@ -51,6 +60,8 @@ class Answers:
             known = self._find(key)
             if known is not None:
                 return known, True
+            if self._stopped:
+                raise Stopped("the run ends")
             coming = self._coming.get(key)
             mine = None
             if coming is None:

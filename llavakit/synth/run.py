@@ -118,7 +118,7 @@ def _take_all(job: Job, answers: Answers, keeper: Keeper) -> None:
             return AHEAD * threads
         return min(AHEAD * threads, wanted - keeper.tally.accepted - keeper.tally.missing)
 
-    with bar(job.config.kind, wanted or total) as progress, _threads(threads) as pool:
+    with bar(job.config.kind, wanted or total) as progress, _threads(threads, answers) as pool:
         todo, waiting = uses(job), deque[Future[Made]]()
         while not keeper.trouble:
             for item, turn in islice(todo, max(0, room() - len(waiting))):
@@ -131,12 +131,13 @@ def _take_all(job: Job, answers: Answers, keeper: Keeper) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool; at its end what is under way is waited for, since it is paid for, and nothing else begins."""
+def _threads(count: int, answers: Answers) -> Iterator[ThreadPoolExecutor]:
+    """A pool; at its end requests under way are waited for, since they are paid for, and no other is sent."""
     pool = ThreadPoolExecutor(count, thread_name_prefix="writer")
     try:
         yield pool
     finally:
+        answers.stop()
         pool.shutdown(cancel_futures=True)
 
 

@@ -11,6 +11,9 @@ import time
 import pytest
 
 from llavakit import cli
+from llavakit.core.journal import continue_journal
+from llavakit.engine.responder import Answer
+from llavakit.synth.answers import Answers, Stopped
 from tests.synth.conftest import Album
 from tests.synth.endpoint import MISDEEDS, Script, endpoint
 
@@ -130,6 +133,16 @@ def test_half_of_a_run_does_not_replace_a_whole_one(album, asked, run):
         code, out, _ = run(*album.words(url))
         assert code == 1 and len(album.rows()) == 12 and "stays as it was" in out
         assert ("stopped: " in out) is stopped and "no answer: " in out
+
+
+def test_nothing_is_sent_once_a_run_ends(tmp_path):
+    with continue_journal(tmp_path / "a.answers") as journal:
+        answers = Answers(journal)
+        assert answers.get("1" * 32, lambda: Answer("a", "stop")) == (Answer("a", "stop"), False)
+        answers.stop()
+        assert answers.get("1" * 32, None) == (Answer("a", "stop"), True)
+        with pytest.raises(Stopped):
+            answers.get("2" * 32, lambda: pytest.fail("it was sent"))
 
 
 async def _gone(_):
