@@ -101,6 +101,10 @@ def prepare(data: EasyVqa, out: Path) -> None:
     few.questions = {number: data.questions[number] for number in human}
     phase = Phase(records=HUMAN, open=0.6, present=0.4, absent=0.0)
     write_questions(few, out / "human.json", phases=(phase,), per_record=3, seed=0)
+    rows = json.loads((out / "human.json").read_text())
+    for row in rows:
+        row["image"] = str(data.folder / row["image"])
+    write_text(out / "human.json", json.dumps(rows))
     known = EasyVqa("train")
     known.questions = {number: data.questions[number] for number in captioned}
     write_captions(known, out / "captions.json")
@@ -138,7 +142,7 @@ def generate(demo: Path, data: EasyVqa, out: Path) -> None:
         call("data", "check", out / f"{name}.jsonl", "--out", out / f"{name}-check")
 
 
-def learn(name: str, demo: Path, files: list[Path], images: Path, out: Path) -> Path:
+def learn(name: str, demo: Path, files: list[Path], out: Path) -> Path:
     """The demo's second stage from its first, on these files; the same number of steps for each."""
     target = out / name
     if not (target / "latest").exists():
@@ -148,7 +152,7 @@ def learn(name: str, demo: Path, files: list[Path], images: Path, out: Path) -> 
             "model": run.model.model_copy(update={"start": demo / "stage1"}),
             "optim": run.optim.model_copy(update={"steps": STEPS}),
             "data": run.data.model_copy(
-                update={"files": tuple(files), "images": images, "features": out / "features", "shuffle": True}
+                update={"files": tuple(files), "images": None, "features": out / "features", "shuffle": True}
             ),
         }  # fmt: skip
         train(run.model_copy(update=changes))
@@ -184,10 +188,7 @@ def main() -> None:
         "with-scripted": [human, *scripted],
         "with-answered": [human, out / "answered.jsonl"],
     }
-    table = {
-        name: measure(name, learn(name, args.demo, each, data.folder, out), out)
-        for name, each in files.items()
-    }
+    table = {name: measure(name, learn(name, args.demo, each, out), out) for name, each in files.items()}
     test = EasyVqa("test").all(TEST_PICTURES)
     few = [
         q for row in json.loads(human.read_text()) for q in data.questions[int(row["id"].rpartition("-")[2])]
