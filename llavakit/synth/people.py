@@ -17,7 +17,7 @@ from llavakit.data.votes import read_votes
 from llavakit.synth.figures import turns_of
 from llavakit.synth.rows import FIELD
 
-REFUSE = "I do not accept the other answer: it is wrong, not to be seen in the picture, or of no use."
+REFUSE = "I do not accept this: something said here is wrong, not to be seen in the picture, or of no use."
 NORMAL = 1.96  # standard deviations of 95 %
 
 
