@@ -85,14 +85,23 @@ def verdict_of(prompt: str) -> str:
 class Script:
     """What is said to a request; `asked` counts each (prompt, seed), `seen` all requests, `last` is the newest."""
 
-    def __init__(self, slow: float = 0.3) -> None:
+    def __init__(self, slow: float = 0.3, at_once: int | None = None) -> None:
+        """Says that it is busy to who is more than `at_once`; then every answer takes a while."""
         self.asked: Counter[str] = Counter()
         self.slow, self.seen, self.last = slow, 0, {}
+        self.at_once, self.under_way, self.busy = at_once, 0, 0
         self.guesses = False  # whether who sees nothing says what the writer wrote
         self.written: dict[str, str] = {}
         self.fixed = ""  # what is said to every request
 
     async def reply(self, body: dict) -> tuple[int, dict, dict[str, str]]:
+        if self.at_once is not None:
+            if self.under_way == self.at_once:
+                self.busy += 1
+                return 429, {"error": {"message": "slow down"}}, {}
+            self.under_way += 1
+            await asyncio.sleep(0.01)
+            self.under_way -= 1
         self.seen, self.last = self.seen + 1, body
         text = text_of(body)
         key = blake2b(json.dumps([body["messages"], body.get("seed")]).encode(), digest_size=8).hexdigest()

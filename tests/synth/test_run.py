@@ -135,6 +135,15 @@ def test_half_of_a_run_does_not_replace_a_whole_one(album, asked, run):
         assert ("stopped: " in out) is stopped and "no answer: " in out
 
 
+def test_a_rate_limit_costs_no_row_and_few_requests(album, run, monkeypatch):
+    monkeypatch.setattr("llavakit.wire.random.uniform", lambda low, high: 0.02)  # the first pause
+    album.add(*[f"w{n}" for n in range(60)])
+    with endpoint(Script(at_once=4)) as (url, script):
+        code, out, _ = run(*album.words(url), "--at-once", 32)
+    assert code == 0 and len(album.rows()) == 60 and "dropped" not in out.partition("60 rows of 60 items")[2]
+    assert script.seen == 60 and 0 < script.busy < 60
+
+
 def test_nothing_is_sent_once_a_run_ends(tmp_path):
     with continue_journal(tmp_path / "a.answers") as journal:
         answers = Answers(journal)
