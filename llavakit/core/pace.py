@@ -8,6 +8,7 @@ from threading import Condition
 
 WINDOW = 64  # requests whose times are looked at
 SLOWER = 2.0  # times the best 95th percentile: more at once would only wait in the server's queue
+QUICK = 0.05  # seconds; nobody waits in the queue of a server that answers so soon
 FORGETS = 1.02  # what the best is multiplied by at every look, as prompts and answers change in length
 PAUSE = 0.5  # seconds in which further complaints are about the same overload
 
@@ -64,7 +65,7 @@ class Pace:
         late = self.percentile(0.95)
         assert late is not None
         self._best = late if self._best is None else min(self._best * FORGETS, late)
-        if self._follows_times and late > SLOWER * self._best:
+        if self._follows_times and late > SLOWER * max(self._best, QUICK):
             self.limit = max(1, self.limit - 1)
         else:
             self.limit = min(self.most, self.limit + 1)
