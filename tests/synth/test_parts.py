@@ -237,7 +237,7 @@ def test_the_pace_grows_and_is_halved_by_complaints():
     pace = Pace(8, start=2)
     for _ in range(20):
         pace._took(0.1)
-    assert pace.limit == 6
+    assert pace.limit == 7
     pace.slow_down()
     pace.slow_down()  # of the same overload
     assert pace.limit == 3
