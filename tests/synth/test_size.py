@@ -10,7 +10,7 @@ from llavakit.engine.responder import Answer
 from llavakit.rules.shingles import SimilarTexts
 from llavakit.synth.answers import Answers
 
-ROWS = 2000
+ROWS = 800
 
 
 def test_doubles_and_answers_take_less_than_a_kilobyte_a_row(tmp_path):
