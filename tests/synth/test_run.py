@@ -6,6 +6,7 @@ import os
 import re
 import resource
 import signal
+import sys
 import time
 
 import pytest
@@ -81,8 +82,7 @@ def in_process(words: list) -> multiprocessing.Process:
 
     def begin() -> None:
         os.setsid()
-        import sys
-
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs have not
         sys.argv = ["llavakit", *map(str, words)]
         cli.main()
 
