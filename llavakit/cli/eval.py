@@ -13,7 +13,7 @@ from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 
 TABLE = "scores.png"
-RESCORE, COMPARE = "rescore", "compare"
+RESCORE, COMPARE, CLICKS = "rescore", "compare", "clicks"
 # Who judges chats.
 Judge = Annotated[
     str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
@@ -40,7 +40,8 @@ def eval_(
     tasks: Annotated[
         list[str],
         typer.Argument(
-            metavar="TASK...", help="Benchmarks (docs/eval.md), `list`, `rescore RUN`, `compare A B`."
+            metavar="TASK...",
+            help="Benchmarks (docs/eval.md), `list`, `rescore RUN`, `compare A B`, `clicks`.",
         ),
     ],
     data: Annotated[
@@ -99,6 +100,9 @@ def eval_(
     if tasks == ["list"]:
         _list()
         return
+    if tasks == [CLICKS]:
+        _clicks(data, out, limit, model)
+        return
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
     with ExitStack() as opened:
         model_and_name = _open(model, template, weights, remote, model_name, api_key)
@@ -120,6 +124,26 @@ def _list() -> None:
         server = row.submission.server if row.submission else ""
         rules = ", ".join(row.rules) or f"scored by {server}"
         say(f"{name:<20}{row.title:<32}{rules}{' (needs --judge)' if row.judging else ''}")
+
+
+def _clicks(data: Path | None, out: Path | None, limit: int | None, model: Path | None) -> None:
+    """The click protocol for the editor's own segmenter, or for SAM-2 with `--model`."""
+    from llavakit.studio.click_data import read_things
+    from llavakit.studio.clicks import figures, measure_clicks, write_rounds
+    from llavakit.studio.defaults import default_bench
+
+    if data is None:
+        raise ConfigError("clicks needs --data: a folder of pictures with masks (docs/studio.md)")
+    segmenter = default_bench(sam2=None if model is None else str(model)).segmenter()
+    rounds = []
+    for each in measure_clicks(segmenter, read_things(data), limit=limit):
+        rounds.append(each)
+        shown = " ".join(f"{iou:.2f}" for iou in each.iou[:8])
+        say(f"{each.name:<28}NoC@85 {each.clicks_to(0.85):>2}   IoU by click: {shown} ...")
+    path = (out or Path("runs") / "eval" / CLICKS) / "clicks.json"
+    write_rounds(rounds, path)
+    say("  ".join(f"{name} {value:.3g}" for name, value in figures(rounds).items()))
+    say(f"every click: {path}")
 
 
 def _show(where: Path, scores: Sequence[Any]) -> None:

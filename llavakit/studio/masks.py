@@ -1,12 +1,11 @@
 """Masks as arrays: uint8[h, w], 0 outside, 255 inside, between them where an edge is soft."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 
 from llavakit.studio.opencv import opencv
-from llavakit.studio.tiles import Box, Pixels, Raster, Tile, blank, grown
+from llavakit.studio.tiles import Box, Pixels, Raster, Tile, blank, full_tile, grown
 
 INSIDE = 128  # what counts as inside where a yes or no is needed
 
@@ -60,16 +59,11 @@ def invert(raster: Raster) -> Raster:
     for index, tile in enumerate(raster.tiles):
         left, top, right, bottom = raster.tile_box(index)
         if tile is None:
-            tiles.append(_full((bottom - top, right - left)))
+            tiles.append(full_tile((bottom - top, right - left)))
         else:
             pixels = 255 - tile.pixels
             tiles.append(Tile(pixels) if pixels.any() else None)
     return Raster(raster.size, 1, tuple(tiles))
-
-
-@lru_cache(maxsize=16)
-def _full(size: tuple[int, int]) -> Tile:
-    return Tile(np.full((*size, 1), 255, np.uint8))
 
 
 def combine(one: Raster, other: Raster, how: str) -> Raster:

@@ -5,6 +5,7 @@ So a history of pictures costs what differs, and going back is exact.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -90,7 +91,7 @@ class Raster:
             if old is None and not new.any():
                 continue
             if old is None or not np.array_equal(old.pixels, new):
-                tiles[index] = Tile(new) if new.any() else None
+                tiles[index] = _tile_of(new)
         return replace(self, tiles=tuple(tiles))
 
     def blend(self, at: tuple[int, int], pixels: Pixels, where: Pixels) -> "Raster":
@@ -115,6 +116,19 @@ class Raster:
             for y in range(top // SIDE, (bottom - 1) // SIDE + 1):
                 for x in range(left // SIDE, (right - 1) // SIDE + 1):
                     yield y * self.columns + x
+
+
+def _tile_of(pixels: Pixels) -> Tile | None:
+    """A tile; none for zero everywhere, and one and the same for all inside of masks."""
+    if not pixels.any():
+        return None
+    return full_tile(pixels.shape[:2]) if pixels.shape[2] == 1 and (pixels == 255).all() else Tile(pixels)
+
+
+@lru_cache(maxsize=64)
+def full_tile(shape: tuple[int, int]) -> Tile:
+    """All inside of a mask: (height, width)."""
+    return Tile(np.full((*shape, 1), 255, np.uint8))
 
 
 def blank(size: tuple[int, int], bands: int) -> Raster:

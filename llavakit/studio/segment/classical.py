@@ -7,7 +7,7 @@ what is wrong. A mark that the mask agrees with changes nothing.
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
 import numpy as np
@@ -16,6 +16,7 @@ from llavakit.studio.engines import Found, Mark, Prompts, View
 from llavakit.studio.masks import draw_path
 from llavakit.studio.opencv import opencv
 from llavakit.studio.scene import EditError
+from llavakit.studio.segment.naming import named_boxes
 from llavakit.studio.segment.pieces import Pieces, cut_pieces
 from llavakit.studio.segment.standing_out import Guess, guess_box, guesses, level, whole_picture
 from llavakit.studio.tiles import Box, Pixels, grown, intersect, nonzero_box
@@ -26,7 +27,8 @@ SWITCHES = 3  # marks up to which another guess may be taken; later ones would u
 NEAREST = 3.0  # pixels
 FARTHEST = 0.25  # of the picture's longer side
 ROOM = 3.0  # of a correction's distance: the part of the picture that it may change
-KEPT = 8  # pictures
+CANDIDATES = 3
+KEPT = 8  # pictures, windows, first marks
 
 
 @dataclass
@@ -50,23 +52,12 @@ class Classical:
         self._look(view)
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
-        """Candidates for a first mark or a box; one corrected mask where there was one."""
-        if prompts.text:
-            raise EditError(
-                "this segmenter understands marks and boxes, not words; a click on the thing selects it"
-            )
+        """Candidates for a first mark, a box or a name; one corrected mask where there was one."""
         known = self._look(view)
         marks = list(prompts.marks)
         if prompts.before is not None:
             return [_found("corrected", self._correct_all(view, known, marks, prompts.before >= 128))]
-        if prompts.box is not None:
-            guess = guess_box(view, prompts.box)
-            first = [guess] if guess is not None else [_oval(prompts.box)]
-        else:
-            start = next((mark for mark in marks if mark.inside), None)
-            if start is None:
-                raise EditError("mark something that is inside first")
-            first = self._guesses(view, known, start)
+        first = self._first(view, known, prompts)
         masks = [_whole(guess, view.size) for guess in first] or [np.zeros(view.size[::-1], bool)]
         names = [guess.name for guess in first] or ["object"]
         found = [
@@ -74,6 +65,17 @@ class Classical:
             for name, mask in zip(names, masks, strict=True)
         ]
         return [each for each in found if each.mask.any()]
+
+    def _first(self, view: View, known: _Known, prompts: Prompts) -> list[Guess]:
+        if prompts.box is not None:
+            return [guess_box(view, prompts.box) or _oval(prompts.box)]
+        if prompts.text:
+            boxes = named_boxes(view, prompts.text)[:CANDIDATES]
+            return [replace(guess_box(view, box) or _oval(box), name=prompts.text) for box in boxes]
+        start = next((mark for mark in prompts.marks if mark.inside), None)
+        if start is None:
+            raise EditError("mark something that is inside first")
+        return self._guesses(view, known, start)[:CANDIDATES]
 
     def _look(self, view: View) -> _Known:
         with self._lock:
@@ -152,8 +154,7 @@ class Classical:
         if not changed[y - top, x - left]:  # a mark smaller than a piece: at least the mark is heeded
             spot = draw_path(((x + 0.5, y + 0.5),), max(3.0, distance), window) > 0
             changed = spot & (part != inside)
-        _, parts = cv2.connectedComponents(changed.astype(np.uint8))
-        here = (parts == parts[y - top, x - left]) & changed
+        here = _together(changed, x - left, y - top)
         out = mask.copy()
         out[top:bottom, left:right] = (part | here) if inside else (part & ~here)
         return out
@@ -178,6 +179,23 @@ class Classical:
             while len(known.pieces) > KEPT:
                 known.pieces.popitem(last=False)
             return window, pieces
+
+
+def _together(changed: np.ndarray, x: int, y: int) -> np.ndarray:
+    """The part that hangs together with (x, y), which is in it."""
+    step = 1 + max(changed.shape) // 1024  # what hangs together is seen at that size too
+    cv2, small = opencv(), np.ascontiguousarray(changed[y % step :: step, x % step :: step]).astype(np.uint8)
+    _, parts = cv2.connectedComponents(small)
+    mine = (parts == parts[y // step, x // step]).astype(np.uint8)
+    if step == 1:
+        return mine.astype(bool) & changed
+    mine = cv2.dilate(mine, np.ones((3, 3), np.uint8))
+    large = cv2.resize(mine, None, fx=step, fy=step, interpolation=cv2.INTER_NEAREST)
+    out = np.zeros_like(changed)
+    height, width = changed.shape
+    left, top = x % step, y % step
+    out[top:, left:] = large[: height - top, : width - left] > 0
+    return out & changed
 
 
 def _at_full_size(pieces: Pieces, z: int) -> Pieces:

@@ -9,10 +9,10 @@ import numpy as np
 
 from llavakit.studio.engines import View
 from llavakit.studio.opencv import opencv
-from llavakit.studio.tiles import Box, Pixels, grown
+from llavakit.studio.tiles import Box, grown
 from llavakit.tools.saliency import saliency
 
-WINDOWS = (0.1, 0.16, 0.4)  # half the side of each, in parts of the picture's longer side
+WINDOWS = (0.16, 0.4)  # half the side of each, in parts of the picture's longer side
 WINDOW_SIDE = 192  # pixels that the network sees of a window
 PICTURE_SIDE = 320  # and of the whole picture
 SURE = 0.5
@@ -63,7 +63,7 @@ def guess_box(view: View, box: Box) -> Guess | None:
     """What stands out in a box; None where nothing does."""
     margin = max(4, round(0.15 * max(box[2] - box[0], box[3] - box[1])))
     window = grown(box, margin, view.size)
-    soft = _window(view, window)
+    soft = _sized(_window(view, window), (window[2] - window[0], window[3] - window[1]))
     left, top = box[0] - window[0], box[1] - window[1]
     soft = soft[top : top + box[3] - box[1], left : left + box[2] - box[0]]
     return Guess("object", box[:2], soft) if (soft > SURE).any() else None
@@ -79,10 +79,15 @@ def level(longest: int, wanted: int) -> int:
 
 def _guess_window(view: View, window: Box, x: float, y: float) -> tuple[float, Guess | None]:
     """How much of a guess lies on the border of its window, and the guess; None where the click is in none."""
-    soft = _around(_window(view, window), x - window[0], y - window[1])
-    if soft is None:
+    small, size = _window(view, window), (window[2] - window[0], window[3] - window[1])
+    small_x, small_y = (
+        (x - window[0]) * small.shape[1] / size[0],
+        (y - window[1]) * small.shape[0] / size[1],
+    )
+    found = _around(small, small_x, small_y)
+    if found is None:
         return 0.0, None
-    sure = soft > SURE
+    soft, sure = _sized(found, size), found > SURE
     inner = (window[1] > 0, window[3] < view.size[1], window[0] > 0, window[2] < view.size[0])
     sides = (sure[0], sure[-1], sure[:, 0], sure[:, -1])
     touched = sum(int(side.sum()) for side, counts in zip(sides, inner, strict=True) if counts)
@@ -90,11 +95,11 @@ def _guess_window(view: View, window: Box, x: float, y: float) -> tuple[float, G
 
 
 def _window(view: View, window: Box) -> np.ndarray:
-    """float32[h, w]: how much each pixel of a window stands out in it."""
+    """float32[h, w] of a smaller version: how much each pixel of a window stands out in it."""
     z = level(max(window[2] - window[0], window[3] - window[1]), WINDOW_SIDE)
     left, top, right, bottom = (edge >> z for edge in window)
     rgb = view.rgb(z, (left, top, max(right, left + 1), max(bottom, top + 1)))
-    return _sized(saliency(rgb, WINDOW_SIDE), (window[2] - window[0], window[3] - window[1]))
+    return saliency(rgb, WINDOW_SIDE)
 
 
 def _around(soft: np.ndarray, x: float, y: float) -> np.ndarray | None:
@@ -126,13 +131,16 @@ def _different(found: list[Guess], size: tuple[int, int]) -> list[Guess]:
 
 def _iou(one: Guess, other: Guess, size: tuple[int, int]) -> float:
     step = 1 + max(size) // 512
-    a, b = (_placed(guess, size)[::step, ::step] > SURE for guess in (one, other))
+    a, b = (_sampled(guess, size, step) for guess in (one, other))
     either = int((a | b).sum())
     return int((a & b).sum()) / either if either else 1.0
 
 
-def _placed(guess: Guess, size: tuple[int, int]) -> Pixels:
-    out = np.zeros(size[::-1], np.float32)
-    x, y = guess.at
-    out[y : y + guess.soft.shape[0], x : x + guess.soft.shape[1]] = guess.soft
+def _sampled(guess: Guess, size: tuple[int, int], step: int) -> np.ndarray:
+    """bool[H / step, W / step]: every so many pixels of the canvas."""
+    out = np.zeros((-(-size[1] // step), -(-size[0] // step)), bool)
+    (x, y), first_x, first_y = guess.at, -guess.at[0] % step, -guess.at[1] % step
+    part = guess.soft[first_y::step, first_x::step] > SURE
+    top, left = (y + first_y) // step, (x + first_x) // step
+    out[top : top + part.shape[0], left : left + part.shape[1]] = part
     return out
