@@ -39,7 +39,10 @@ class Thing:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What clicks led to: the IoU after each, and its seconds. `prepared`: the seconds before the first click."""
+    """What clicks led to: the IoU after each, which stays where nothing is wrong any more, and its seconds.
+
+    `prepared`: the seconds before the first click.
+    """
 
     name: str
     iou: tuple[float, ...]
@@ -68,6 +71,9 @@ def click_rounds(segmenter: PromptSegmenter, thing: Thing, most: int = MOST) -> 
     marks: list[Mark] = []
     ious, seconds = [], []
     for number in range(most):
+        if number and ious[-1] == 1.0:  # nothing is wrong that could be clicked on
+            ious += [1.0] * (most - number)
+            break
         x, y, inside = next_click(mask, thing)
         marks.append(Mark(((x + 0.5, y + 0.5),), 1.0, inside))
         before = np.uint8(255) * mask if number else None

@@ -130,6 +130,8 @@ def test_the_protocol_counts_as_published():
     assert positive and 19 <= x <= 40 and y in (19, 20)
     all_but = np.ones_like(inside)
     assert next_click(all_but, thing)[2] is False
+    perfect = Thing("square", thing.rgb, placed(Stubborn().segment(None, None)[0], inside.shape))
+    assert click_rounds(Stubborn(), perfect, most=4).iou == (1.0,) * 4
     unsure = Thing("bar", thing.rgb, inside, ~inside)
     assert overlap(all_but, unsure) == 1.0
 
