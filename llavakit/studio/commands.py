@@ -116,12 +116,14 @@ class DropObject(Command):
 class Remove(Command):
     """What is selected goes and its place is filled; or a whole layer goes.
 
-    `grow`: pixels around the mask that are filled too; None: what suits the size of the picture.
+    `grow`: pixels around the mask that are filled too; None: what suits the size of the picture. `shadow`: the
+    thing's shadow goes too.
     """
 
     do: Literal["remove"] = "remove"
     fill: Fill = "final"
     grow: Annotated[int, Field(ge=0, le=512)] | None = None
+    shadow: bool = False
     layer: Id | None = None
 
 

@@ -93,8 +93,8 @@ class Document:
         """The selection joins the labelled objects, for `save_coco`."""
         return self.do("keep_object", label=label)
 
-    def remove(self, *, fill: Fill = "final", grow: int | None = None) -> Self:
-        return self.do("remove", fill=fill, **({} if grow is None else {"grow": grow}))
+    def remove(self, *, fill: Fill = "final", grow: int | None = None, shadow: bool = False) -> Self:
+        return self.do("remove", fill=fill, shadow=shadow, **({} if grow is None else {"grow": grow}))
 
     def move(self, dx: float = 0, dy: float = 0) -> Self:
         """What is selected, or else what was moved, resized, turned or made last."""

@@ -30,7 +30,7 @@ COMMANDS = st.one_of(
     _command("keep_object", label=st.sampled_from(["cat", "<image>"])),
     _command("pick_object", object=layer),
     _command("drop_object", object=layer),
-    _command("remove", fill=fill, grow=st.integers(0, 9)),
+    _command("remove", fill=fill, grow=st.integers(0, 9), shadow=st.booleans()),
     _command("remove", layer=layer),
     _command("refine"),
     _command("lift", fill=fill),

@@ -9,9 +9,10 @@ from llavakit.studio import masks
 from llavakit.studio.commands import Fill, Lift, Remove
 from llavakit.studio.cutting import Cut, cut_out
 from llavakit.studio.engines import Bench, Inpainter
-from llavakit.studio.looking import opaque
+from llavakit.studio.looking import SceneView, opaque
 from llavakit.studio.render import canvas_box, combine, invert
 from llavakit.studio.scene import EditError, Hole, Layer, Scene
+from llavakit.studio.shadows import shadow_of
 from llavakit.studio.tiles import Box, Pixels, Raster, grown, intersect, raster_of
 
 LARGE_HOLE = 0.1  # of the picture: more than that no filling from around it can guess
@@ -24,6 +25,8 @@ def remove(scene: Scene, command: Remove, bench: Bench) -> Scene:
         return _without_layer(scene, command.layer)
     layer = target(scene)
     mask = scene.selected().mask
+    if command.shadow:
+        mask = _with_shadow(scene, mask)
     return _emptied(scene, layer, mask, command.grow, command.fill, bench).select(None)
 
 
@@ -36,6 +39,12 @@ def lift(scene: Scene, command: Lift, bench: Bench) -> tuple[Scene, Layer]:
     matrix = combine((1, 0, cut.at[0], 0, 1, cut.at[1]), below.matrix)
     lifted, layer = emptied.add_layer(command.label or selection.label or "cut-out", "cut", raster, matrix)
     return lifted.select(None), layer
+
+
+def _with_shadow(scene: Scene, mask: Raster) -> Raster:
+    inside = masks.read_mask(mask)
+    shadow = shadow_of(SceneView(scene).rgb(), inside >= masks.INSIDE)
+    return mask.write((0, 0), np.where(shadow, np.uint8(255), inside)[..., None])
 
 
 def refine(scene: Scene, bench: Bench) -> Scene:
