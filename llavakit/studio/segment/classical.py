@@ -21,12 +21,12 @@ from llavakit.studio.segment.pieces import Pieces, cut_pieces
 from llavakit.studio.segment.standing_out import Guess, guess_box, guesses, level, whole_picture
 from llavakit.studio.tiles import Box, Pixels, grown, intersect, nonzero_box
 
-REACH = 0.3  # of a correction: smaller reaches farther
+REACH = 0.15  # of a correction: smaller reaches farther
+ROUND = 3.0  # times the mark's distance: no correction reaches farther, so none costs much
 FAR = 0.25  # of the square root of the mask's area: a mark as far as that from its edge means another thing
 SWITCHES = 3  # marks up to which another guess may be taken; later ones would undo what was corrected
 NEAREST = 3.0  # pixels
 FARTHEST = 0.25  # of the picture's longer side
-ROOM = 3.0  # of a correction's distance: the part of the picture that it may change
 CANDIDATES = 3
 KEPT = 8  # pictures, windows, first marks
 
@@ -133,7 +133,7 @@ class Classical:
     ) -> np.ndarray:
         x, y = place
         distance = min(max(distance, NEAREST), FARTHEST * max(view.size))
-        room = grown((x, y, x + 1, y + 1), int(ROOM * distance) + 1, view.size)
+        room = grown((x, y, x + 1, y + 1), int(ROUND * distance) + 1, view.size)
         window, pieces = self._pieces(view, known, room)
         left, top, right, bottom = window
         part = mask[top:bottom, left:right]
@@ -154,6 +154,8 @@ class Classical:
         if not changed[y - top, x - left]:  # a mark smaller than a piece: at least the mark is heeded
             spot = draw_path(((x + 0.5, y + 0.5),), max(3.0, distance), window) > 0
             changed = spot & (part != inside)
+        rows, columns = np.ogrid[top:bottom, left:right]
+        changed &= (rows - y) ** 2 + (columns - x) ** 2 <= (ROUND * distance) ** 2
         here = _together(changed, x - left, y - top)
         out = mask.copy()
         out[top:bottom, left:right] = (part | here) if inside else (part & ~here)
