@@ -69,7 +69,8 @@ def click_rounds(segmenter: PromptSegmenter, thing: Thing, most: int = MOST) -> 
     prepared = time.perf_counter() - started
     mask = np.zeros(thing.inside.shape, bool)
     marks: list[Mark] = []
-    ious, seconds = [], []
+    ious: list[float] = []
+    seconds: list[float] = []
     for number in range(most):
         if number and ious[-1] == 1.0:  # nothing is wrong that could be clicked on
             ious += [1.0] * (most - number)

@@ -1,8 +1,13 @@
 """The engines there are, and which of them are chosen where nobody says otherwise."""
 
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from llavakit.studio.engines import Bench, Engine, PromptSegmenter
+from llavakit.core.errors import pick
+from llavakit.studio.engines import Bench, Editor, Engine, Inpainter, LayoutGenerator, PromptSegmenter, Role
 from llavakit.studio.fill.flow import Flow
 from llavakit.studio.fill.patchmatch import PatchMatch
 from llavakit.studio.opencv import INSTALL
@@ -10,32 +15,33 @@ from llavakit.studio.segment.classical import Classical
 from llavakit.text.calls import ToolUnavailable
 from llavakit.tools.saliency import U2NETP
 
-NEEDS_SAM2 = "name its weights, as in sam2=facebook/sam2.1-hiera-small"
-NEEDS_CLIPSEG = "name its weights, as in clipseg=CIDAS/clipseg-rd64-refined"
+GENERATE = "pip install 'llavakit[generate]'"
 
 
-def default_bench(*, sam2: str | None = None, clipseg: str | None = None) -> Bench:
+def default_bench(**weights: str | None) -> Bench:
     """All engines; those that need no hub are chosen.
 
-    `sam2`, `clipseg`: directories or hub ids of such models; SAM-2 is chosen where it is given.
+    `weights` are directories or hub ids by the names of HUB: what is given is there, and chosen for what it does
+    (clipseg, which knows words only, is asked by its name). ConfigError for an unknown name.
     """
+    for name in weights:
+        pick(HUB, name, "engine")
     table = {
         "classical": Engine(
             "segment", "what stands out, and what looks alike", Classical, _lacks_u2net, "classical"
         ),
-        "sam2": Engine("segment", "SAM-2", lambda: _sam2(sam2 or ""), lambda: None if sam2 else NEEDS_SAM2),
-        "clipseg": Engine(
-            "segment",
-            "CLIPSeg, for words",
-            lambda: _clipseg(clipseg or ""),
-            lambda: None if clipseg else NEEDS_CLIPSEG,
-        ),
         "flow": Engine("preview", "Navier-Stokes flow", Flow, _lacks_opencv, "classical"),
         "patchmatch": Engine("inpaint", "PatchMatch", PatchMatch, _lacks_opencv, "classical"),
     }
-    return Bench(
-        table, {"segment": "sam2" if sam2 else "classical", "preview": "flow", "inpaint": "patchmatch"}
-    )
+    chosen: dict[Role, str] = {"segment": "classical", "preview": "flow", "inpaint": "patchmatch"}
+    for name, row in HUB.items():
+        path = weights.get(name)
+        table[name] = Engine(
+            row.role, row.title, partial(row.make, path or ""), partial(row.lacks, name, path)
+        )
+        if path and row.chosen:
+            chosen[row.role] = name
+    return Bench(table, chosen)
 
 
 def _lacks_opencv() -> str | None:
@@ -60,3 +66,52 @@ def _clipseg(path: str) -> PromptSegmenter:
     from llavakit.studio.segment.hub import ClipSeg
 
     return ClipSeg(path)
+
+
+def _inpainter(path: str) -> Inpainter:
+    from llavakit.studio.generative import DiffusersInpainter
+
+    return DiffusersInpainter(path)
+
+
+def _editor(path: str) -> Editor:
+    from llavakit.studio.generative import DiffusersEditor
+
+    return DiffusersEditor(path)
+
+
+def _gligen(path: str) -> LayoutGenerator:
+    from llavakit.studio.generative import Gligen
+
+    return Gligen(path)
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """An engine whose weights are named: `example` is one, `package` what it needs beside transformers."""
+
+    role: Role
+    title: str
+    make: Callable[[str], Any]
+    example: str
+    package: str = ""
+    chosen: bool = True
+
+    def lacks(self, name: str, path: str | None) -> str | None:
+        """What is missing for weights at `path`."""
+        if self.package and importlib.util.find_spec(self.package) is None:
+            return GENERATE
+        return None if path else f"name its weights, as in {name}={self.example}"
+
+
+HUB: dict[str, _Hub] = {
+    "sam2": _Hub("segment", "SAM-2", _sam2, "facebook/sam2.1-hiera-small"),
+    "clipseg": _Hub("segment", "CLIPSeg, for words", _clipseg, "CIDAS/clipseg-rd64-refined", chosen=False),
+    "inpaint": _Hub(
+        "invent", "inpainting by a prompt", _inpainter, "stabilityai/stable-diffusion-2-inpainting", "diffusers"
+    ),
+    "edit": _Hub("edit", "editing by an instruction", _editor, "timbrooks/instruct-pix2pix", "diffusers"),
+    "layout": _Hub(
+        "generate", "GLIGEN: a layout of boxes", _gligen, "masterful/gligen-1-4-generation-text-box", "diffusers"
+    ),
+}  # fmt: skip

@@ -12,7 +12,8 @@ from llavakit.studio.scene import EditError
 from llavakit.studio.tiles import Box, Pixels
 
 E = TypeVar("E")
-Role = Literal["segment", "inpaint", "preview", "generate", "edit"]
+# `inpaint` fills a hole from around it, `preview` does so at once, `invent` shows in it what a prompt says.
+Role = Literal["segment", "inpaint", "preview", "invent", "generate", "edit"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,6 @@ class Engine:
     make: Callable[[], Any]
     lacks: Callable[[], str | None] = lambda: None  # the line that installs what is missing
     quality: Literal["classical", "learned"] = "learned"
-    needs_prompt: bool = False
 
 
 @dataclass
@@ -118,6 +118,9 @@ class Bench:
 
     def inpainter(self, name: str = "") -> Inpainter:
         return self._get("inpaint", name)
+
+    def inventor(self, name: str = "") -> Inpainter:
+        return self._get("invent", name)
 
     def previewer(self) -> Inpainter:
         return self._get("preview", "")
@@ -147,7 +150,7 @@ class Bench:
         name = name or self.chosen.get(role, "")
         if not name:
             ways = "; ".join(f"{each}: {self.table[each].lacks()}" for each in names)
-            raise EditError(f"no engine to {role} is chosen{f' ({ways})' if ways else ''}")
+            raise EditError(f"no engine to {role} is chosen{f'; {ways}' if ways else ''}")
         if name not in names:
             raise ConfigError(f"unknown engine to {role}: {name!r}{nearest(name, names)}")
         if name not in self._made:

@@ -61,9 +61,10 @@ def bench():
         "square": Engine("segment", "squares", Square),
         "flow": Engine("preview", "flow", Flow),
         "plain": Engine("inpaint", "one colour", Plain),
+        "invented": Engine("invent", "one colour", Plain),
         "absent": Engine("edit", "not here", Plain, lambda: "pip install nothing"),
     }
-    return Bench(table, {"segment": "square", "preview": "flow", "inpaint": "plain"})
+    return Bench(table, {"segment": "square", "preview": "flow", "inpaint": "plain", "invent": "invented"})
 
 
 def pixels_of(scene):

@@ -79,7 +79,7 @@ def _inpaint(scene: Scene, mask: Raster, command: Made, bench: Bench) -> Scene:
         raise EditError("say what shall be there; to take something away there is `remove`")
     box = mask.content_box()
     assert box is not None
-    engine, around = bench.inpainter(command.engine), grown(box, surroundings(box), scene.size)
+    engine, around = bench.inventor(command.engine), grown(box, surroundings(box), scene.size)
     rgb, alpha = SceneView(scene).rgb(box=around), masks.read_mask(mask, around)
     hole = alpha >= masks.INSIDE
     soft = masks.read_mask(masks.feather(masks.grow(mask, -EDGE), EDGE), around)

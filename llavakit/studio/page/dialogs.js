@@ -53,7 +53,7 @@ export function nameDialog(title, value) {
   });
 }
 
-const ROLES = { replace: "inpaint", add: "inpaint", edit: "edit", generate: "generate" };
+const ROLES = { replace: "invent", add: "invent", edit: "edit", generate: "generate" };
 const TITLES = { replace: "Replace what is selected", add: "Add in the box", edit: "Change the picture by words", generate: "A new picture from boxes" };
 
 /**
