@@ -41,6 +41,13 @@ def studio(
         ),
     ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=WEIGHTS",
+            help="Weights of an engine, a directory or hub id: sam2, clipseg, inpaint, edit, layout. Repeatable.",
+        ),
+    ] = None,
     folder: Annotated[
         Path, typer.Option(help="Where pictures and all that was done to them are kept.")
     ] = Path("runs/studio"),
@@ -54,6 +61,7 @@ def studio(
         raise ConfigError("--model-name is for --remote")
     if model is None and template is not None:
         raise ConfigError("--template is for --model")
+    weights = dict(_named(each) for each in engine or ())
     try:
         from llavakit.serve.listener import listen
         from llavakit.studio.http.serving import serve_studio
@@ -68,6 +76,7 @@ def studio(
     settings = StudioConfig(
         folder=folder, max_tokens=max_tokens, may_propose=propose, pictures_in_talk=pictures
     )
+    bench = default_bench(**weights)
     responder: Responder | None = None
     with listen(host, port) as listener:  # before a model is read, which may take minutes
         if remote is not None:
@@ -78,4 +87,11 @@ def studio(
             from llavakit.chat import load
 
             responder = load(model, template_name=template)
-        serve_studio(listener, settings, default_bench(), responder, str(model or remote or ""), picture)
+        serve_studio(listener, settings, bench, responder, str(model or remote or ""), picture)
+
+
+def _named(said: str) -> tuple[str, str]:
+    name, sign, weights = said.partition("=")
+    if not (name and sign and weights):
+        raise ConfigError(f"--engine {said!r}: write NAME=WEIGHTS, as in sam2=facebook/sam2.1-hiera-small")
+    return name, weights

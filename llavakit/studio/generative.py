@@ -34,7 +34,9 @@ class _Pipeline:
         cuda = torch.cuda.is_available()
         kind: Any = AutoPipelineForInpainting if inpaints else DiffusionPipeline
         try:
-            self.pipe: Any = kind.from_pretrained(path, torch_dtype=torch.float16 if cuda else torch.float32)
+            self.pipe: Any = kind.from_pretrained(
+                path, torch_dtype=torch.float16 if cuda else torch.float32, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: {' '.join(str(error).split())[:300]}") from None
         self.pipe.to("cuda" if cuda else "cpu")

@@ -110,7 +110,7 @@ class ClipSeg:
 
 def _opened(kind: Any, path: str) -> Any:
     try:
-        made = kind.from_pretrained(path)
+        made = kind.from_pretrained(path, use_safetensors=True)  # what unpickles could run code
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())[:300]}") from None
     return made.eval() if isinstance(made, torch.nn.Module) else made
