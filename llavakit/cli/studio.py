@@ -45,7 +45,7 @@ def studio(
         list[str] | None,
         typer.Option(
             metavar="NAME=WEIGHTS",
-            help="Weights of an engine, a directory or hub id: sam2, clipseg, inpaint, edit, layout. Repeatable.",
+            help="Weights of an engine, a directory or hub id: sam2, clipseg, inpaint, edit, layout; lama=URL.",
         ),
     ] = None,
     folder: Annotated[

@@ -21,8 +21,9 @@ GENERATE = "pip install 'llavakit[generate]'"
 def default_bench(**weights: str | None) -> Bench:
     """All engines; those that need no hub are chosen.
 
-    `weights` are directories or hub ids by the names of HUB: what is given is there, and chosen for what it does
-    (clipseg, which knows words only, is asked by its name). ConfigError for an unknown name.
+    `weights` are directories or hub ids by the names of HUB, of lama the URL of its server: what is given is there,
+    and chosen for what it does (clipseg, which knows words only, is asked by its name). ConfigError for an unknown
+    name.
     """
     for name in weights:
         pick(HUB, name, "engine")
@@ -68,6 +69,12 @@ def _clipseg(path: str) -> PromptSegmenter:
     return ClipSeg(path)
 
 
+def _lama(url: str) -> Inpainter:
+    from llavakit.studio.fill.lama import Lama
+
+    return Lama(url)
+
+
 def _inpainter(path: str) -> Inpainter:
     from llavakit.studio.generative import DiffusersInpainter
 
@@ -107,6 +114,7 @@ class _Hub:
 HUB: dict[str, _Hub] = {
     "sam2": _Hub("segment", "SAM-2", _sam2, "facebook/sam2.1-hiera-small"),
     "clipseg": _Hub("segment", "CLIPSeg, for words", _clipseg, "CIDAS/clipseg-rd64-refined", chosen=False),
+    "lama": _Hub("inpaint", "LaMa, a server of its own", _lama, "http://127.0.0.1:9171"),
     "inpaint": _Hub(
         "invent", "inpainting by a prompt", _inpainter, "stabilityai/stable-diffusion-2-inpainting", "diffusers"
     ),
