@@ -43,15 +43,21 @@ class Screen:
 
     def __init__(self) -> None:
         self._view = _View()
-        self._live = Live(self._view.tree, console=console, refresh_per_second=8)
+        self._live = self._new()
 
     def show(self, events: Iterable[Any]) -> None:
         """Draw events as they come."""
-        with self._live:
+        self._live.start()
+        try:
             for event in events:
                 self._view.take(event)
+        finally:
+            self._live.stop()
         if not console.is_terminal:
             console.print()  # rich ends the tree without a line break there
+
+    def _new(self) -> Live:
+        return Live(self._view.tree, console=console, refresh_per_second=8)
 
     def ask(self, call: Call, card: Card, why: str) -> Decision | None:
         """What the person says about a call; None where nobody is there, or where it shall wait."""
@@ -68,6 +74,7 @@ class Screen:
         except (EOFError, KeyboardInterrupt):
             return None
         finally:
+            self._live = self._new()  # the old one would draw over what was asked and typed
             self._live.start()
 
 
