@@ -357,6 +357,7 @@ def roll_out(rank, run):
     "how",
     [
         {"policy.algorithm": "rloo"},
+        {"policy.algorithm": "grpo", "parallel.mode": "fsdp"},
         {
             "policy.algorithm": "ppo",
             "model.lora": "{r: 4}",
@@ -365,7 +366,7 @@ def roll_out(rank, run):
             "optim.lr": 1e-3,
         },
     ],
-    ids=["rloo", "ppo, ranks without rows"],
+    ids=["rloo", "grpo, each rank a share of the model", "ppo, ranks without rows"],
 )
 def test_two_ranks_learn_what_one_learns(tmp_path, pair, how):
     """But for last bits: rows are cut otherwise, so sums have another order.
