@@ -189,8 +189,7 @@ async function asked(text) {
   } catch (error) {
     troubles = [error.message];
   }
-  talk.done();
-  const state = await picture.state();
+  const state = await picture.state().finally(() => talk.done());
   editor.show(state, null);
   editor.outbox.rev = Math.max(editor.outbox.rev, state.rev);
   talk.trouble(troubles);

@@ -384,9 +384,8 @@ def test_an_answer_is_stopped_and_an_offer_declined(browser, studio, photos):
     browser.click("#send")
     time.sleep(0.5)  # until the server knows
     model.wait.set()
-    browser.until(
-        "!document.querySelector('.waiting') && document.querySelector('#send').innerText == 'Send'"
-    )
+    browser.until("document.querySelector('.said.assistant:not(.waiting)')")
+    assert browser.value("document.querySelector('#send').innerText") == "Send"
     assert browser.value("document.querySelector('.said.assistant').textContent") in ("one", "one two")
     browser.write("Take it away")
     browser.press("Enter")
