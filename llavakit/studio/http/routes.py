@@ -23,6 +23,7 @@ from llavakit.studio.session import Conflict, Gone
 from llavakit.studio.tiles import SIDE
 
 T = TypeVar("T")
+Place = tuple[int, int, int, int]
 PICTURE = "/api/{name}"
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 QUALITY = 92  # of tiles that are looked at; what is exported comes from the pixels themselves
@@ -131,12 +132,14 @@ class Routes:
 
     async def tile(self, request: Request) -> Response:
         """A square of what is visible, or of one layer."""
-        room, at = await self.room(request), self.place(request)
+        room, at = await self.room(request), place_of(request)
         layer = request.query_params.get("layer")
         if layer is not None and not layer.isdecimal():
             raise HTTPException(404, "no such layer")
 
         def work() -> bytes:
+            scene = room.session.scene_at(at[0])
+            check_inside(at, scene.size if layer is None else scene.layer(int(layer)).raster.size)
             pixels = room.session.tile(*at, layer=None if layer is None else int(layer))
             return encode(pixels, "WEBP", quality=QUALITY, method=0)
 
@@ -144,12 +147,13 @@ class Routes:
 
     async def mask(self, request: Request) -> Response:
         """A square of the selection or of one of its candidates: white, its alpha the mask."""
-        room, at = await self.room(request), self.place(request)
+        room, at = await self.room(request), place_of(request)
         candidate = request.query_params.get("candidate")
         if candidate is not None and not candidate.isdecimal():
             raise HTTPException(404, "no such candidate")
 
         def work() -> bytes:
+            check_inside(at, room.session.scene_at(at[0]).size)
             mask = room.session.mask_tile(*at, candidate=None if candidate is None else int(candidate))
             return encode(np.dstack((np.full_like(mask, 255), mask)), "PNG", compress_level=1)
 
@@ -196,19 +200,27 @@ class Routes:
         """The picture a request is about."""
         return await find_room(self.rooms, request)
 
-    def place(self, request: Request) -> tuple[int, int, int, int]:
-        """(revision, halvings, column, row) of a tile."""
-        rev, z, x, y = (request.path_params[each] for each in ("rev", "z", "x", "y"))
-        if z > DEEPEST:
-            raise HTTPException(404, "no such tile")
-        return rev, z, x, y
-
     async def looked_up(self, work: Callable[[], T]) -> T:
         """What a thread finds in a revision."""
         try:
             return await asyncio.to_thread(work)
         except Gone:
             raise HTTPException(410, "this revision is no longer kept") from None
+
+
+def place_of(request: Request) -> Place:
+    """Where a tile lies: its revision, halvings, column and row."""
+    rev, z, x, y = (request.path_params[each] for each in ("rev", "z", "x", "y"))
+    if z > DEEPEST:
+        raise HTTPException(404, "no such tile")
+    return rev, z, x, y
+
+
+def check_inside(at: Place, size: tuple[int, int]) -> None:
+    """404 for a tile that shows nothing of a picture of `size` (width, height)."""
+    _, z, x, y = at
+    if x * (SIDE << z) >= size[0] or y * (SIDE << z) >= size[1]:
+        raise HTTPException(404, "no such tile")
 
 
 def halvings(size: tuple[int, int]) -> int:

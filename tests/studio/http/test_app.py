@@ -85,6 +85,11 @@ def test_tiles_are_cached_for_ever_and_all_else_is_not(client):
     assert client.get(f"/api/{name}/tile/{rev}/99/0/0.webp").status_code == 404
     assert client.get(f"/api/{name}/tile/{rev}/0/0/0.webp?layer=no").status_code == 404
     assert client.get(f"/api/{name}/mask/{rev}/0/0/0.png").status_code == 410
+    do(client, name, DRAWN)
+    for far in ("0/2/0", "0/0/2", "1/1/0", f"0/{10**30}/0", f"0/0/{10**9}"):
+        for path in (f"tile/{rev}/{far}.webp", f"tile/{rev}/{far}.webp?layer=0", f"mask/{rev + 1}/{far}.png"):
+            assert client.get(f"/api/{name}/{path}").status_code == 404, path
+    assert client.get(f"/api/{name}/tile/{rev}/0/0/0.webp?layer={10**30}").status_code == 422
 
 
 def test_who_saw_an_older_revision_is_told_and_the_same_id_does_nothing_twice(client):
