@@ -47,5 +47,5 @@ export function drawChips(doc, doing) {
   else if (doc.preparing !== "done") chips.push([doc.preparing, "failed"]);
   if (doc.holes) chips.push(["Filling", ""]);
   if (doing > 1) chips.push([`${doing} to do`, ""]);
-  at("chips").replaceChildren(...chips.map(([words, kind]) => make("li", { class: kind || null }, words)));
+  at("chips").replaceChildren(...chips.map(([words, kind]) => make("li", { class: kind || null, title: words }, words)));
 }

@@ -57,6 +57,9 @@ def studio(tmp_path_factory):
 def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos):
     url, model = studio
     upload(browser, url, photos / "astronaut.png")
+    assert (
+        browser.value("document.documentElement.scrollWidth") <= 1200
+    )  # the chip says at length what is missing
     before = seen(browser, url)
     patch = [
         screen_of(browser, x, y) for x, y in ((150, 450), (190, 440), (195, 480))
