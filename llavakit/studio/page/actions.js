@@ -24,10 +24,11 @@ export function actionsOf(editor, page) {
     else if (model.tool === "move") editor.nudge(x * step, y * step);
     else editor.steer(x * step, y * step);
   };
+  const remove = (shadow) => (model.current && model.tool === "move" ? onLayer({ do: "remove" }) : model.doc.selection && fill({ do: "remove", shadow }));
   return {
     open: () => at("file").click(),
     undo: () => model.doc.can_undo && editor.do({ do: "undo" }), redo: () => model.doc.can_redo && editor.do({ do: "redo" }),
-    remove: () => (model.current && model.tool === "move" ? onLayer({ do: "remove" }) : model.doc.selection && fill({ do: "remove" })),
+    remove: () => remove(false), "remove-shadow": () => remove(true),
     duplicate: async () => {
       if (!model.current) return model.doc.selection && editor.do({ do: "duplicate", dx: 4 * grain(), dy: 4 * grain() });
       return onLayer({ do: "duplicate", dx: 4 * grain(), dy: 4 * grain() });

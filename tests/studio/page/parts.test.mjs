@@ -245,6 +245,7 @@ test("keys mean what the list says", () => {
   assert.equal(key("?", { shiftKey: true }), "help");
   assert.equal(key("["), "thinner");
   assert.equal(key("Backspace"), "remove");
+  assert.equal(key("Delete", { shiftKey: true }), "remove-shadow");
   assert.equal(key("ArrowLeft", { shiftKey: true }), "left");
   assert.equal(key("d", { ctrlKey: true }), "duplicate");
   assert.equal(key("d"), undefined);

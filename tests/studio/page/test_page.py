@@ -298,7 +298,7 @@ def test_before_and_after_and_versions(browser, studio, photos):
     browser.press("p")
     browser.drag(screen_of(browser, 100, 100), screen_of(browser, 300, 100))
     settle(browser, SELECTED)
-    browser.press("Delete")
+    browser.press("Delete", modifiers=SHIFT)
     filled(browser)
     browser.press("c")
     browser.until("!document.querySelector('#compare').hidden && document.activeElement.id == 'slide'")
