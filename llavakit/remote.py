@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from llavakit.core.errors import DataError, RemoteError, UserError
+from llavakit.core.errors import ConfigError, DataError, RemoteError, UserError
 from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Video
@@ -137,6 +137,10 @@ class Remote(Responder):
         if sampling.stop:
             body["stop"] = list(sampling.stop)
         body |= sampling.model_dump(include=set(EXTRA), exclude_defaults=True)
+        if sampling.call_schema is not None:
+            raise ConfigError(
+                "call_schema is for our own engine; a server holds calls to the tools it is told of"
+            )
         if sampling.json_schema is not None:
             shape = {"name": "answer", "schema": json.loads(sampling.json_schema)}
             body["response_format"] = {"type": "json_schema", "json_schema": shape}

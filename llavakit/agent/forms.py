@@ -67,6 +67,10 @@ class Form(ABC):
         """The JSON schema that answers are held to, where the form has one."""
         return None
 
+    def call_schema(self, cards: Sequence[Card]) -> str | None:
+        """The JSON schema that calls in free text are held to, where the form has such calls."""
+        return None
+
     def first(self, question: str, pictures: Mapping[str, tuple[int, int]]) -> str:
         """The question with the names of its pictures, by which calls speak of them."""
         if not pictures:
@@ -89,6 +93,12 @@ class Hermes(Form):
             return own or None
         told = [openai_tool(card) for card in cards]
         return f"{hermes.tools_text(own, told)}\n\n{CITE}"
+
+    def call_schema(self, cards: Sequence[Card]) -> str | None:
+        # What an outside server calls a schema may be one that no grammar can follow.
+        if not cards or any(card.server for card in cards):
+            return None
+        return json.dumps(hermes.forced_schema({card.name: card.parameters for card in cards}))
 
     def read(self, text: str, cards: Sequence[Card]) -> Heard:
         reader = hermes.CallReader(frozenset(card.name for card in cards))

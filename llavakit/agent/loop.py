@@ -57,14 +57,16 @@ class Agent:
         ask: Ask | None = None,
         sampling: Sampling = GREEDY,
         own_system: str = "",
+        holds_calls: bool = False,
     ) -> None:
         """`ask` is a person; without one, a call that needs one makes the run wait.
 
-        `own_system` is what the template says where nobody else does.
+        `own_system` is what the template says where nobody else does. `holds_calls`: the responder is our engine,
+        which can hold calls in free text to the schemas of their tools.
         """
         self.responder, self.registry, self.form = responder, registry, form
         self.policy, self.kept, self.ask = policy or Policy(), kept, ask
-        self.sampling, self.own_system = sampling, own_system
+        self.sampling, self.own_system, self.holds_calls = sampling, own_system, holds_calls
         self._asked: Asking | None = None
 
     def go(self, run: Run) -> Iterator[Event | Piece]:
@@ -130,12 +132,19 @@ class Agent:
     def _cards(self, run: Run) -> Sequence[Card]:
         return self.registry.cards_for(run.desk.unit)
 
+    def _sampling(self, cards: Sequence[Card]) -> Sampling:
+        """How the model speaks: held to a schema, or its calls, where the form has one and the engine can."""
+        schema = self.form.schema(cards)
+        if schema is not None:
+            return self.sampling.model_copy(update={"json_schema": schema})
+        calls = self.form.call_schema(cards) if self.holds_calls else None
+        return self.sampling if calls is None else self.sampling.model_copy(update={"call_schema": calls})
+
     def _listen(
         self, run: Run, cards: Sequence[Card], *, last: bool, seconds: float
     ) -> Generator[Piece, None, Said]:
         """The model's next text, in pieces and whole."""
-        begun, schema = time.monotonic(), self.form.schema(cards)
-        sampling = self.sampling.model_copy(update={"json_schema": schema}) if schema else self.sampling
+        begun, sampling = time.monotonic(), self._sampling(cards)
         if self._asked is not None and not self._asked.over(
             seconds
         ):  # it hangs: two at once are too much for it

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -79,6 +80,11 @@ def read_policy(rules: Path | None, decisions: Path | None) -> tuple[Policy, Kep
 def form_of(run: Run) -> Form:
     """How the run's calls are written."""
     return pick(FORMS, run.state.begun.form, "form")
+
+
+def can_hold(responder: Responder) -> bool:
+    """Whether calls in its text can be held to schemas: by our engine, with the library for grammars."""
+    return isinstance(responder, Chat) and find_spec("llguidance") is not None
 
 
 def shown_as(responder: Responder) -> tuple[ImageConfig | None, str]:

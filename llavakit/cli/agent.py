@@ -85,7 +85,7 @@ def agent(
 
     from llavakit.agent.budget import Budget
     from llavakit.agent.loop import Agent
-    from llavakit.agent.opening import form_of, open_registry, read_policy, shown_as
+    from llavakit.agent.opening import can_hold, form_of, open_registry, read_policy, shown_as
     from llavakit.agent.run import begin, free_folder, reopen
     from llavakit.agent.screen import Screen, report
     from llavakit.core import config as settings
@@ -115,7 +115,7 @@ def agent(
         screen = Screen()
         bot = Agent(
             responder, registry, form_of(run), policy=rules, kept=kept, ask=screen.ask, own_system=system,
-            sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens), holds_calls=can_hold(responder),
         )  # fmt: skip
         screen.show(chain(list(run.events), bot.go(run)))
         waiting = run.state.waiting

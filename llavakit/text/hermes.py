@@ -78,6 +78,8 @@ def read_call(text: str, names: frozenset[str]) -> Call | None:
     match said:
         case {"name": str(name), "arguments": dict(arguments)} if name in names:
             return _call(name, arguments)
+        case {"name": str(name), **rest} if name in names and rest.get("arguments") is None:
+            return Call(name, "{}")  # models leave out what is empty
     return None
 
 

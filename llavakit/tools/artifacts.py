@@ -19,12 +19,13 @@ from typing import Literal
 import PIL.Image
 
 from llavakit.core.files import write_text
-from llavakit.text.calls import ToolError
+from llavakit.text.calls import ToolError, ToolUnavailable
 from llavakit.vision.image import Source, load_image
 from llavakit.vision.layout import Size
 
 ID = re.compile(r"[a-z2-7]{16}")
 DAY = 86400.0
+SWEEP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Artifacts:
         """Each lives `seconds`, and together they take `most_bytes`. Without `folder`, a new temporary one."""
         self.folder = Path(tempfile.mkdtemp(prefix="llavakit-")) if folder is None else folder
         self.seconds, self.most_bytes = seconds, most_bytes
+        self._swept = 0.0
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def add_image(self, source: Source, *, made_by: str = "", origin: Origin | None = None) -> Artifact:
@@ -106,7 +108,7 @@ class Artifacts:
         size: Size | None,
         origin: Origin | None,
     ) -> Artifact:
-        if len(data) + self.sweep() > self.most_bytes:
+        if len(data) + self._used() > self.most_bytes:
             raise ToolError(f"no room for more pictures and texts: they may take {self.most_bytes} bytes")
         name = base64.b32encode(secrets.token_bytes(10)).decode().lower()
         path = self.folder / f"{name}.{'png' if kind == 'image' else 'txt'}"
@@ -114,11 +116,22 @@ class Artifacts:
         said = asdict(made) | {"path": path.name}
         said.pop("id")
         # Bytes first: what has a description is whole.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise ToolUnavailable(f"{path}: cannot be written: {error.strerror}") from None
         write_text(path.with_suffix(".json"), json.dumps(said))
         return made
+
+    def _used(self) -> int:
+        """The bytes of all files; what is over is removed once a minute, and before anything is refused for it."""
+        used = sum(entry.stat().st_size for entry in os.scandir(self.folder) if entry.is_file())
+        if time.monotonic() < self._swept + SWEEP_SECONDS and used < self.most_bytes / 2:
+            return used
+        self._swept = time.monotonic()
+        return self.sweep()
 
     def _remove(self, artifact: Artifact) -> None:
         artifact.path.unlink(missing_ok=True)

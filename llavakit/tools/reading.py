@@ -1,6 +1,5 @@
 """Text in pictures, by PP-OCRv6 in the package rapidocr."""
 
-import logging
 from functools import cache
 from typing import Any
 
@@ -44,5 +43,4 @@ def _engine() -> Any:
         from rapidocr import RapidOCR
     except ImportError:
         raise ToolUnavailable(f"PP-OCRv6 is not installed; install it with: {PACKAGE}") from None
-    logging.getLogger("RapidOCR").setLevel(logging.WARNING)
-    return RapidOCR()
+    return RapidOCR(params={"Global.log_level": "warning"})

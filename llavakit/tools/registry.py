@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from llavakit.core.errors import ConfigError, DataError, nearest
+from llavakit.core.errors import ConfigError, UserError, nearest
 from llavakit.text.calls import Call, Card, Json, Result, ToolError, ToolUnavailable, read_arguments
 from llavakit.tools.arguments import told
 from llavakit.tools.desk import Desk
@@ -63,7 +63,7 @@ class Registry:
         begun = time.monotonic()
         try:
             made = self._made(call, desk, deadline - begun)
-        except (ToolError, DataError) as error:
+        except UserError as error:  # of the call, of a picture, of the disk: the caller goes on with it
             gone = isinstance(error, ToolUnavailable)
             return Result(call, error=str(error), unavailable=gone, seconds=time.monotonic() - begun)
         return Result(call, made.value, made.pictures, seconds=time.monotonic() - begun)

@@ -1,5 +1,6 @@
 """The loop: calls, results, pictures, bounds, and the faults of tools and models that it must survive."""
 
+import json
 import time
 
 import PIL.Image
@@ -211,3 +212,16 @@ def test_every_form_survives_any_words(form):
         "]" * 10**5,
     ):
         FORMS[form].read(text, [Fake("count").card])
+
+
+def test_calls_are_held_to_the_schemas_of_our_tools_where_the_engine_can(tmp_path):
+    def heard(*tools, **how):
+        model = Scripted("Done.")
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        run_agent(folder, model, tools, **how)
+        return model.how[0].call_schema
+
+    assert json.loads(heard(Fake("look"), holds_calls=True))["properties"]["name"] == {"const": "look"}
+    assert heard(Fake("look")) is None
+    assert heard(Fake("look"), Fake("far", server="s"), holds_calls=True) is None

@@ -1,13 +1,15 @@
 """Tools as text and calls out of text."""
 
+import contextlib
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llavakit.text.calls import Call
+from llavakit.text.calls import Call, ToolError, read_arguments
 from llavakit.text.hermes import CallReader, calls_text, forced_schema, read_call, tools_text
+from llavakit.text.llava_plus import action_of, read_answer, write_answer
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 NAMES = frozenset({"look", "zoom"})
@@ -52,7 +54,6 @@ def test_what_the_history_says_is_what_the_model_said():
         "<tool_call> is a mark",
         "<tool_call>\n{broken\n</tool_call>",
         said("unknown"),
-        '<tool_call>{"name": "look"}</tool_call>',
         '<tool_call>{"name": "look", "arguments": "x"}</tool_call>',
         '<tool_call>{"name": "look", "arguments": {"x": NaN}}</tool_call>',
         '<tool_call>["look"]</tool_call>',
@@ -87,6 +88,44 @@ def test_the_cuts_do_not_matter(parts, data):
 def test_nothing_is_lost_where_nothing_is_called(text, data):
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=10)))
     assert "".join(heard(text, cuts)) == text
+
+
+@pytest.mark.parametrize("said", ['{"name": "look"}', '{"name": "look", "arguments": null}'])
+def test_no_arguments_are_none(said):
+    assert heard(f"<tool_call>{said}</tool_call>", []) == [Call("look", "{}")]
+
+
+values = st.recursive(
+    st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.lists(st.dictionaries(st.text(max_size=6), values, max_size=3), min_size=1, max_size=3), st.data())
+def test_calls_come_back_from_every_form_as_they_were(arguments, data):
+    """Braces, marks and quotes inside of texts are texts; in pieces, as OpenAI's JSON, as LLaVA-Plus' actions."""
+    calls = [Call("look", json.dumps(each)) for each in arguments]
+    written = calls_text("Well. {", calls)
+    if "</tool_call>" not in "".join(call.arguments for call in calls):
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=6)))
+        words, *found = heard(written, cuts)
+        assert words.strip() == "Well. {"
+        assert [json.loads(call.arguments) for call in found] == arguments
+    plus = read_answer(write_answer("thoughts", [action_of(call) for call in calls], "value"))
+    assert plus.problem is None and [json.loads(call.arguments) for call in plus.calls] == arguments
+    assert [read_arguments(call) for call in calls] == arguments
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(st.text(max_size=80), st.sampled_from(["", "<tool_call>", '"actions🚀" [', '{"name": "look", ']))
+def test_no_garbage_makes_a_reader_stumble(text, start):
+    said = "".join(item if isinstance(item, str) else item.name for item in heard(start + text, []))
+    assert said or not (start + text)
+    read_answer(start + text)
+    with contextlib.suppress(ToolError):
+        read_arguments(Call("look", start + text))
 
 
 def test_the_first_call_can_be_the_last():
