@@ -36,7 +36,10 @@ Sketch = Annotated[
     Path | None, typer.Option(help="A picture whose painted pixels mark a place on the first one.")
 ]
 Unit = Annotated[
-    Literal["0-1", "0-1000", "px", "input"], typer.Option(help="What the numbers of the model's boxes count.")
+    str,
+    typer.Option(
+        help="What the model's boxes count: 0-1, 0-1000, px, input, or a family of models (qwen3-vl)."
+    ),
 ]
 Limits = Annotated[
     list[str] | None, typer.Option(help="A bound of the run as name=value (steps=4); may be repeated.")
@@ -76,12 +79,7 @@ def agent(
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
 ) -> None:
     """Ask a model that calls tools: llavakit agent --model runs/demo --image x.png "How many shapes?" """
-    if (question is None) == (resume is None):
-        raise ConfigError("give a question, or --resume with the folder of a run")
-    if resume is not None and (image or box or sketch or limit or out):
-        raise ConfigError(
-            "--resume goes on as the run began: without --image, --box, --sketch, --limit, --out"
-        )
+    _check_beginning(question, resume, begun_with=bool(image or box or sketch or limit or out))
 
     from llavakit.agent.budget import Budget
     from llavakit.agent.loop import Agent
@@ -90,10 +88,12 @@ def agent(
     from llavakit.agent.screen import Screen, report
     from llavakit.core import config as settings
     from llavakit.engine.sampler import Sampling
+    from llavakit.vision.boxes import read_unit
     from llavakit.vision.image import load_image
 
     if resume is not None and _replayed(resume):
         return
+    unit = read_unit(boxes)
     budget = settings.override(Budget(), limit or [])
     rules, kept = read_policy(policy, decisions)
     where = resume or out or free_folder(RUNS, question or "")
@@ -109,7 +109,7 @@ def agent(
             run = opened.enter_context(
                 begin(
                     where, question or "", pictures=image or [], boxes=box or [], sketch=sketch, form=form,
-                    cards=registry.cards_for(boxes), budget=budget, unit=boxes, image=seen,
+                    cards=registry.cards_for(unit), budget=budget, unit=unit, image=seen,
                 )
             )  # fmt: skip
         screen = Screen()
@@ -123,6 +123,16 @@ def agent(
             again = f"llavakit agent --resume {where}, with the model and tools of before"
             raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
         report(run)
+
+
+def _check_beginning(question: str | None, resume: Path | None, *, begun_with: bool) -> None:
+    """ConfigError where it is not clear whether a run begins or goes on."""
+    if (question is None) == (resume is None):
+        raise ConfigError("give a question, or --resume with the folder of a run")
+    if resume is not None and begun_with:
+        raise ConfigError(
+            "--resume goes on as the run began: without --image, --box, --sketch, --limit, --out"
+        )
 
 
 def _replayed(folder: Path) -> bool:

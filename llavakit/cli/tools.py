@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from llavakit.core.errors import ConfigError
 NUMBERS = re.compile(r"\[[\s\d.,-]+\]")
 Name = Annotated[str, typer.Argument(help="Name of a tool, as `llavakit tools list` tells it.")]
 Unit = Annotated[
-    Literal["0-1", "0-1000", "px"], typer.Option(help="What the numbers of boxes and points count.")
+    str,
+    typer.Option(help="What the numbers of boxes count: 0-1, 0-1000, px, or a family of models (qwen3-vl)."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -82,7 +83,7 @@ def call(
     from llavakit.core.progress import say
     from llavakit.tools.by_hand import Given, run_by_hand
 
-    given = Given(arguments or [], image or [], mask or [], unit, set_ or ())
+    given = Given(arguments or [], image or [], mask or [], _unit(unit), set_ or ())
     value, files = run_by_hand(name, given, out, seconds)
     if files:
         value["files"] = [str(file) for file in files]
@@ -126,7 +127,17 @@ def serve(
     names = None if tools is None else [name.strip() for name in tools.split(",")]
     kept: dict[str, Any] = {"store": store, "seconds": hours * 3600}
     opened = open_tools(names, read_settings(set_ or ()))
-    serve_tools(opened, folder, http, api_key, unit=unit, **kept)
+    serve_tools(opened, folder, http, api_key, unit=_unit(unit), **kept)
+
+
+def _unit(name: str) -> Any:
+    """The unit; there is no model here whose pixels could be meant."""
+    from llavakit.vision.boxes import read_unit
+
+    unit = read_unit(name)
+    if unit == "input":
+        raise ConfigError(f"--unit {name}: pixels of a model's input need a model; llavakit agent has one")
+    return unit
 
 
 def _on_one_line(numbers: re.Match[str]) -> str:

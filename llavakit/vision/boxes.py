@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, pick
 from llavakit.vision.layout import Resize, Size, Step
 
 # px: pixels of the upright picture; 0-1 and 0-1000: parts of its width and height; input: pixels of the canvas that
@@ -23,6 +23,12 @@ FAMILY_UNITS: dict[str, Unit] = {
     "llava": "0-1", "llava-plus": "0-1", "internvl": "0-1000", "qwen2-vl": "0-1000", "qwen2.5-vl": "input",
     "qwen3-vl": "0-1000", "kosmos-2": "0-1", "shikra": "0-1", "molmo": "0-1000",
 }  # fmt: skip
+
+
+def read_unit(name: str) -> Unit:
+    """A unit by its name, or by that of a family of models that writes boxes in it. ConfigError for others."""
+    units: dict[str, Unit] = {unit: unit for unit in UNIT_WORDS}
+    return pick(units | FAMILY_UNITS, name, "unit of boxes")
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.vision.anyres import AnyresConfig
-from llavakit.vision.boxes import Box, Frame, make_box
+from llavakit.vision.boxes import Box, Frame, make_box, read_unit
 from llavakit.vision.layout import Place, Resize
 from llavakit.vision.plan import ImageConfig, plan_image
 
@@ -57,6 +57,17 @@ def test_padding_and_anyres_by_hand():
     # The same picture on 1008 x 336: 672 x 336 in the middle.
     wide = Frame((200, 100), (Resize((672, 336)), Place((1008, 336), (168, 0))))
     assert Box("i", "0-1", 0, 0, 1, 1).to("input", wide).corners == pytest.approx((168, 0, 840, 336))
+
+
+def test_a_unit_has_the_name_of_the_families_that_write_it():
+    assert [read_unit(name) for name in ("px", "llava", "qwen2-vl", "qwen2.5-vl")] == [
+        "px",
+        "0-1",
+        "0-1000",
+        "input",
+    ]
+    with pytest.raises(ConfigError, match="did you mean 'qwen3-vl'"):
+        read_unit("qwen3vl")
 
 
 def test_a_box_outside_is_an_error_and_one_over_the_edge_is_cut():
