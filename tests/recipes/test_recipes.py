@@ -221,30 +221,41 @@ def test_the_page_is_current():
     assert all(f"`{name}`" in page.read_text() for name in STAGES)
 
 
-@pytest.fixture(scope="module")
-def tiny_parts(tmp_path_factory) -> Path:
-    return save_parts(tmp_path_factory.mktemp("parts"))
+class TinyRuns:
+    """Recipes on tiny parts after one step. Those that differ in names and sizes alone are one run, taken once."""
 
+    def __init__(self, parts: Path, folder: Path) -> None:
+        self.parts, self.folder = parts, folder
+        self.taken: dict[str, Path] = {}
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-def trained(name: str, parts: Path, runs: Path) -> Path:
-    """The recipe's tiny run after one step, and before it those that it goes on from."""
-    if not (runs / name / "latest").exists():
+    def run(self, name: str, **optim) -> Run:
+        """The recipe's run, from the tiny run of the recipe that it goes on from."""
+        run = shrink(STAGES[name], self.parts, self.folder, **optim)
         start = RECIPES[name]().model.start
-        if start is not None and start.parent == RUNS:
-            trained(start.name, parts, runs)
-        train(shrink(STAGES[name], parts, runs), policy=open_policy)
-    return runs / name
+        if start is None or start.parent != RUNS:
+            return run
+        return run.model_copy(
+            update={"model": run.model.model_copy(update={"start": self.trained(start.name)})}
+        )
+
+    def trained(self, name: str) -> Path:
+        run = self.run(name)
+        same = dump(run.model_copy(update={"name": "", "out": Path()}))
+        if same not in self.taken:
+            train(run, policy=open_policy)
+            self.taken[same] = run.out
+        return self.taken[same]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> TinyRuns:
+    return TinyRuns(save_parts(tmp_path_factory.mktemp("parts")), tmp_path_factory.mktemp("runs"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
-def test_every_recipe_starts_and_takes_a_step(name, tiny_parts, runs):
-    out = trained(name, tiny_parts, runs)
+def test_every_recipe_starts_and_takes_a_step(name, tiny):
+    out = tiny.trained(name)
     row = json.loads((out / "metrics.jsonl").read_text())
     assert row["step"] == 1
     assert {key.removeprefix("lr_") for key in row if key.startswith("lr_")} == set(STAGES[name].train)
@@ -256,13 +267,12 @@ LEARNERS = ("llava15-stage2", "next-stage2-7b", "onevision-ov-0.5b", "interleave
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_tiny_model_learns_from_real_pictures_and_films(name, tiny_parts, runs):
+def test_a_tiny_model_learns_from_real_pictures_and_films(name, tiny):
     """20 steps. The rates are those of tiny random weights; all else is the recipe's."""
-    trained(RECIPES[name]().model.start.name, tiny_parts, runs)
     rates = dict.fromkeys(("tower", "connector", "language", "newline"), 1e-2)
     lr = STAGES[name]().optim.lr.model_copy(update=rates)
-    run = shrink(STAGES[name], tiny_parts, runs, steps=20, lr=lr)
-    run = run.model_copy(update={"out": runs / f"{name}-learns"})
+    run = tiny.run(name, steps=20, lr=lr)
+    run = run.model_copy(update={"out": tiny.folder / f"{name}-learns"})
     train(run)
     losses = [json.loads(line)["loss"] for line in (run.out / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 20
