@@ -145,7 +145,10 @@ def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[
     """The system message, if there is something to say: with tools, the template's own text is in front of them."""
     text = "\n\n".join(heard)
     if request.tools and request.tool_choice != "none":
-        tools = [tool.model_dump(exclude_none=True) for tool in request.tools]
+        # `strict` is said to the server; no model learned to be told it.
+        tools = [
+            tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in request.tools
+        ]
         return (system(tools_text(text if heard else default_system, tools)),)
     return (system(text),) if heard else ()
 

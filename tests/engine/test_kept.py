@@ -31,7 +31,9 @@ def compiled(monkeypatch):
     """The schemas that were compiled, in order."""
     done, compile_schema = [], Grammars._compile
     monkeypatch.setattr(
-        Grammars, "_compile", lambda self, schema: done.append(schema) or compile_schema(self, schema)
+        Grammars,
+        "_compile",
+        lambda self, schema, *how: done.append(schema) or compile_schema(self, schema, *how),
     )
     return done
 
