@@ -1,13 +1,14 @@
-"""A decoder across devices, or quantized: by the means of `transformers`, on weights that are already read.
+"""A decoder across devices, or quantized, by the means of `transformers`, on weights that are already read; and
+weights in memory of their own.
 
-Only the decoder. Tower and connector are a few hundred megabytes, stay in their own type, and live with the
-decoder's token embeddings: a quantized connector costs answers and saves nothing.
+Only the decoder is placed. Tower and connector are a few hundred megabytes, stay in their own type, and live with
+the decoder's token embeddings: a quantized connector costs answers and saves nothing.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import is_accelerate_available, is_bitsandbytes_available
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -15,6 +16,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Llava
 
+ALIGNMENT = 64  # bytes: where PyTorch's own allocations begin
 DeviceMap = str | dict[str, int | str | torch.device]
 
 
@@ -76,3 +78,14 @@ def place_language(
     for part in (placed.tower, placed.connector, placed.newline, placed.score):
         part.to(device=table.weight.device, dtype=dtype)
     return placed
+
+
+def own_memory(model: nn.Module) -> None:
+    """Move weights that lie in a mapped file to memory of their own, on the boundaries that allocations have.
+
+    Where a tensor begins in a file depends on its header; products on the CPU sum in another order there, so a run
+    that goes on from a checkpoint would differ in last bits from one that was not stopped.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()

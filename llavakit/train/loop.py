@@ -24,6 +24,7 @@ from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import Standardize
 from llavakit.model.directory import complete_card
 from llavakit.model.llava import PARTS, Llava
+from llavakit.model.placement import own_memory
 from llavakit.model.tower import Tower
 from llavakit.train import run_directory, saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
@@ -316,6 +317,7 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     with ranks.in_turn() if mesh is not None else nullcontext():
         start = run.model if newest is None else run.model.model_copy(update={"start": newest})
         checkpoint = build(start, run.grading)
+        own_memory(checkpoint.model)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
