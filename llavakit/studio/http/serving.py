@@ -25,7 +25,6 @@ def serve_studio(
     picture: Path | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM. `listener` is what `listen` gave; `picture` is opened for who started it."""
-    log_to_stderr()
     rooms = Rooms(settings, bench)
     place = place_of(listener)
     if picture is not None:
@@ -33,5 +32,6 @@ def serve_studio(
     say(f"open {place}")
     if listener.getsockname()[0] not in LOOPBACK:
         say("anybody who reaches this address may open pictures of their own; nobody sees those of others")
+    log_to_stderr()  # last: a picture that cannot be read is one line, and no log has begun
     raise_descriptor_limit()
     Server(app_config(create_studio(rooms, Talk(responder, model, settings)))).run([listener])
