@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llavakit.cli.asked import open_asked
-from llavakit.cli.options import API_KEY, Template, finite
+from llavakit.cli.options import RemoteKeys, RemoteModel, RemoteUrl, Template, finite
 from llavakit.core.errors import ConfigError, Interrupted
 
 RUNS = Path("runs/agent")
@@ -54,13 +54,9 @@ def agent(
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")
     ] = None,
-    remote: Annotated[
-        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
-    ] = None,
-    model_name: Annotated[str | None, typer.Option(help="--remote: the model to ask.")] = None,
-    api_key: Annotated[
-        list[str] | None, typer.Option(envvar=API_KEY, help="--remote: the server's key.")
-    ] = None,
+    remote: RemoteUrl = None,
+    model_name: RemoteModel = None,
+    api_key: RemoteKeys = None,
     template: Template = None,
     tools: Tools = None,
     mcp: Mcp = None,

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import API_KEY, Kernels, RopeFactor, Seed, Template, Weights, finite
+from llavakit.cli.options import (
+    Kernels,
+    RemoteKeys,
+    RemoteModel,
+    RemoteUrl,
+    RopeFactor,
+    Seed,
+    Template,
+    Weights,
+    finite,
+)
 from llavakit.core.errors import ConfigError
 
 
@@ -32,16 +42,9 @@ def chat(
     weights: Weights = "as_is",
     kernels: Kernels = "auto",
     template: Template = None,
-    remote: Annotated[
-        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
-    ] = None,
-    model_name: Annotated[
-        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(envvar=API_KEY, help="--remote: the server's key; of several the first is used."),
-    ] = None,
+    remote: RemoteUrl = None,
+    model_name: RemoteModel = None,
+    api_key: RemoteKeys = None,
 ) -> None:
     """Talk to a model about pictures, once or in a conversation."""
     from llavakit.vision.image import load_image

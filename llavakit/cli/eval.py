@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llavakit.cli.asked import Who, open_judge, open_model, open_remote
-from llavakit.cli.options import Template, Weights, finite
+from llavakit.cli.options import RemoteModel, RemoteUrl, Template, Weights, finite
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 
@@ -50,12 +50,8 @@ def eval_(
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")
     ] = None,
-    remote: Annotated[
-        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
-    ] = None,
-    model_name: Annotated[
-        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
-    ] = None,
+    remote: RemoteUrl = None,
+    model_name: RemoteModel = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="LLAVAKIT_API_KEY", help="--remote: the server's key.")
     ] = None,

@@ -62,3 +62,11 @@ Unread = Annotated[
 DataFiles = Annotated[list[Path], typer.Argument(help="Data files of any kind, or mixture lists (.yaml).")]
 Drawn = Annotated[int, typer.Option(min=0, help="The run's seed, which draws what `random` takes.")]
 Images = Annotated[Path | None, typer.Option(help="Folder of relative image paths.")]
+RemoteUrl = Annotated[
+    str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
+]
+RemoteModel = Annotated[str | None, typer.Option(help="--remote: the model to ask, where it serves several.")]
+RemoteKeys = Annotated[
+    list[str] | None,
+    typer.Option(envvar=API_KEY, help="--remote: the server's key; of several the first is used."),
+]

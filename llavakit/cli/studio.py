@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import API_KEY, Template
+from llavakit.cli.options import RemoteKeys, RemoteModel, RemoteUrl, Template
 from llavakit.core.errors import ConfigError
 
 
@@ -18,16 +18,9 @@ def studio(
         typer.Option("--model", "-m", help="Who answers in the chat: a checkpoint, run directory or hub id."),
     ] = None,
     template: Template = None,
-    remote: Annotated[
-        str | None, typer.Option(help="Instead of --model: the URL of an OpenAI-compatible server.")
-    ] = None,
-    model_name: Annotated[
-        str | None, typer.Option(help="--remote: the model to ask, where it serves several.")
-    ] = None,
-    api_key: Annotated[
-        list[str] | None,
-        typer.Option(envvar=API_KEY, help="--remote: the server's key; of several the first is used."),
-    ] = None,
+    remote: RemoteUrl = None,
+    model_name: RemoteModel = None,
+    api_key: RemoteKeys = None,
     propose: Annotated[
         bool,
         typer.Option(
