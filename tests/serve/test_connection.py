@@ -27,7 +27,8 @@ def closes(wire: socket.socket, seconds: float = 5) -> bytes:
     return data
 
 
-def test_slow_uploads_take_no_place_and_are_ended():
+def test_slow_uploads_take_no_place_and_are_ended(monkeypatch):
+    monkeypatch.setattr(connection, "LINGER", 0.3)
     with served(ScriptedWorker("a"), max_requests=2, upload_seconds=0.5, min_upload_rate=1000) as (url, made):
         slow = [send(url, head(10_000) + b" " * 100) for _ in range(20)]
         assert post(url, asked()).status_code == 200 and in_flight(url) == 0
