@@ -1,8 +1,12 @@
-"""The documents are executed: every ```bash and ```python block, in a folder with a tiny runs/demo in it."""
+"""The documents are executed: every ```bash and ```python block, in a folder with a tiny runs/demo in it.
+
+Where LLAVAKIT_DEMO names what `llavakit demo` left, its files are runs/demo instead.
+"""
 
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,11 +34,15 @@ def sandbox(tmp_path):
     And what documents call the reader's own: x.png, data.json, clip.mp4, pairs.json, and shapes.votes, what
     somebody said of the pairs.
     """
-    checkpoints.save(tiny.checkpoint(), tmp_path / "runs" / "demo" / "stage2")
-    (tmp_path / "runs" / "demo" / "latest").write_text("stage2\n")
-    (tmp_path / "runs" / "demo" / "pictures").mkdir()
-    for picture in ("x.png", "runs/demo/pictures/0.png"):
-        tiny.picture(tmp_path / picture)
+    tiny.picture(tmp_path / "x.png")
+    demo = tmp_path / "runs" / "demo"
+    if real := os.environ.get("LLAVAKIT_DEMO"):
+        shutil.copytree(Path(real).resolve(), demo, copy_function=os.symlink)
+    else:
+        checkpoints.save(tiny.checkpoint(), demo / "stage2")
+        (demo / "latest").write_text("stage2\n")
+        (demo / "pictures").mkdir()
+        tiny.picture(demo / "pictures" / "0.png")
     write_clip(tmp_path / "clip.mp4")
     rows = [tiny.record(number, "x.png", [("What color is the shape?", "red")]) for number in range(8)]
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]")

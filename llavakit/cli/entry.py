@@ -99,6 +99,8 @@ def main() -> None:
     Of the ranks that torchrun starts each tells its own errors, but all are stopped by the same signal.
     """
     rank = int(os.environ.get("RANK", "0"))
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of libraries: hundreds of lines in a log
     try:
         app()
     except UserError as error:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llavakit.core.errors import DataError, printable, shorten
+from llavakit.core.plot import SMALL, add_legend, new_figure, save_figure, style
 from llavakit.core.progress import bar
 from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.encode import Encoder
@@ -37,6 +38,7 @@ FLAWS = {
     "long": "more tokens than a row holds",
     "duplicate": "an id that an earlier record of the source has",
 }
+BARS = 60  # of the plot, at most
 BAD, LENGTHS = "bad_records.jsonl", "lengths.png"
 MODALITIES = ("text", "image", "video", "unknown")
 UNKNOWN = "unknown"  # modality and dialect of a record that cannot be read
@@ -275,21 +277,19 @@ def _lengths(tally: Tally) -> list[str]:
 
 def draw_lengths(report: Report, tokens: int, path: Path) -> None:
     """How many samples have how many tokens, source by source, as a PNG; the dashed line is a row's budget."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     tallies = [tally for tally in report.tallies if tally.lengths]
     columns = [np.frombuffer(tally.lengths, dtype=np.int64) for tally in tallies]
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
     most = max(int(column.max()) for column in columns)
-    edges = np.histogram_bin_edges(np.array([0, most + 1]), bins=60)
+    width = -(-(most + 1) // BARS)  # whole tokens: narrower bars would leave gaps that are not in the data
+    edges = np.arange(0, most + 1 + width, width) - 0.5
+    figure = new_figure(8, 4.5)
+    axes = figure.subplots()
     # A name that begins with an underscore would be left out of the legend.
     labels = [tally.name.lstrip("_") for tally in tallies]
     axes.hist(columns, bins=edges.tolist(), stacked=True, label=labels)
     if tokens <= 1.2 * most:
         axes.axvline(tokens, color="black", linestyle="--", linewidth=1)
-    axes.set(xlabel="tokens of a sample", ylabel="samples")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    style(axes, f"Samples by length, {width} token{'s' * (width > 1)} a bar", grid="y")
+    axes.set_xlabel("tokens of a sample", fontsize=SMALL)
+    add_legend(axes)
+    save_figure(figure, path)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import shorten
+from llavakit.core.plot import SMALL, new_figure, save_figure, style
 from llavakit.eval.compare import Comparison
 from llavakit.eval.score import Score
 
@@ -75,13 +76,8 @@ def draw_scores(title: str, results: Mapping[str, Mapping[str, Mapping[str, Any]
 
     Bars are relative to 100, or to the largest end of an interval where a figure may be larger.
     """
-    # Imported here: it costs half a second, and only ends of runs draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = [(task, rules, score) for task, sets in results.items() for rules, score in sets.items()]
-    figure = Figure(figsize=(8, 0.8 + 0.32 * len(rows)), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 0.8 + 0.36 * len(rows))
     axes = figure.subplots()
     for at, (_, _, score) in enumerate(rows):
         value = next(iter(score["figures"].values()))
@@ -90,18 +86,16 @@ def draw_scores(title: str, results: Mapping[str, Mapping[str, Mapping[str, Any]
         axes.barh(at, value / full, color="C0", height=0.6)
         axes.plot([low / full, high / full], [at, at], color="black", linewidth=1.5)
         unread = f", {score['unparsed']} not read" if score["unparsed"] else ""
-        axes.text(
-            1.02, at, f"{value:.1f} ({low:.1f} to {high:.1f}), n {score['answered']}{unread}", va="center"
-        )
+        between = f" ({low:.1f} to {high:.1f})" if score["interval"] else ""
+        told = f"{value:.1f}{between}, n {score['answered']}{unread}"
+        axes.text(1.02, at, told, va="center", fontsize=SMALL)
     axes.set_yticks(
         range(len(rows)),
         [f"{task} ({rules})\n{next(iter(score['figures']))}" for task, rules, score in rows],
-        fontsize=8,
     )
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xticks([])
-    axes.set_title(title)
-    for side in ("top", "right", "bottom"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path, bbox_inches="tight")
+    style(axes, title, grid="none")
+    axes.spines["bottom"].set_visible(False)
+    save_figure(figure, path)

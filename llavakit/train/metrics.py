@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.files import write_text
+from llavakit.core.plot import SMALL, add_legend, new_figure, save_figure, style
 from llavakit.train.events import open_events
 
 Row = dict[str, Any]
 PANELS = 4  # beside each other
+FEW = 40  # points that are seen one by one
 
 
 class Metrics:
@@ -49,13 +51,9 @@ def read_metrics(path: Path) -> list[Row]:
 
 def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     """Loss of each stage against the step as a PNG: every step, a running mean, held-out loss, and spikes."""
-    # Imported here: it costs half a second, and only ends of runs draw.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(9, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 4.2)
     axes = figure.subplots()
     start = 0
     for number, (name, rows) in enumerate(stages.items()):
@@ -63,18 +61,13 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
             continue
         _draw_stage(axes, f"C{number}", name, rows, start)
         start += rows[-1]["step"]
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
-    axes.set_ylabel("loss per learned token (nats)")
     if all(row["loss"] > 0 for rows in stages.values() for row in rows):  # a policy's lies around zero
         axes.set_yscale("log")
-    axes.grid(alpha=0.25, which="both")
-    axes.legend(
-        frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4
-    )  # inside it would hide curves
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.savefig(path)
+    style(axes, "Loss per learned token (nats)")
+    axes.set_xlabel("step", fontsize=SMALL)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
+    add_legend(axes)
+    save_figure(figure, path)
 
 
 def _draw_stage(axes: Any, colour: str, name: str, rows: list[Row], start: int) -> None:
@@ -103,23 +96,16 @@ def _running_mean(values: list[float], width: int) -> list[float]:
 
 def draw_panels(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
     """A PNG with a small panel for each of these figures against the step, where a row has it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
     shown = {name: points for name, points in shown.items() if points}
     if not shown:
         return
     lines = -(-len(shown) // PANELS)
-    figure = Figure(figsize=(3 * PANELS, 2.2 * lines), dpi=100)
-    FigureCanvasAgg(figure)
-    figure.subplots_adjust(
-        0.05, 0.3 / lines, 0.98, 1 - 0.25 / lines, 0.3, 0.45
-    )  # to work it out takes seconds
+    figure = new_figure(3 * PANELS, 2.2 * lines, fitted=False)
+    figure.subplots_adjust(0.05, 0.3 / lines, 0.98, 1 - 0.25 / lines, 0.3, 0.45)
     for number, (name, points) in enumerate(shown.items(), 1):
         axes = figure.add_subplot(lines, PANELS, number)
-        axes.plot(*zip(*points, strict=True), marker=".")
-        axes.set_title(name, fontsize=9)
-        axes.grid(alpha=0.25)
+        axes.plot(*zip(*points, strict=True), marker="." if len(points) < FEW else "")
         axes.locator_params(nbins=4)
-    figure.savefig(path)
+        style(axes, name)
+    save_figure(figure, path)

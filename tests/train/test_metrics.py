@@ -71,7 +71,7 @@ def test_figures_of_some_steps_get_a_panel_each(tmp_path):
     ]
     draw_panels(rows, ["reward", "kl", "loss"], tmp_path / "rollouts.png")
     with PIL.Image.open(tmp_path / "rollouts.png") as picture:
-        assert picture.width == 1200 and picture.height == 220
+        assert (picture.width, picture.height) == (1440, 264)
     draw_panels(rows, ["kl"], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
     draw_curves({"a policy's loss lies around zero": rows}, tmp_path / "curves.png")
