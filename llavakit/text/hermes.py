@@ -6,12 +6,15 @@ ordinary text: who may write user messages may also write what looks like the an
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llavakit.text.calls import Call, refuse_constant
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')  # a whole one, as JSON has them
+CONTROL = re.compile(r"[\x00-\x1f]")  # not in a string of JSON
 # Word for word what these models were trained with.
 BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -99,6 +102,18 @@ class CallReader:
     def add(self, piece: str) -> list[str | Call]:
         """Texts and calls that are certain now, in order."""
         self._held += piece
+        return self._take(whole=False)
+
+    def finish(self) -> list[str | Call]:
+        """What is left when the answer ends: a call that was not closed is text."""
+        out = self._take(whole=True)
+        if not self.done:
+            self._say(self._held, out)
+        self._held = ""
+        return out
+
+    def _take(self, *, whole: bool) -> list[str | Call]:
+        """What of the held text is certain; all of it that has marks where nothing more comes."""
         out: list[str | Call] = []
         while not self.done:
             start = self._held.find(OPEN)
@@ -107,7 +122,7 @@ class CallReader:
                 self._say(self._held[: len(self._held) - keep], out)
                 self._held = self._held[len(self._held) - keep :]
                 break
-            end = self._held.find(CLOSE, start)
+            end = _find_close(self._held, start + len(OPEN), whole=whole)
             if end < 0:
                 self._say(self._held[:start], out)
                 self._held = self._held[start:]
@@ -122,14 +137,6 @@ class CallReader:
                 self._called, self.done = True, self.only_first
                 out.append(call)
             self._held = self._held[end:]
-        return out
-
-    def finish(self) -> list[str | Call]:
-        """What is left when the answer ends: a call that was not closed is text."""
-        out: list[str | Call] = []
-        if not self.done:
-            self._say(self._held, out)
-        self._held = ""
         return out
 
     def _say(self, text: str, out: list[str | Call]) -> None:
@@ -157,6 +164,33 @@ def _is_text(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _find_close(text: str, start: int, *, whole: bool) -> int:
+    """Where the mark stands that ends the call whose JSON begins at `start`; -1 while that is not certain.
+
+    A mark inside of a string of the JSON is a part of the string. Where no JSON comes of that (a quote was not
+    closed), or nothing more comes (`whole`), the first mark is meant.
+    """
+    first = end = text.find(CLOSE, start)
+    while end >= 0 and _in_string(text[start:end]):
+        end = text.find(CLOSE, end + len(CLOSE))
+    if end == first or (end < 0 and whole):
+        return first
+    if end < 0:
+        return -1
+    try:
+        json.loads(text[start:end])
+    except (ValueError, RecursionError):
+        return first
+    return end
+
+
+def _in_string(json_text: str) -> bool:
+    """Whether JSON that breaks off here does so inside of a string, in which it could go on."""
+    rest = STRING.sub("", json_text)
+    quote = rest.find('"')
+    return quote >= 0 and not CONTROL.search(rest, quote)
 
 
 def _overlap(text: str) -> int:

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from llavakit.text.calls import ToolError
 from llavakit.tools.arguments import Answer, Drawn, Picture, Point, Region
+from llavakit.tools.blobs import find_blobs
 from llavakit.tools.color_names import COLORS, nearest_colors
 from llavakit.tools.opencv import gray, opencv, resized
 
@@ -66,7 +67,7 @@ def count_shapes(
     """
     if color is not None and color not in COLORS:
         raise ToolError(f"unknown color {color!r}; there are: {', '.join(COLORS)}")
-    cv2, part = opencv(), _part(image, box)
+    part = _part(image, box)
     corner = (0, 0) if box is None else (box.left, box.top)
     shrink = min(1.0, (WORK_PIXELS / (part.shape[0] * part.shape[1])) ** 0.5)
     if shrink < 1:
@@ -74,18 +75,13 @@ def count_shapes(
     labels = nearest_colors(part.reshape(-1, 3)).reshape(part.shape[:2]).astype(np.uint8)
     names = list(COLORS)
     ground = _ground(labels)
+    wanted = None if color is None else names.index(color)
     least = max(4.0, smallest / 100 * labels.size)
-    found = []
-    for index in np.unique(labels):
-        if index == ground or (color is not None and names[index] != color):
-            continue
-        count, _, stats, _ = cv2.connectedComponentsWithStats(
-            (labels == index).astype(np.uint8), connectivity=8
-        )
-        for left, top, width, height, area in stats[1:count].tolist():
-            # The rim between two colors passes through others: thin, and nowhere as wide as a shape.
-            if area >= least and area >= 0.2 * width * height and min(width, height) > 2:
-                found.append((left, top, width, height, area, names[index]))
+    found = [
+        (*one.box, one.area, names[one.color])
+        for one in find_blobs(part, labels, ground, least)
+        if wanted in (None, one.color)
+    ]
     found.sort(key=lambda one: (one[1], one[0]))
     shapes = [
         {

@@ -71,7 +71,17 @@ def test_what_is_no_whole_call_stays_text(text):
 @given(
     st.lists(
         st.sampled_from(
-            [said(x=1), said("zoom", box=[0, "é"]), "text ", "<tool_call>", "</tool_call>", "<tool", "\n"]
+            [
+                said(x=1),
+                said("zoom", box=[0, "é"]),
+                said(x="</tool_call>"),
+                "text ",
+                "<tool_call>",
+                "</tool_call>",
+                "<tool",
+                "\n",
+                '"',
+            ]
         ),
         max_size=6,
     ),
@@ -96,7 +106,11 @@ def test_no_arguments_are_none(said):
 
 
 values = st.recursive(
-    st.none() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    st.none()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9)
+    | st.sampled_from(["</tool_call>", 'a "\n</tool_call>', "<tool_call>", "\\"]),
     lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=5), one, max_size=3),
     max_leaves=6,
 )
@@ -108,11 +122,10 @@ def test_calls_come_back_from_every_form_as_they_were(arguments, data):
     """Braces, marks and quotes inside of texts are texts; in pieces, as OpenAI's JSON, as LLaVA-Plus' actions."""
     calls = [Call("look", json.dumps(each)) for each in arguments]
     written = calls_text("Well. {", calls)
-    if "</tool_call>" not in "".join(call.arguments for call in calls):
-        cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=6)))
-        words, *found = heard(written, cuts)
-        assert words.strip() == "Well. {"
-        assert [json.loads(call.arguments) for call in found] == arguments
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(written)), max_size=6)))
+    words, *found = heard(written, cuts)
+    assert words.strip() == "Well. {"
+    assert [json.loads(call.arguments) for call in found] == arguments
     plus = read_answer(write_answer("thoughts", [action_of(call) for call in calls], "value"))
     assert plus.problem is None and [json.loads(call.arguments) for call in plus.calls] == arguments
     assert [read_arguments(call) for call in calls] == arguments
@@ -126,6 +139,21 @@ def test_no_garbage_makes_a_reader_stumble(text, start):
     read_answer(start + text)
     with contextlib.suppress(ToolError):
         read_arguments(Call("look", start + text))
+
+
+@pytest.mark.parametrize("cuts", [[], [30], [20, 40]])
+def test_a_mark_inside_of_a_string_does_not_end_a_call(cuts):
+    text = said(x='say "</tool_call>" twice: </tool_call>') + " and more"
+    assert heard(text, cuts) == [
+        Call("look", json.dumps({"x": 'say "</tool_call>" twice: </tool_call>'})),
+        "and more",
+    ]
+
+
+def test_a_quote_that_is_not_closed_takes_no_later_call_with_it():
+    broken = '<tool_call>{"name": "look</tool_call>'
+    assert heard(broken + said(x=1), []) == [broken, Call("look", '{"x": 1}')]
+    assert heard(broken, []) == [broken]
 
 
 def test_the_first_call_can_be_the_last():

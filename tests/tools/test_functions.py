@@ -6,6 +6,7 @@ import time
 import numpy as np
 import PIL.Image
 import PIL.ImageDraw
+import PIL.ImageFilter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +106,46 @@ def test_what_does_not_fit_is_told_in_a_line(registry, desk, name, arguments, sa
 
 def test_without_a_picture_a_call_says_so(registry, desk):
     assert "no picture here" in ask(registry, desk, "crop", box=[0, 0, 1, 1]).error
+
+
+def smooth_shapes(colors: list[str]) -> PIL.Image.Image:
+    """Small shapes on white with soft edges, as drawings have them that were made smaller."""
+    side, large = 64, PIL.Image.new("RGB", (64 * 8 * len(colors), 64 * 8 * 3), "white")
+    draw = PIL.ImageDraw.Draw(large)
+    for column, color in enumerate(colors):
+        for row, size in enumerate((18, 26, 34)):
+            left, top = (side * column + 10) * 8, (side * row + 10) * 8
+            box = (left, top, left + size * 8, top + size * 8)
+            if (row + column) % 3 == 0:
+                draw.ellipse(box, fill=color)
+            elif (row + column) % 3 == 1:
+                draw.polygon(
+                    [(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) / 2, box[1])], fill=color
+                )
+            else:
+                draw.rectangle(box, fill=color)
+    return large.resize((large.width // 8, large.height // 8), PIL.Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("blur", [0, 1, 1.5])
+def test_the_soft_rim_of_a_shape_is_not_another_shape(registry, desk, blur):
+    drawn = smooth_shapes(["black", "red", "#0000c8", "#008000", "#808000", "#400080"])
+    desk.add_image(drawn.filter(PIL.ImageFilter.GaussianBlur(blur)))
+    value = ask(registry, desk, "count_shapes").value
+    assert value["count"] == 18
+    assert value["by_color"]["black"] == value["by_color"]["red"] == value["by_color"]["blue"] == 3
+    assert "gray" not in value["by_color"] and "pink" not in value["by_color"]
+
+
+def test_an_outline_and_a_frame_of_another_color_are_shapes(registry, desk):
+    picture = PIL.Image.new("RGB", (200, 100), "white")
+    draw = PIL.ImageDraw.Draw(picture)
+    draw.ellipse((5, 5, 30, 30), outline="gray", width=3)  # touches nothing
+    draw.rectangle(
+        (100, 20, 150, 70), fill="blue", outline="red", width=4
+    )  # red is no mixture of blue and white
+    desk.add_image(picture)
+    assert ask(registry, desk, "count_shapes").value["by_color"] == {"blue": 1, "gray": 1, "red": 1}
 
 
 def test_shapes_are_counted_by_color_and_place(registry, desk):
