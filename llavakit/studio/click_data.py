@@ -14,8 +14,8 @@ import PIL.Image
 
 from llavakit.core.errors import DataError
 from llavakit.studio.clicks import Thing
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Pixels
+from llavakit.tools.opencv import opencv
 from llavakit.vision.image import load_image, load_rgba
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp")

@@ -18,9 +18,9 @@ from llavakit.core.files import write_text
 from llavakit.studio.engines import Mark, Prompts, PromptSegmenter
 from llavakit.studio.looking import SceneView
 from llavakit.studio.masks import INSIDE
-from llavakit.studio.opencv import opencv
 from llavakit.studio.scene import Layer, Scene
 from llavakit.studio.tiles import Pixels, raster_of
+from llavakit.tools.opencv import opencv
 
 MOST = 20
 WANTED = (0.85, 0.9)

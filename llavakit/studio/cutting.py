@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Pixels, nonzero_box
+from llavakit.tools.opencv import opencv
 
 BAND = 3  # pixels on either side of a mask's edge that may be partly thing, partly background
 EDGE = 20.0**2  # of the guided filter, in squared grey levels: what counts as an edge of the picture

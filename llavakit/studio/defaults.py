@@ -8,11 +8,11 @@ from typing import Any
 
 from llavakit.core.errors import pick
 from llavakit.studio.engines import Bench, Editor, Engine, Inpainter, LayoutGenerator, PromptSegmenter, Role
-from llavakit.studio.fill.flow import Flow
-from llavakit.studio.fill.patchmatch import PatchMatch
-from llavakit.studio.opencv import INSTALL
 from llavakit.studio.segment.classical import Classical
 from llavakit.text.calls import ToolUnavailable
+from llavakit.tools.flow import Flow
+from llavakit.tools.opencv import INSTALL
+from llavakit.tools.patchmatch import PatchMatch
 from llavakit.tools.saliency import U2NETP
 
 GENERATE = "pip install 'llavakit[generate]'"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Box, Pixels, Raster, Tile, blank, full_tile, grown
+from llavakit.tools.opencv import opencv
 
 INSIDE = 128  # what counts as inside where a yes or no is needed
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Pixels
+from llavakit.tools.opencv import opencv
 
 REACH = 0.8  # of the thing's longer side: how far its shadow is looked for
 SIDE = 512  # pixels at which it is looked for

@@ -40,7 +40,7 @@ def find_blobs(pixels_HW3: np.ndarray, colors_HW: np.ndarray, ground: int, least
 
 
 def _pieces(pixels_HW3: np.ndarray, colors_HW: np.ndarray, ground: int) -> tuple[np.ndarray, dict[int, Blob]]:
-    """int[h, w]: the number of the piece that a pixel belongs to, 0 for the ground; and the pieces that are worth a look."""
+    """int[h, w]: the number of the piece that a pixel is of, 0 for the ground; and the pieces worth a look."""
     cv2, blobs, first = opencv(), dict[int, Blob](), 0
     numbers_HW = np.zeros(colors_HW.shape, np.int32)
     for color in np.unique(colors_HW):

@@ -1,4 +1,4 @@
-"""OpenCV, and what several tools do with it. Only child processes import it."""
+"""OpenCV, and what several tools do with it. Imported when it is used: by the editor, and by tools' processes."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from llavakit.core.errors import ConfigError
 from llavakit.tools.arguments import Region
 
-INSTALL = "pip install 'llavakit[tools]'"
+INSTALL = "pip install 'llavakit[tools]'"  # or [studio], where nothing else of it is wanted
 
 
 def opencv() -> Any:
@@ -15,7 +15,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError:
-        raise ConfigError(f"this tool needs OpenCV: {INSTALL}") from None
+        raise ConfigError(f"OpenCV is not here: {INSTALL}") from None
     return cv2
 
 

@@ -1,13 +1,15 @@
 """Tools that find the outline of a thing, and that take a thing away."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from llavakit.text.calls import ToolError
 from llavakit.tools.arguments import Answer, Drawn, Mask, Picture, Point, Region
+from llavakit.tools.flow import Flow
 from llavakit.tools.opencv import mask_box, opencv, resized, shaded
+from llavakit.tools.patchmatch import PatchMatch
 
 WORK_SIDE = 640  # outlines are found at this size, and followed at full size by what they are made of
 MOST_HOLE = 0.4
@@ -99,10 +101,14 @@ def inpaint(
     mask: Mask | None = None,
     boxes: tuple[Region, ...] = (),
     grow: Annotated[int, Field(ge=0, le=64, description="Pixels by which the hole is made wider.")] = 4,
+    how: Annotated[
+        Literal["texture", "smooth"],
+        Field(description="texture: patches from elsewhere in the picture; smooth: colors flow in, at once."),
+    ] = "texture",
 ) -> Answer:
-    """Remove what a mask or boxes cover, and fill the hole from what is around it.
+    """Remove what a mask or boxes cover, and fill the hole from what is around it (PatchMatch, Navier-Stokes).
 
-    For small things on a calm ground.
+    Nothing new is invented: for things on a ground that goes on behind them.
     """
     hole = np.zeros(image.pixels_HW3.shape[:2], np.uint8) if mask is None else mask.inside_HW.astype(np.uint8)
     for box in boxes:
@@ -116,6 +122,6 @@ def inpaint(
         raise ToolError(
             f"the hole is {100 * float(hole.mean()):.0f} % of the picture; at most 40 % can be filled"
         )
-    filled = cv2.inpaint(image.pixels_HW3, hole, 5, cv2.INPAINT_NS)
-    out = np.where(hole[..., None] > 0, filled, image.pixels_HW3)  # nothing else changes
+    filler = PatchMatch() if how == "texture" else Flow()
+    out = filler.fill(image.pixels_HW3, hole > 0)
     return Answer({"percent": round(100 * float(hole.mean()), 2)}, (Drawn(out, (0, 0)),))

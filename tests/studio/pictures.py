@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from llavakit.studio.engines import Bench, Engine, Found
-from llavakit.studio.fill.flow import Flow
+from llavakit.tools.flow import Flow
 
 
 def scenery(width=300, height=270, seed=0):

@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llavakit.studio.engines import Inpainter
-from llavakit.studio.fill import patchmatch
-from llavakit.studio.fill.flow import Flow
-from llavakit.studio.fill.patchmatch import PatchMatch
-from llavakit.studio.scene import EditError
+from llavakit.text.calls import ToolError
+from llavakit.tools import patchmatch
+from llavakit.tools.flow import Flow
+from llavakit.tools.patchmatch import PatchMatch
 from tests.studio.pictures import scenery
 
 
@@ -34,7 +34,7 @@ def test_only_the_hole_changes(engine: Inpainter):
     filled = engine.fill(damaged, hole)
     assert np.array_equal(filled[~hole], rgb[~hole])
     assert np.abs(filled[hole].astype(int) - rgb[hole]).mean() < 20
-    with pytest.raises(EditError, match="follows no prompt"):
+    with pytest.raises(ToolError, match="follows no prompt"):
         engine.fill(rgb, hole, "a dog")
 
 

@@ -312,6 +312,22 @@ def test_a_thing_is_selected_by_a_box_or_a_point_and_taken_away(registry, desk):
     assert "of kind image, not text" in ask(registry, desk, "inpaint", mask="img_1").error
 
 
+def test_a_texture_goes_on_through_a_hole_and_a_smooth_fill_does_not(registry, desk):
+    desk.unit = "px"
+    stripes = np.repeat(np.arange(160)[None, :] // 4 % 2 * 200, 120, axis=0).astype(np.uint8)
+    desk.add_image(PIL.Image.fromarray(np.stack([stripes] * 3, axis=2)))
+    hole = {"boxes": [[60, 40, 92, 72]], "grow": 0}
+    textured, smooth = (
+        pixels(desk, ask(registry, desk, "inpaint", **hole, how=how).pictures[0])
+        for how in ("texture", "smooth")
+    )
+    missed = [
+        float(np.abs(made[40:72, 60:92, 0].astype(int) - stripes[40:72, 60:92]).mean())
+        for made in (textured, smooth)
+    ]
+    assert missed[0] < 10 < 40 < missed[1]
+
+
 def test_marks_are_drawn_at_the_boxes_and_nowhere_else(registry, desk):
     desk.unit = "px"
     desk.add_image(PIL.Image.new("RGB", (300, 200), "white"))

@@ -14,12 +14,12 @@ import numpy as np
 
 from llavakit.studio.engines import Found, Mark, Prompts, View
 from llavakit.studio.masks import draw_path
-from llavakit.studio.opencv import opencv
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.naming import named_boxes
 from llavakit.studio.segment.pieces import Pieces, cut_pieces
 from llavakit.studio.segment.standing_out import Guess, guess_box, guesses, level, whole_picture
 from llavakit.studio.tiles import Box, Pixels, grown, intersect, nonzero_box
+from llavakit.tools.opencv import opencv
 
 REACH = 0.15  # of a correction: smaller reaches farther
 ROUND = 3.0  # times the mark's distance: no correction reaches farther, so none costs much

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Pixels
+from llavakit.tools.opencv import opencv
 
 SIDE = 512  # pixels of the longer side of what is cut into pieces
 PIECE = 10  # pixels of the side of one

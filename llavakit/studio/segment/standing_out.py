@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from llavakit.studio.engines import View
-from llavakit.studio.opencv import opencv
 from llavakit.studio.tiles import Box, grown
+from llavakit.tools.opencv import opencv
 from llavakit.tools.saliency import saliency
 
 WINDOWS = (0.16, 0.4)  # half the side of each, in parts of the picture's longer side

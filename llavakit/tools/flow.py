@@ -3,21 +3,20 @@
 import numpy as np
 import PIL.Image
 
-from llavakit.studio.opencv import opencv
-from llavakit.studio.scene import EditError
-from llavakit.studio.tiles import Pixels
+from llavakit.text.calls import ToolError
+from llavakit.tools.opencv import opencv
 
 RADIUS = 3  # pixels around a point that it is made of
 LONGEST = 320  # of the picture that is filled: a smooth fill loses nothing by being enlarged
 
 
 class Flow:
-    """An Inpainter for previews."""
+    """Fills for previews."""
 
-    def fill(self, rgb: Pixels, hole: Pixels, prompt: str = "", seed: int = 0) -> Pixels:
+    def fill(self, rgb: np.ndarray, hole: np.ndarray, prompt: str = "", seed: int = 0) -> np.ndarray:
         """uint8[h, w, 3]. The prompt must be empty: nothing is invented here."""
         if prompt:
-            raise EditError("filling from around a hole follows no prompt; choose a generative engine")
+            raise ToolError("filling from around a hole follows no prompt; choose a generative engine")
         cv2 = opencv()
         height, width = hole.shape
         factor = min(1.0, LONGEST / max(height, width))
@@ -31,7 +30,7 @@ class Flow:
             colour = cv2.resize(rgb * known[..., None], size, interpolation=cv2.INTER_AREA)
             small = np.rint(colour / np.maximum(weight, 1e-6)[..., None]).astype(np.uint8)
         if small_hole.all():
-            raise EditError("nothing is left around the hole to fill it from")
+            raise ToolError("nothing is left around the hole to fill it from")
         filled = cv2.inpaint(np.ascontiguousarray(small), small_hole, RADIUS, cv2.INPAINT_NS)
         if factor < 1:
             filled = np.asarray(

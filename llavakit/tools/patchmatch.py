@@ -7,9 +7,8 @@ it needs no compiler.
 
 import numpy as np
 
-from llavakit.studio.fill.flow import Flow
-from llavakit.studio.opencv import opencv
-from llavakit.studio.tiles import Pixels
+from llavakit.tools.flow import Flow
+from llavakit.tools.opencv import opencv
 
 RADIUS = 3  # of a patch, in pixels
 SMALLEST = 48  # pixels of the shorter side of the coarsest version
@@ -23,9 +22,9 @@ STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class PatchMatch:
-    """An Inpainter for good. The same picture, hole and seed give the same pixels."""
+    """Fills for good. The same picture, hole and seed give the same pixels."""
 
-    def fill(self, rgb: Pixels, hole: Pixels, prompt: str = "", seed: int = 0) -> Pixels:
+    def fill(self, rgb: np.ndarray, hole: np.ndarray, prompt: str = "", seed: int = 0) -> np.ndarray:
         """uint8[h, w, 3]. The prompt must be empty: nothing is invented here."""
         factor = int(np.ceil(np.sqrt(hole.sum() / LARGEST)))
         if factor <= 1:
@@ -38,7 +37,9 @@ class PatchMatch:
         return _with_detail(rgb, hole, smooth, found)
 
 
-def _with_detail(rgb: Pixels, hole: Pixels, smooth: Pixels, found: np.ndarray | None) -> Pixels:
+def _with_detail(
+    rgb: np.ndarray, hole: np.ndarray, smooth: np.ndarray, found: np.ndarray | None
+) -> np.ndarray:
     """A hole filled at a smaller size: what its sources have beside their smooth version is added.
 
     `found` is the map of the smaller search: the source (row, column) of every pixel of the hole.
@@ -65,7 +66,9 @@ def _with_detail(rgb: Pixels, hole: Pixels, smooth: Pixels, found: np.ndarray | 
     return out
 
 
-def _complete(rgb: Pixels, hole: Pixels, prompt: str, seed: int) -> tuple[Pixels, np.ndarray | None]:
+def _complete(
+    rgb: np.ndarray, hole: np.ndarray, prompt: str, seed: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The filled picture, and the source of every pixel of the hole; None where nothing could be searched."""
     filled = Flow().fill(rgb, hole, prompt)
     levels = [_Level(rgb.astype(np.float32), hole)]
@@ -194,7 +197,7 @@ def _halved(level: _Level) -> _Level:
     return _shrunk(level.image, level.hole, (level.hole.shape[1] // 2, level.hole.shape[0] // 2))
 
 
-def _shrunk(image: np.ndarray, hole: Pixels, size: tuple[int, int]) -> _Level:
+def _shrunk(image: np.ndarray, hole: np.ndarray, size: tuple[int, int]) -> _Level:
     """Smaller; a pixel that is partly hole is hole, and what is known of it is the mean of its known ones."""
     cv2 = opencv()
     known = (~hole).astype(np.float32)
