@@ -5,7 +5,7 @@ So whatever asks a model (a benchmark, a judge, a server) can ask one with tools
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,14 +20,17 @@ from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Video
 from llavakit.tools.registry import Registry
+from llavakit.vision.image import Source, redraw
 
 
 @contextmanager
-def begin_talk(agent: Agent, talk: Conversation, config: AgentConfig) -> Iterator[Run]:
+def begin_talk(
+    agent: Agent, talk: Conversation, config: AgentConfig, *, redraw: Callable[[Source], bytes] = redraw
+) -> Iterator[Run]:
     """A run about a conversation: its last question, with what was said before as history.
 
     All pictures are shown with the last question. The folder is a new one in `config.runs`; without that it is
-    removed in the end.
+    removed in the end. `redraw` is that of its pictures (`Artifacts`).
     """
     *before, asked = [message for message in talk.messages if message.role != "system"]
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=config.runs))
@@ -36,7 +39,7 @@ def begin_talk(agent: Agent, talk: Conversation, config: AgentConfig) -> Iterato
             folder, asked.text.strip(), pictures=[image.source for image in talk.images],
             history=[Line(role=one.role, text=one.text) for one in before if one.role != "system"],
             system=next((one.text for one in talk.messages if one.role == "system"), None), form=config.form,
-            cards=agent.registry.cards_for(config.boxes), budget=config.budget, unit=config.boxes,
+            cards=agent.registry.cards_for(config.boxes), budget=config.budget, unit=config.boxes, redraw=redraw,
         ) as run:  # fmt: skip
             yield run
     finally:

@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from llavakit.tools.artifacts import Artifacts
 from llavakit.tools.desk import Desk
 from llavakit.version import __version__
 from llavakit.vision.boxes import Unit
-from llavakit.vision.image import Source
+from llavakit.vision.image import Source, redraw
 from llavakit.vision.plan import ImageConfig
 
 EVENTS, ARTIFACTS = "run.jsonl", "artifacts"
@@ -69,18 +69,19 @@ def begin(
     budget: Budget | None = None,
     unit: Unit = "0-1",
     image: ImageConfig | None = None,
+    redraw: Callable[[Source], bytes] = redraw,
 ) -> Iterator[Run]:
     """A new run in `folder`, which has none yet. ConfigError where it has.
 
     `boxes` and a `sketch` mark places (`places.py`), which the question is told with. `image` is how the model sees
-    pictures, for boxes in pixels of its input.
+    pictures, for boxes in pixels of its input. `redraw` is that of the folder of pictures (`Artifacts`).
     """
     with open_journal(folder / EVENTS) as (rows, journal):
         if rows:
             raise ConfigError(
                 f"{folder} has a run already; continue it with --resume, or choose another --out"
             )
-        desk = Desk(Artifacts(folder / ARTIFACTS, seconds=YEAR), unit, image)
+        desk = Desk(Artifacts(folder / ARTIFACTS, seconds=YEAR, redraw=redraw), unit, image)
         for picture in pictures:
             desk.add_image(picture)
         marked = [read_box(box, desk) for box in boxes]

@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from queue import SimpleQueue
 
-from llavakit.data.encode import Encoder
+from llavakit.data.encode import Encoder, PlanMedia
+from llavakit.data.media import plan_media
 from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event
 from llavakit.engine.responder import GREEDY, Answer, Responder
@@ -16,15 +17,27 @@ from llavakit.text.reply import Reply
 class WorkerResponder(Responder):
     """Answers by requests to a worker; counts the tokens of all that it was asked and said."""
 
-    def __init__(self, engine: Engine, worker: Worker, encoder: Encoder, *, salt: bytes = b"") -> None:
-        """`worker` runs the engine, which finds what it keeps of prompts again for the same `salt` only."""
+    def __init__(
+        self,
+        engine: Engine,
+        worker: Worker,
+        encoder: Encoder,
+        *,
+        salt: bytes = b"",
+        plan: PlanMedia = plan_media,
+    ) -> None:
+        """`worker` runs the engine, which finds what it keeps of prompts again for the same `salt` only.
+
+        `plan` plans pictures and videos, and with that says who decodes them.
+        """
         self._engine, self._worker, self._encoder, self._salt = engine, worker, encoder, salt
+        self._plan = plan
         self.prompt_tokens = self.answer_tokens = self.image_tokens = 0
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces; left alone, the request is cancelled."""
         encoder = self._encoder
-        sample = encoder.encode(conversation, open_turn=True)
+        sample = encoder.encode(conversation, open_turn=True, plan=self._plan)
         stops = (*encoder.tokenizer.stop_strings(encoder.template), *sampling.stop)
         reply, shown = Reply(encoder.tokenizer, stops), 0
         events: SimpleQueue[Event] = SimpleQueue()

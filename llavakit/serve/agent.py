@@ -4,10 +4,9 @@ What the model says and calls on the way is told as `reasoning_content`, the ans
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, ExitStack
-from threading import Event as Flag
 from typing import Any
 
 from llavakit.agent.events import Answered, CallMade, Forced, Piece, Returned, Unread
@@ -16,17 +15,23 @@ from llavakit.agent.loop import Agent
 from llavakit.agent.opening import AgentConfig
 from llavakit.agent.responder import begin_talk, nobody
 from llavakit.core.errors import UserError
+from llavakit.data.media import Media, plan_media
 from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.fault import Boundary, report
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.best import BestAnswer
+from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
-from llavakit.serve.conversation import calling
+from llavakit.serve.conversation import calling, media_urls
+from llavakit.serve.decoding import Elsewhere, Job, Stopped
 from llavakit.serve.errors import ApiError
 from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
+from llavakit.serve.sizes import tile_bytes
 from llavakit.serve.usage import PromptDetails, Usage
-from llavakit.text.conversation import Conversation
+from llavakit.text.conversation import Conversation, Medium
+from llavakit.vision.frames import VideoConfig
+from llavakit.vision.plan import ImageConfig
 
 
 class Toolbox:
@@ -54,10 +59,31 @@ class Toolbox:
             raise ApiError("an agent's answer has no schema", param="response_format")
         if request.logprobs:
             raise ApiError("an agent's answer has no log-probabilities", param="logprobs")
+        for medium in media_urls(request):
+            if medium.sort == "video":
+                raise ApiError("tools are for pictures: an agent takes no videos", param=medium.param)
+
+
+class Shown:
+    """Plans the pictures that the model of a run sees: those of the request and those that tools made.
+
+    They are PNGs of ours by then, and are cut in the processes that decode. Their tiles are held of `share`.
+    """
+
+    def __init__(self, job: Job, share: MemoryShare) -> None:
+        self._job, self._share = job, share
+        self._tiles: dict[str, int] = {}  # bytes of each picture
+
+    def __call__(self, part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
+        """As `plan_media`."""
+        media = plan_media(part, image, video, alone=alone)
+        self._tiles[media.name] = tile_bytes(media.plan)
+        self._share.hold("tiles", sum(self._tiles.values()))
+        return Elsewhere(media.source, media.plan, media.depth, self._job, "messages")
 
 
 class AgentAnswer:
-    """An answer that the loop makes in a thread: iterate over its deltas, and `close` it, whatever happened."""
+    """An answer that the loop makes in a thread, with the face of an `Answer`."""
 
     num_choices = 1
 
@@ -68,13 +94,15 @@ class AgentAnswer:
         talk: Conversation,
         sampling: Sampling,
         own_system: str,
+        job: Job,
         within: Callable[[], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`within` is around every wait, and ends those that take too long."""
+        """`job` decodes what is put on the desk. `within` is around every wait, and ends those that are long."""
         self._toolbox, self._responder, self._talk, self._sampling = toolbox, responder, talk, sampling
-        self._own_system, self._within, self._loop = own_system, within, asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Delta | ApiError | None] = asyncio.Queue()
-        self._left, self._open = Flag(), True
+        self._own_system, self._job, self._within = own_system, job, within
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[list[Delta] | ApiError] = asyncio.Queue()
+        self._open = True
         self.notes: dict[str, object] = {}
         toolbox.pool.submit(self._work)
 
@@ -87,21 +115,19 @@ class AgentAnswer:
             prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said, prompt_tokens_details=seen
         )
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    async def __aiter__(self) -> AsyncIterator[list[Delta]]:
         while self._open:
             async with self._within():
-                delta = await self._queue.get()
-            if isinstance(delta, ApiError):
-                raise delta
-            if delta is None:
-                return
-            self._open = delta.finish is None
-            yield delta
+                told = await self._queue.get()
+            if isinstance(told, ApiError):
+                raise told
+            self._open = all(delta.finish is None for delta in told)
+            yield told
 
     def close(self) -> bool:
         """Leave the run; whether it was still going on."""
         was_open, self._open = self._open, False
-        self._left.set()
+        self._job.stop.set()
         return was_open
 
     def _work(self) -> None:
@@ -109,8 +135,12 @@ class AgentAnswer:
         with Boundary() as own:
             try:
                 self._go()
+            except ApiError as error:
+                self._tell(error)
             except UserError as error:
                 self._tell(ApiError(str(error), param="messages"))
+            except Stopped:
+                return  # nobody waits for it any more
         if own.error is not None:
             report("a run of the agent failed", own.error)
             self._tell(ApiError("the agent failed at this request", status=500, code="agent_failed"))
@@ -121,35 +151,35 @@ class AgentAnswer:
             self._responder, box.registry, FORMS[box.config.form], policy=box.policy, ask=nobody,
             sampling=self._sampling, own_system=self._own_system,
         )  # fmt: skip
-        with begin_talk(agent, self._talk, box.config) as run:
+        with begin_talk(agent, self._talk, box.config, redraw=self._job.redraw) as run:
             for event in agent.go(run):
-                if self._left.is_set():
+                if self._job.stop.is_set():
                     return
-                for delta in told(event):
-                    self._tell(delta)
+                if deltas := told(event):
+                    self._tell(deltas)
             self.notes = {"calls": run.state.num_calls, "stopped": run.state.forced or ""}
 
-    def _tell(self, delta: Delta | ApiError) -> None:
+    def _tell(self, told: list[Delta] | ApiError) -> None:
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, delta)
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, told)
 
 
 AnyAnswer = Answer | BestAnswer | AgentAnswer
 
 
-def told(event: Any) -> Sequence[Delta]:
+def told(event: Any) -> list[Delta]:
     """What a client hears of an event."""
     match event:
         case Piece():
-            return (Delta(0, thought=event.text),)
+            return [Delta(0, thought=event.text)]
         case CallMade():
-            return (Delta(0, thought=f"\n{event.id}: {event.name}({event.arguments})\n"),)
+            return [Delta(0, thought=f"\n{event.id}: {event.name}({event.arguments})\n")]
         case Returned():
-            return (Delta(0, thought=f"{event.id} gave {event.text}\n"),)
+            return [Delta(0, thought=f"{event.id} gave {event.text}\n")]
         case Unread():
-            return (Delta(0, thought=f"\n{event.problem}\n"),)
+            return [Delta(0, thought=f"\n{event.problem}\n")]
         case Forced():
-            return (Delta(0, thought=f"\nstopped: {event.why}\n"),)
+            return [Delta(0, thought=f"\nstopped: {event.why}\n")]
         case Answered():
-            return Delta(0, event.text), Delta(0, finish="stop")
-    return ()
+            return [Delta(0, event.text), Delta(0, finish="stop")]
+    return []

@@ -1,7 +1,6 @@
 """What is answered: OpenAI's chat completion, whole or in chunks, as typed JSON."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,10 +9,7 @@ from pydantic import BaseModel
 from llavakit.serve.choice import Chosen, Delta, FinishReason
 from llavakit.serve.fields import Generated
 from llavakit.serve.usage import Usage
-from llavakit.serve.writer import Event, Writer, to_json
-from llavakit.version import __version__
-
-FINGERPRINT = f"llavakit-{__version__}"
+from llavakit.serve.writer import FINGERPRINT, CompletionsWriter, to_json
 
 
 class TopToken(BaseModel):
@@ -121,14 +117,13 @@ class Gathered:
         return f'{to_json(said)[:-1]},"logprobs":{logprobs}}}'
 
 
-class ChatWriter(Writer):
+class ChatWriter(CompletionsWriter):
     """Chat completions, whole or in chunks."""
 
-    prefix = "chatcmpl"
+    prefix, kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, number: str, model: str, request: Generated) -> None:
-        super().__init__(number, model)
-        self._usage: Event = {"usage": None} if request.with_usage else {}
+        super().__init__(number, model, with_usage=request.with_usage)
         self._calls: dict[int, int] = {}  # of each choice, so far
         self._gathered: defaultdict[int, Gathered] = defaultdict(Gathered)
 
@@ -144,16 +139,15 @@ class ChatWriter(Writer):
 
     def whole(self, choices: int, usage: Usage) -> bytes:
         """A `ChatCompletion`."""
-        head = to_json(self._head("chat.completion") | {"usage": usage.model_dump()})
-        told = ",".join(self._gathered[index].to_json(index) for index in range(choices))
-        return f'{head[:-1]},"choices":[{told}]}}'.encode()
+        return self._envelope((self._gathered[index].to_json(index) for index in range(choices)), usage)
 
-    def opening(self, choices: int) -> Iterable[Event]:
-        for choice in range(choices):
-            delta = {"role": "assistant", "content": ""}
-            yield self._chunk({"index": choice, "delta": delta, "finish_reason": None}) | self._usage
+    def opening(self, choices: int) -> bytes:
+        delta = {"role": "assistant", "content": ""}
+        return b"".join(
+            self._chunk({"index": choice, "delta": delta, "finish_reason": None}) for choice in range(choices)
+        )
 
-    def events(self, delta: Delta) -> Iterable[Event]:
+    def events(self, delta: Delta) -> bytes:
         said: dict[str, Any] = {"content": delta.text} if delta.text else {}
         if delta.thought:
             said["reasoning_content"] = delta.thought
@@ -164,23 +158,7 @@ class ChatWriter(Writer):
         choice = {"index": delta.choice, "delta": said, "finish_reason": delta.finish}
         if delta.logprobs:
             choice["logprobs"] = {"content": list(map(logprob, delta.logprobs))}
-        yield self._chunk(choice) | self._usage
-
-    def closing(self, usage: Usage) -> Iterable[Event]:
-        if self._usage:
-            yield self._chunk() | {"usage": usage.model_dump()}
-
-    def _chunk(self, *choices: dict[str, Any]) -> dict[str, Any]:
-        return self._head("chat.completion.chunk") | {"choices": list(choices)}
-
-    def _head(self, kind: str) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": FINGERPRINT,
-        }
+        return self._chunk(choice)
 
     def _call(self, delta: Delta) -> ToolCall:
         assert delta.call is not None

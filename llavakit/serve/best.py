@@ -68,15 +68,15 @@ class BestAnswer:
         """Tokens of all choices; the judge's are not counted."""
         return self._answer.usage
 
-    async def __aiter__(self) -> AsyncIterator[Delta]:
+    async def __aiter__(self) -> AsyncIterator[list[Delta]]:
         said: list[list[Delta]] = [[] for _ in range(self._answer.num_choices)]
-        async for delta in self._answer:
-            said[delta.choice].append(delta)
+        async for deltas in self._answer:
+            for delta in deltas:
+                said[delta.choice].append(delta)
         async with self._within():
             best = await self._choose(["".join(delta.text for delta in deltas) for deltas in said])
         self.notes["judged"] = best is not None
-        for delta in said[best or 0]:
-            yield replace(delta, choice=0)
+        yield [replace(delta, choice=0) for delta in said[best or 0]]
 
     def close(self) -> bool:
         """As `Answer.close`."""

@@ -14,7 +14,7 @@ T = TypeVar("T")
 PARSED = 2  # bytes of memory for one of a body that is read: itself, and the strings made of it
 
 
-async def read_json(request: Request, settings: ServeConfig, share: MemoryShare) -> bytes:
+async def read_json(request: Request, settings: ServeConfig, share: MemoryShare) -> bytearray:
     """The body's bytes, said to be JSON. Stops where they get too many or too slow; ClientGone if broken off.
 
     What they take is held as "body" of `share`.
@@ -36,7 +36,7 @@ async def read_json(request: Request, settings: ServeConfig, share: MemoryShare)
             async with asyncio.timeout_at(deadline + len(body) / settings.min_upload_rate):
                 chunk = await anext(stream, None)
             if chunk is None:
-                return bytes(body)
+                return body
             body += chunk
             if len(body) > limit:
                 raise too_large

@@ -69,12 +69,23 @@ class Choice:
     """Reads tokens in the worker's thread. Joined, its texts are what `Chat.batch` gives: without blanks around."""
 
     def __init__(
-        self, index: int, spelling: Spelling, stops: Sequence[str], calling: Calling, *, trim: bool = True
+        self,
+        index: int,
+        spelling: Spelling,
+        stops: Sequence[str],
+        calling: Calling,
+        *,
+        trim: bool = True,
+        live: bool = True,
     ) -> None:
-        """Without `trim` the blanks stay."""
+        """Without `trim` the blanks stay. If it is not `live`, nobody takes anything before its last event."""
         self.index, self.calling, self._trim = index, calling, trim
         self.num_tokens = 0
         self._spelling, self._reply = spelling, Reply(spelling.tokenizer, stops)
+        # Making text of a token costs about as much as computing it with a small model, and while the worker's
+        # thread does it the other cores wait: where nothing in the text can end the answer, that is for later.
+        self._reads = live or bool(stops) or (bool(calling.free) and calling.only_first)
+        self._unread: list[int] = []
         self._reader = CallReader(calling.free, only_first=calling.only_first)
         self._fresh: list[str | Call] = []  # read, and not taken yet
         self._whole = ""  # a forced call is read when it is complete
@@ -84,13 +95,16 @@ class Choice:
     def ends(self, token: int) -> bool:
         """Take a token; whether the answer is at its end with it. Comes before the event that tells of it."""
         self.num_tokens += 1
+        if not self._reads:
+            self._unread.append(token)
+            return False
         self._read(self._reply.add(token))
         return self._reply.ended or self._reader.done
 
     def take(self, event: Event) -> list[Delta]:
         """What an event of this choice adds. One that ends it has to be `stop` or `length`."""
         if event.finish is not None:
-            self._read(self._reply.finish())
+            self._read(self._reply.extend(self._unread) + self._reply.finish())
             self._fresh += self._forced() if self.calling.forced else self._reader.finish()
         logprobs = self._chosen(event)
         deltas = []

@@ -9,13 +9,12 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample
-from llavakit.serve.answers import FINGERPRINT
 from llavakit.serve.choice import Chosen, Delta, FinishReason
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fields import Asked, Generated, TokenId, Unset, check_counts, only
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.usage import Usage
-from llavakit.serve.writer import Event, Writer, to_json
+from llavakit.serve.writer import FINGERPRINT, CompletionsWriter, to_json
 from llavakit.text.tokenizer import Tokenizer
 
 LENGTH = 16  # tokens of an answer if nobody says, as OpenAI has it
@@ -136,14 +135,13 @@ class _Gathered:
     finish: FinishReason | None = None
 
 
-class CompletionWriter(Writer):
+class CompletionWriter(CompletionsWriter):
     """Text completions, whole or in chunks."""
 
-    prefix = "cmpl"
+    prefix, kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, number: str, model: str, request: CompletionRequest) -> None:
-        super().__init__(number, model)
-        self._with_usage = request.with_usage
+        super().__init__(number, model, with_usage=request.with_usage)
         self._gathered: defaultdict[int, _Gathered] = defaultdict(_Gathered)
         self._offsets: dict[int, int] = {}  # letters of tokens so far, of each choice
 
@@ -157,25 +155,15 @@ class CompletionWriter(Writer):
         told = []
         for index in range(choices):
             found = self._gathered[index]
-            told.append(self._choice(index, "".join(found.text), tuple(found.tokens), found.finish))
-        return to_json(self._head() | {"choices": told, "usage": usage.model_dump()}).encode()
+            choice = self._choice(index, "".join(found.text), tuple(found.tokens), found.finish)
+            told.append(to_json(choice))
+        return self._envelope(told, usage)
 
-    def opening(self, choices: int) -> Iterable[Event]:
-        return ()
+    def opening(self, choices: int) -> bytes:
+        return b""
 
-    def events(self, delta: Delta) -> Iterable[Event]:
-        choice = self._choice(delta.choice, delta.text, delta.logprobs, delta.finish)
-        yield self._head() | {"choices": [choice]} | ({"usage": None} if self._with_usage else {})
-
-    def closing(self, usage: Usage) -> Iterable[Event]:
-        if self._with_usage:
-            yield self._head() | {"choices": [], "usage": usage.model_dump()}
-
-    def _head(self) -> Event:
-        return {
-            "id": self.id, "object": "text_completion", "created": self.created, "model": self.model,
-            "system_fingerprint": FINGERPRINT,
-        }  # fmt: skip
+    def events(self, delta: Delta) -> bytes:
+        return self._chunk(self._choice(delta.choice, delta.text, delta.logprobs, delta.finish))
 
     def _choice(
         self, index: int, text: str, tokens: tuple[Chosen, ...], finish: FinishReason | None

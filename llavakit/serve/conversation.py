@@ -36,9 +36,9 @@ from llavakit.vision.kinds import Sort
 
 @dataclass(frozen=True)
 class MediaUrl:
-    """A picture or video that a message refers to; `param` says where."""
+    """A picture or video that a message refers to; `param` says where. A long data URL stays in the body."""
 
-    url: str
+    url: str | memoryview
     sort: Sort
     param: str
 
@@ -84,14 +84,15 @@ def media_urls(request: ChatRequest) -> list[MediaUrl]:
         for place, part in enumerate(message.content or ()):
             where = f"messages[{number}].content[{place}]"
             if isinstance(part, ImagePart):
-                found.append(_medium(part.image_url, "image", f"{where}.image_url"))
+                found.append(_medium(request, part.image_url, "image", f"{where}.image_url"))
             elif isinstance(part, VideoPart):
-                found.append(_medium(part.video_url, "video", f"{where}.video_url"))
+                found.append(_medium(request, part.video_url, "video", f"{where}.video_url"))
     return found
 
 
-def _medium(url: str | MediaLink, sort: Sort, param: str) -> MediaUrl:
-    return MediaUrl(url, sort, param) if isinstance(url, str) else MediaUrl(url.url, sort, f"{param}.url")
+def _medium(request: ChatRequest, link: str | MediaLink, sort: Sort, param: str) -> MediaUrl:
+    url, param = (link, param) if isinstance(link, str) else (link.url, f"{param}.url")
+    return MediaUrl(request.lifted.get(url, url), sort, param)
 
 
 def texts(request: ChatRequest) -> Iterator[str]:

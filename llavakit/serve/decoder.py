@@ -12,14 +12,14 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from llavakit.core.errors import UserError
 from llavakit.vision.frames import VideoInfo
-from llavakit.vision.image import cut_tiles, image_size, load_image
+from llavakit.vision.image import cut_tiles, image_size, load_image, redraw
 from llavakit.vision.kinds import Sort
 from llavakit.vision.layout import Plan, Size
 from llavakit.vision.video import map_frames, probe_video
@@ -31,9 +31,13 @@ DONE, REFUSED = b"+", b"-"
 
 @dataclass(frozen=True)
 class Task:
-    """Measure a picture or a video (no `plan`), or cut the tiles of its plan. `info`, `frames`: for a video."""
+    """Measure a picture or a video, redraw a picture as a PNG, or cut the tiles of a plan.
+
+    `info`, `frames`: for a video's.
+    """
 
     sort: Sort
+    do: Literal["measure", "redraw", "cut"]
     plan: Plan | None = None
     bits: int | None = None
     info: VideoInfo | None = None
@@ -44,9 +48,12 @@ TASK, MEASURED = TypeAdapter(Task), TypeAdapter[Size | VideoInfo](Size | VideoIn
 
 
 def carry_out(task: Task, data: bytes) -> bytes:
-    """JSON of what was measured, or the tiles' bytes, uint8[N, H, W, 3]."""
-    if task.plan is None:
+    """JSON of what was measured, a PNG, or the tiles' bytes, uint8[N, H, W, 3]."""
+    if task.do == "measure":
         return MEASURED.dump_json(image_size(data) if task.sort == "image" else probe_video(data))
+    if task.do == "redraw":
+        return redraw(data)
+    assert task.plan is not None
     plan = task.plan
     if task.info is None:
         return cut_tiles(load_image(data, bits=task.bits), plan).tobytes()

@@ -18,6 +18,7 @@ from queue import Empty, LifoQueue
 from threading import Event
 
 import numpy as np
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from llavakit.core.errors import DataError
 from llavakit.data.media import Clip, Measured, Media
 from llavakit.serve.decoder import DONE, MEASURED, TASK, Task, write_message
 from llavakit.serve.errors import invalid_media
+from llavakit.vision.image import Source, redraw
 from llavakit.vision.kinds import Sort
 
 ROOT = Path(__file__).parents[2]
@@ -100,14 +102,23 @@ class Job:
 
     def measure(self, sort: Sort, data: bytes) -> Measured:
         """A picture's size, or what is in a video."""
-        return MEASURED.validate_json(self.decoders.run(Task(sort), data, self.stop))
+        return MEASURED.validate_json(self.decoders.run(Task(sort, "measure"), data, self.stop))
+
+    def redraw(self, source: Source) -> bytes:
+        """As vision/image.py; what was decoded here already (a tool's drawing) is drawn here."""
+        if isinstance(source, PIL.Image.Image):
+            return redraw(source)
+        data = source.read_bytes() if isinstance(source, Path) else source
+        return self.decoders.run(Task("image", "redraw"), data, self.stop)
 
     def cut(self, media: Media) -> Tensor:
-        """uint8[N, H, W, 3]: the tiles of media whose source is bytes."""
-        clip, task = media.source, Task("image", media.plan, media.depth)
+        """uint8[N, H, W, 3]: the tiles of media whose source is bytes, or a file of ours."""
+        clip, task = media.source, Task("image", "cut", media.plan, media.depth)
         if isinstance(clip, Clip):
-            task = Task("video", media.plan, media.depth, clip.info, clip.frames)
+            task = Task("video", "cut", media.plan, media.depth, clip.info, clip.frames)
         data = clip.source if isinstance(clip, Clip) else clip
+        if isinstance(data, Path):
+            data = data.read_bytes()
         assert isinstance(data, bytes)
         width, height = media.plan.tile
         pixels = np.frombuffer(bytearray(self.decoders.run(task, data, self.stop)), np.uint8)

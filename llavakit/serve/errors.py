@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from llavakit.core.errors import DataError, UserError
+from llavakit.engine.request import ContextError
 
 TYPES = {
     HTTPStatus.UNAUTHORIZED: "authentication_error",
@@ -52,3 +53,12 @@ class ApiError(UserError):
 def invalid_media(param: str, error: DataError) -> ApiError:
     """A picture or video that cannot be had or read; `param` says which of the request's."""
     return ApiError(f"{param}: {error}", param=param, code="invalid_media")
+
+
+def too_long(error: ContextError, param: str) -> ApiError:
+    """A prompt beyond the context, in OpenAI's words, which clients look for."""
+    return ApiError(
+        f"This model's maximum context length is {error.context} tokens. However, your {param} resulted in "
+        f"{error.length} tokens. Please reduce the length of the {param}.",
+        param=param, code="context_length_exceeded",
+    )  # fmt: skip

@@ -18,7 +18,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from llavakit.core.errors import DataError
 from llavakit.data.media import Clip, Measured, Media
 from llavakit.serve.budget import MemoryShare
-from llavakit.serve.fetch import Fetched, Fetcher
+from llavakit.serve.fetch import Address, Fetched, Fetcher, is_elsewhere
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.data_url import decode_data_url
 from llavakit.vision.frames import VideoInfo
@@ -74,11 +74,11 @@ class MediaReader:
     settings: ServeConfig
     fetcher: Fetcher
 
-    def read(self, url: str, sort: Sort, budget: Budget, measure: Measure) -> Received:
+    def read(self, url: str | memoryview, sort: Sort, budget: Budget, measure: Measure) -> Received:
         """What is behind a URL of any allowed kind. Raises DataError, one line."""
         limit = self.settings.max_image_bytes if sort == "image" else self.settings.max_video_bytes
-        scheme = url[:16].partition(":")[0].lower()
-        if scheme == "data":
+        scheme = scheme_of(url)
+        if isinstance(url, memoryview) or scheme == "data":
             kind, data = decode_data_url(url, limit)
             found = Fetched(data, kind)
             budget.take(len(data))
@@ -145,6 +145,23 @@ def _read_file(root: Path, parts: Sequence[str], limit: int) -> bytes:
     if len(data) > limit:
         raise DataError(f"larger than {limit} bytes")
     return data
+
+
+def scheme_of(url: str | memoryview) -> str:
+    """`http`, say. What was taken out of a body is a data URL."""
+    return url[:16].partition(":")[0].lower() if isinstance(url, str) else "data"
+
+
+def default_fetcher(settings: ServeConfig) -> Fetcher:
+    """What the settings say about the web."""
+    schemes = ("https", "http") if settings.allow_http else ("https",)
+
+    def allowed(address: Address) -> bool:
+        return is_elsewhere(address) and not any(address in network for network in settings.refuse_networks)
+
+    return Fetcher(
+        settings.fetch_seconds, settings.max_redirects, schemes, allowed=allowed, ports=settings.fetch_ports
+    )
 
 
 def num_pixels(media: Media, measured: Measured) -> int:

@@ -1,6 +1,7 @@
 """A body as a request. What is wrong with it costs no more than what is right: the first fault is the one told."""
 
 import re
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -9,15 +10,28 @@ from pydantic_core import from_json
 from llavakit.core.errors import nearest
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fields import Asked
+from llavakit.serve.settings import ServeConfig
 
 # One for each value of a JSON text, or nearly: values are behind a comma or the first of their list or object. The
 # second branch takes strings whole, so that what stands in them is not counted.
 VALUE = re.compile(rb'[,\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 R = TypeVar("R", bound=Asked)
+Body = bytes | bytearray
 LONGEST_NAME = 64  # letters of a field that are said again
 
 
-def parse(body: bytes, max_values: int, kind: type[R]) -> R:
+def reader(kind: type[R], check: Callable[[R, ServeConfig], None]) -> Callable[[Body, ServeConfig], R]:
+    """What reads bodies of a kind and checks them."""
+
+    def read(body: Body, settings: ServeConfig) -> R:
+        request = parse(body, settings.max_json_values, kind)
+        check(request, settings)
+        return request
+
+    return read
+
+
+def parse(body: Body, max_values: int, kind: type[R]) -> R:
     """The request in `body`; anything else is an ApiError that names the field.
 
     A JSON text of more than `max_values` values is refused unread: millions of empty objects are a few megabytes.
@@ -41,7 +55,7 @@ def parse(body: bytes, max_values: int, kind: type[R]) -> R:
     raise ApiError(f"{param}: {what}" if param else what, param=param, code=first["type"])
 
 
-def _has_more_values(body: bytes, limit: int) -> bool:
+def _has_more_values(body: Body, limit: int) -> bool:
     """Stops where there are more; text and pictures are full of commas, which are not counted."""
     if sum(map(body.count, (b",", b"[", b"{"))) <= limit:
         return False

@@ -1,6 +1,6 @@
 """An answer in the form of OpenAI's Responses: a list of items, whole or told as it grows."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,7 +10,7 @@ from llavakit.serve.choice import Delta, FinishReason
 from llavakit.serve.errors import ApiError
 from llavakit.serve.responses import ResponsesRequest
 from llavakit.serve.usage import Usage
-from llavakit.serve.writer import Event, Writer, to_json
+from llavakit.serve.writer import Event, Writer, server_sent, to_json
 from llavakit.text.calls import Call
 
 
@@ -32,7 +32,6 @@ class ResponseWriter(Writer):
     """Grows the items of one answer; whoever streams hears of every change."""
 
     prefix = "resp"
-    last = b""
 
     def __init__(self, number: str, model: str, request: ResponsesRequest) -> None:
         super().__init__(number, model)
@@ -50,23 +49,20 @@ class ResponseWriter(Writer):
     def whole(self, choices: int, usage: Usage) -> bytes:
         return to_json(self._response(usage)).encode()
 
-    def opening(self, choices: int) -> Iterable[Event]:
-        for kind in ("response.created", "response.in_progress"):
-            yield self._event(kind, response=self._state("in_progress"))
+    def opening(self, choices: int) -> bytes:
+        kinds = ("response.created", "response.in_progress")
+        return _named(self._event(kind, response=self._state("in_progress")) for kind in kinds)
 
-    def events(self, delta: Delta) -> Iterable[Event]:
-        return self._take(delta)
+    def events(self, delta: Delta) -> bytes:
+        return _named(self._take(delta))
 
-    def closing(self, usage: Usage) -> Iterable[Event]:
+    def closing(self, usage: Usage) -> bytes:
         response = self._response(usage)
-        yield self._event(f"response.{response['status']}", response=response)
+        return _named([self._event(f"response.{response['status']}", response=response)])
 
-    def failure(self, error: ApiError) -> Event:
+    def failure(self, error: ApiError) -> bytes:
         said = {"code": error.code or "server_error", "message": str(error)}
-        return self._event("response.failed", response=self._state("failed") | {"error": said})
-
-    def encode(self, event: Mapping[str, Any]) -> bytes:
-        return f"event: {event['type']}\n".encode() + super().encode(event)
+        return _named([self._event("response.failed", response=self._state("failed") | {"error": said})])
 
     def _take(self, delta: Delta) -> Iterator[Event]:
         if delta.text:
@@ -180,3 +176,8 @@ class ResponseWriter(Writer):
             "usage": None,
             "metadata": said.get("metadata", {}),
         }
+
+
+def _named(events: Iterable[Event]) -> bytes:
+    """Events as they are sent, each with its name in front."""
+    return b"".join(f"event: {event['type']}\n".encode() + server_sent(event) for event in events)

@@ -1,7 +1,7 @@
 """The routes. Each is a few lines; the work is the service's."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -16,17 +16,18 @@ from llavakit.serve.body import read_json, unless_gone
 from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
 from llavakit.serve.completions import CompletionRequest, CompletionWriter, check_completion, completion_texts
-from llavakit.serve.conversation import check_bounds, texts
+from llavakit.serve.conversation import texts
 from llavakit.serve.embeddings import EmbeddingList, EmbeddingRequest, check_embedding
 from llavakit.serve.errors import ApiError, ClientGone
 from llavakit.serve.fields import Drawn
 from llavakit.serve.gate import GONE, Visit
+from llavakit.serve.lifting import read_chat
 from llavakit.serve.metrics import CONTENT_TYPE, Metrics
+from llavakit.serve.parse import Body, reader
 from llavakit.serve.places import Places
 from llavakit.serve.pooling import PoolingList, PoolingRequest, check_pooling
 from llavakit.serve.response_writer import ResponseWriter
 from llavakit.serve.responses import ResponsesRequest, check_responses, responses_texts
-from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.writer import Writer
@@ -39,8 +40,7 @@ N = TypeVar("N", bound=BaseModel)
 class Door(Generic[R]):
     """One way of asking for an answer: how a request is read and begun, and how it is answered."""
 
-    kind: type[R]
-    check: Callable[[R, ServeConfig], None]
+    read: Callable[[Body, ServeConfig], R]
     texts: Callable[[R], Iterable[str]]
     start: Callable[[R, MemoryShare, bytes], Awaitable[AnyAnswer]]
     writer: Callable[[str, str, R], Writer]
@@ -51,12 +51,12 @@ class Routes:
 
     def __init__(self, service: Service, metrics: Metrics, places: Places) -> None:
         self.service, self.metrics, self.places, self.settings = service, metrics, places, service.settings
-        self._chat_door = Door(ChatRequest, check_bounds, texts, service.start, ChatWriter)
+        self._chat_door = Door(read_chat, texts, service.start, ChatWriter)
         self._responses_door = Door(
-            ResponsesRequest, check_responses, responses_texts, service.respond, ResponseWriter
+            reader(ResponsesRequest, check_responses), responses_texts, service.respond, ResponseWriter
         )
         self._completions_door = Door(
-            CompletionRequest, check_completion, completion_texts, service.complete, CompletionWriter
+            reader(CompletionRequest, check_completion), completion_texts, service.complete, CompletionWriter
         )
 
     async def chat(self, request: Request) -> Response:
@@ -74,8 +74,8 @@ class Routes:
     async def embeddings(self, request: Request) -> Response:
         """The mean of the last hidden states of texts."""
 
-        async def work(body: bytes, share: MemoryShare) -> tuple[EmbeddingList, int]:
-            asked = await self.service.parse(body, EmbeddingRequest, check_embedding)
+        async def work(body: Body, share: MemoryShare) -> tuple[EmbeddingList, int]:
+            asked = await self.service.parse(body, reader(EmbeddingRequest, check_embedding))
             self.service.check_answers()
             found = await self.service.embed(asked)
             return found, found.usage.prompt_tokens
@@ -86,15 +86,15 @@ class Routes:
         """What a reward model makes of the last answer of a conversation."""
         visit: Visit = request.state.visit
 
-        async def work(body: bytes, share: MemoryShare) -> tuple[PoolingList, int]:
-            asked = await self.service.parse(body, PoolingRequest, check_pooling)
+        async def work(body: Body, share: MemoryShare) -> tuple[PoolingList, int]:
+            asked = await self.service.parse(body, reader(PoolingRequest, check_pooling))
             found = await self.service.pool(asked, share, visit.number)
             return found, found.usage.prompt_tokens
 
         return await self._number(request, work)
 
     async def _number(
-        self, request: Request, work: Callable[[bytes, MemoryShare], Coroutine[Any, Any, tuple[N, int]]]
+        self, request: Request, work: Callable[[Body, MemoryShare], Coroutine[Any, Any, tuple[N, int]]]
     ) -> Response:
         """What `work` makes of a body in one piece; it also tells how many tokens that took."""
         visit: Visit = request.state.visit
@@ -116,11 +116,10 @@ class Routes:
             self.places.check()
             share = visit.exits.enter_context(closing(MemoryShare(self.service.memory)))
             # The body is nobody's but `_start`'s: it is let go when it is parsed, however long the answer takes.
-            asked, answer = await unless_gone(
+            answer, writer, stream = await unless_gone(
                 request, self._start(await read_json(request, self.settings, share), visit, share, door)
             )
-            writer = door.writer(visit.number, self.settings.model_name, asked)
-            if asked.stream:
+            if stream:
                 events = self._events(answer, writer, visit)
                 return StreamingResponse(
                     events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"}
@@ -160,10 +159,11 @@ class Routes:
         )
 
     async def _start(
-        self, body: bytes, visit: Visit, share: MemoryShare, door: Door[R]
-    ) -> tuple[R, AnyAnswer]:
+        self, body: Body, visit: Visit, share: MemoryShare, door: Door[R]
+    ) -> tuple[AnyAnswer, Writer, bool]:
+        """The answer, who writes it, and whether it is a stream. The request, with its pictures, is let go."""
         visit.exits.enter_context(self.places.take())
-        asked = await self.service.parse(body, door.kind, door.check)
+        asked = await self.service.parse(body, door.read)
         self.service.check_answers()
         size = len(body)
         del body
@@ -174,12 +174,13 @@ class Routes:
         answer = await door.start(asked, share, visit.owner)
         share.hold("body", 0)
         visit.exits.callback(self._end, answer, visit)
-        return asked, answer
+        return answer, door.writer(visit.number, self.settings.model_name, asked), bool(asked.stream)
 
     async def _whole(self, answer: AnyAnswer, writer: Writer, visit: Visit) -> Response:
-        async for delta in answer:
-            self._heed(delta, visit)
-            writer.gather(delta)
+        async for deltas in answer:
+            self._heed(deltas, visit)
+            for delta in deltas:
+                writer.gather(delta)
         # Beside the loop: with log-probabilities it may be a hundred megabytes.
         body = await asyncio.to_thread(writer.whole, answer.num_choices, answer.usage)
         return Response(body, media_type="application/json")
@@ -187,27 +188,24 @@ class Routes:
     async def _events(self, answer: AnyAnswer, writer: Writer, visit: Visit) -> AsyncIterator[bytes]:
         """The answer as server-sent events; an error on the way is the last of them."""
         try:
-            for event in writer.opening(answer.num_choices):
-                yield writer.encode(event)
-            async for delta in answer:
-                self._heed(delta, visit)
-                for event in writer.events(delta):
-                    yield writer.encode(event)
-            for event in writer.closing(answer.usage):
-                yield writer.encode(event)
-            yield writer.last
+            yield writer.opening(answer.num_choices)
+            async for deltas in answer:
+                self._heed(deltas, visit)
+                yield b"".join(map(writer.events, deltas))
+            yield writer.closing(answer.usage)
         except ApiError as error:
             visit.notes["error"] = error.code
-            yield writer.encode(writer.failure(error))
+            yield writer.failure(error)
 
-    def _heed(self, delta: Delta, visit: Visit) -> None:
-        if (delta.text or delta.call) and "first_text_seconds" not in visit.notes:
+    def _heed(self, deltas: Sequence[Delta], visit: Visit) -> None:
+        if "first_text_seconds" not in visit.notes:
             visit.notes["first_text_seconds"] = round(visit.seconds, 4)
             self.metrics.first_token.observe(visit.seconds)
-        if delta.finish is not None:
-            visit.notes.setdefault("finish", []).append(delta.finish)
-        if self.settings.log_content:
-            visit.notes["answer"] = visit.notes.get("answer", "") + delta.text
+        for delta in deltas:
+            if delta.finish is not None:
+                visit.notes.setdefault("finish", []).append(delta.finish)
+            if self.settings.log_content:
+                visit.notes["answer"] = visit.notes.get("answer", "") + delta.text
 
     def _end(self, answer: AnyAnswer, visit: Visit) -> None:
         usage = answer.usage

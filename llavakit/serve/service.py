@@ -23,7 +23,7 @@ from llavakit.engine.grammar import SchemaError
 from llavakit.engine.request import ContextError, Request
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.worker import Worker
-from llavakit.serve.agent import AgentAnswer, AnyAnswer, Toolbox
+from llavakit.serve.agent import AgentAnswer, AnyAnswer, Shown, Toolbox
 from llavakit.serve.best import BestAnswer, BestOf
 from llavakit.serve.bridge import Bridge
 from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
@@ -49,11 +49,18 @@ from llavakit.serve.embeddings import (
     entry,
     text_sample,
 )
-from llavakit.serve.errors import ApiError, invalid_media
-from llavakit.serve.fetch import Address, Fetcher, is_elsewhere
+from llavakit.serve.errors import ApiError, invalid_media, too_long
+from llavakit.serve.fetch import Fetcher
 from llavakit.serve.fields import Asked
-from llavakit.serve.media import Budget, MediaReader, Received, num_pixels
-from llavakit.serve.parse import parse
+from llavakit.serve.media import (
+    Budget,
+    MediaReader,
+    Received,
+    default_fetcher,
+    num_pixels,
+    scheme_of,
+)
+from llavakit.serve.parse import Body
 from llavakit.serve.pooling import (
     PoolingEntry,
     PoolingList,
@@ -133,15 +140,9 @@ class Service:
         if self._own_decoders:
             self._decoders.close()
 
-    async def parse(self, body: bytes, kind: type[R], check: Callable[[R, ServeConfig], None]) -> R:
+    async def parse(self, body: Body, read: Callable[[Body, ServeConfig], R]) -> R:
         """The request in a body, checked against this server's bounds."""
-
-        def read() -> R:
-            request = parse(body, self.settings.max_json_values, kind)
-            check(request, self.settings)
-            return request
-
-        return await _run(self._preparing, read)
+        return await _run(self._preparing, read, body, self.settings)
 
     async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> AnyAnswer:
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
@@ -160,16 +161,18 @@ class Service:
                 media = await self._gather(media_urls(request), job, share)
                 # Text never waits behind somebody's pictures.
                 pool = self._decoding if media else self._preparing
-                prepared = await _run(pool, self._prepare, request, media, share, owner, job)
+                prepared, talk = await _run(pool, self._prepare, request, media, share, owner, job)
             whole = True
         finally:
             if not whole:
                 job.stop.set()
-        choices = self._choices([prepared], (*self._stops, *request.stops), calling(request))
-        answer = self._answer([prepared], choices, deadline, _shaping(request))
+        # Of several answers the best is known at their end. Log-probabilities are many: they are told as they come.
+        live = bool(request.logprobs or request.stream) and self.best_of is None
+        stops = (*self._stops, *request.stops)
+        choices = self._choices([prepared], stops, calling(request), live=live)
+        answer = self._answer([prepared], choices, deadline, _shaping(request), live=live)
         if self.best_of is None:
             return answer
-        talk = self._talk(request, media)
         choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)
         return BestAnswer(answer, choose, partial(self.within, deadline))
 
@@ -177,13 +180,14 @@ class Service:
         self, request: ChatRequest, toolbox: Toolbox, share: MemoryShare, owner: bytes, deadline: float
     ) -> AgentAnswer:
         toolbox.check(request)
+        job = Job(self._decoders, Flag())
         async with self.within(deadline):
-            media = await self._gather(media_urls(request), Job(self._decoders, Flag()), share)
+            media = await self._gather(media_urls(request), job, share)
         share.hold("decoding", sum(decoding_bytes(each.measured) for each in media))
-        model = WorkerResponder(self.engine, self.worker, self.encoder, salt=owner)
+        model = WorkerResponder(self.engine, self.worker, self.encoder, salt=owner, plan=Shown(job, share))
         talk, how = self._talk(request, media), sampling(request, self.settings)
         within = partial(self.within, deadline)
-        return AgentAnswer(toolbox, model, talk, how, self.encoder.template.system, within)
+        return AgentAnswer(toolbox, model, talk, how, self.encoder.template.system, job, within)
 
     async def respond(self, request: ResponsesRequest, share: MemoryShare, owner: bytes = b"") -> AnyAnswer:
         """As `start`, for the same conversation in other words."""
@@ -195,8 +199,9 @@ class Service:
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         async with self.within(deadline):
             prepared = await _run(self._preparing, self._prepare_prompts, request, share, owner)
-        choices = self._choices(prepared, request.stops, Calling(), trim=False)
-        return self._answer(prepared, choices, deadline, "prompt")
+        live = bool(request.stream) or request.logprobs is not None
+        choices = self._choices(prepared, request.stops, Calling(), trim=False, live=live)
+        return self._answer(prepared, choices, deadline, "prompt", live=live)
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingList:
         """The mean of the last hidden states of each text."""
@@ -238,12 +243,20 @@ class Service:
         )
 
     def _answer(
-        self, prepared: Sequence[Request], choices: Sequence[Choice], deadline: float, shaping: str
+        self,
+        prepared: Sequence[Request],
+        choices: Sequence[Choice],
+        deadline: float,
+        shaping: str,
+        *,
+        live: bool,
     ) -> Answer:
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
-        within = partial(self.within, deadline)
-        return Answer(self.worker, self._bridge, prepared, choices, shaping, within)
+        return Answer(
+            self.worker, self._bridge, prepared, choices, shaping,
+            live=live, deadline=deadline, late=self._late,
+        )  # fmt: skip
 
     @asynccontextmanager
     async def within(self, deadline: float) -> AsyncIterator[None]:
@@ -252,17 +265,26 @@ class Service:
             async with asyncio.timeout_at(deadline):
                 yield
         except TimeoutError:
-            raise ApiError(
-                f"not answered within {self.settings.request_seconds:g} s; ask for less, or later",
-                status=504, code="timeout",
-            ) from None  # fmt: skip
+            raise self._late() from None
+
+    def _late(self) -> ApiError:
+        return ApiError(
+            f"not answered within {self.settings.request_seconds:g} s; ask for less, or later",
+            status=504, code="timeout",
+        )  # fmt: skip
 
     def _choices(
-        self, prepared: Sequence[Request], stops: Sequence[str], how: Calling, *, trim: bool = True
+        self,
+        prepared: Sequence[Request],
+        stops: Sequence[str],
+        how: Calling,
+        *,
+        trim: bool = True,
+        live: bool,
     ) -> list[Choice]:
         """Readers of all choices of an answer: those of each request behind those of the one before."""
         count = sum(request.sampling.n for request in prepared)
-        return [Choice(index, self._spelling, stops, how, trim=trim) for index in range(count)]
+        return [Choice(index, self._spelling, stops, how, trim=trim, live=live) for index in range(count)]
 
     async def _gather(self, media: Sequence[MediaUrl], job: Job, share: MemoryShare) -> list[Received]:
         """All media, a few at a time; when one cannot be had the others are not waited for."""
@@ -270,7 +292,7 @@ class Service:
 
         async def read(medium: MediaUrl) -> Received:
             # What is not off the web never waits behind somebody's slow web server.
-            pool = self._fetching if medium.url[:4].lower() == "http" else self._decoding
+            pool = self._fetching if scheme_of(medium.url) in ("http", "https") else self._decoding
             async with turns:
                 return await _run(pool, self._read, medium, budget, job)
 
@@ -294,7 +316,8 @@ class Service:
         share: MemoryShare,
         owner: bytes,
         job: Job,
-    ) -> Request:
+    ) -> tuple[Request, Conversation]:
+        """The request for the engine, and the conversation that it is made of."""
         talk = self._talk(request, media)
         how = sampling(request, self.settings)
         if self.best_of is not None:
@@ -310,9 +333,9 @@ class Service:
             prepared = self.engine.prepare(sample, how, salt=owner)
             share.hold("decoding", 0)
             share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
-            return prepared
+            return prepared, talk
         except ContextError as error:
-            raise _too_long(error, "messages") from None
+            raise too_long(error, "messages") from None
         except SchemaError as error:
             raise ApiError(str(error), param=_shaping(request), code="invalid_schema") from None
         except (DataError, ConfigError) as error:
@@ -340,7 +363,7 @@ class Service:
             # One conversation between two steps of the engine.
             (value,) = self.worker.run(partial(self.engine.rewards, batch)).tolist()
         except ContextError as error:
-            raise _too_long(error, "messages") from None
+            raise too_long(error, "messages") from None
         except DataError as error:
             raise ApiError(str(error), param="messages") from None
         return value, sample.num_inputs
@@ -378,7 +401,7 @@ class Service:
                 own = how.model_copy(update={"seed": how.seed + number * how.n})
                 prepared.append(self.engine.prepare(sample, own, salt=owner))
         except ContextError as error:
-            raise _too_long(error, "prompt") from None
+            raise too_long(error, "prompt") from None
         except DataError as error:
             raise ApiError(str(error), param="prompt") from None
         return prepared
@@ -397,7 +420,7 @@ class Service:
                 (mean_D,) = self.worker.run(partial(self.engine.embed, [sample])).cpu()
                 entries.append(entry(index, mean_D, request))
         except ContextError as error:
-            raise _too_long(error, "input") from None
+            raise too_long(error, "input") from None
         except DataError as error:
             raise ApiError(str(error), param="input") from None
         usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
@@ -415,31 +438,10 @@ class Service:
         return int(self.engine.model.language.config.vocab_size)
 
 
-def _too_long(error: ContextError, param: str) -> ApiError:
-    """In OpenAI's words, which clients look for."""
-    return ApiError(
-        f"This model's maximum context length is {error.context} tokens. However, your {param} resulted in "
-        f"{error.length} tokens. Please reduce the length of the {param}.",
-        param=param, code="context_length_exceeded",
-    )  # fmt: skip
-
-
 def _shaping(request: ChatRequest) -> str:
     """The field that an answer's schema is made of."""
     how = calling(request)
     return "tools" if how.forced or how.held else "response_format"
-
-
-def default_fetcher(settings: ServeConfig) -> Fetcher:
-    """What the settings say about the web."""
-    schemes = ("https", "http") if settings.allow_http else ("https",)
-
-    def allowed(address: Address) -> bool:
-        return is_elsewhere(address) and not any(address in network for network in settings.refuse_networks)
-
-    return Fetcher(
-        settings.fetch_seconds, settings.max_redirects, schemes, allowed=allowed, ports=settings.fetch_ports
-    )
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:

@@ -40,6 +40,7 @@ class Tokenizer:
         self.hf = hf
         self._special_ids = {index for index, token in hf.added_tokens_decoder.items() if token.special}
         self._single_ids: dict[str, int | None] = {}
+        self._settling: dict[int, bool] = {}
 
     def digest(self) -> str:
         """A name for its words and rules."""
@@ -84,6 +85,7 @@ class Tokenizer:
         if new:
             self.hf.add_special_tokens({"additional_special_tokens": new}, replace_extra_special_tokens=False)
             self._special_ids |= {self.hf.get_vocab()[name] for name in new}
+            self._settling.clear()
 
     @property
     def image_token_id(self) -> int:
@@ -147,9 +149,12 @@ class Tokenizer:
         Not so after a raw byte of SentencePiece's fallback, whose neighbours decide what it means, nor after a
         special token, which decoding skips.
         """
-        if token in self._special_ids:
-            return False
-        return re.fullmatch(r"<0x[0-9A-F]{2}>", str(self.hf.convert_ids_to_tokens(token))) is None
+        found = self._settling.get(token)
+        if found is None:  # asked for every token of every answer
+            spelled = str(self.hf.convert_ids_to_tokens(token))
+            found = token not in self._special_ids and re.fullmatch(r"<0x[0-9A-F]{2}>", spelled) is None
+            self._settling[token] = found
+        return found
 
     def tokens(self, ids: list[int]) -> list[str]:
         """The vocabulary's own spelling of each id, for inspection."""

@@ -5,13 +5,13 @@ An id is 80 random bits: who was not given it cannot guess it. There is no index
 """
 
 import base64
-import io
 import json
 import os
 import re
 import secrets
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ import PIL.Image
 
 from llavakit.core.files import write_text
 from llavakit.text.calls import ToolError, ToolUnavailable
-from llavakit.vision.image import Source, load_image
+from llavakit.vision.image import Source, image_size, load_image, redraw
 from llavakit.vision.layout import Size
 
 ID = re.compile(r"[a-z2-7]{16}")
@@ -55,20 +55,26 @@ class Artifacts:
     """A folder of artifacts, for this user's eyes only."""
 
     def __init__(
-        self, folder: Path | None = None, *, seconds: float = DAY, most_bytes: int = 4 * 2**30
+        self,
+        folder: Path | None = None,
+        *,
+        seconds: float = DAY,
+        most_bytes: int = 4 * 2**30,
+        redraw: Callable[[Source], bytes] = redraw,
     ) -> None:
-        """Each lives `seconds`, and together they take `most_bytes`. Without `folder`, a new temporary one."""
+        """Each lives `seconds`, and together they take `most_bytes`. Without `folder`, a new temporary one.
+
+        `redraw` makes a PNG of whatever is brought (a server has it done in another process).
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="llavakit-")) if folder is None else folder
-        self.seconds, self.most_bytes = seconds, most_bytes
+        self.seconds, self.most_bytes, self._redraw = seconds, most_bytes, redraw
         self._swept = 0.0
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def add_image(self, source: Source, *, made_by: str = "", origin: Origin | None = None) -> Artifact:
         """Keep a picture, upright and without its metadata. DataError for what is none."""
-        image = load_image(source)
-        data = io.BytesIO()
-        image.save(data, "PNG", compress_level=1)
-        return self._add("image", data.getvalue(), made_by, image.size, origin)
+        drawn = self._redraw(source)
+        return self._add("image", drawn, made_by, image_size(drawn), origin)
 
     def add_text(self, text: str, *, made_by: str = "") -> Artifact:
         """Keep a text."""

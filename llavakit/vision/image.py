@@ -96,6 +96,13 @@ def load_rgba(source: Source) -> PIL.Image.Image:
     return rgba if turn is None else rgba.transpose(turn)
 
 
+def redraw(source: Source) -> bytes:
+    """A PNG of the picture: upright, RGB, without its metadata."""
+    file = io.BytesIO()
+    load_image(source).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def spare_bits(source: Source) -> depth.SpareBits | None:
     """Of grey that looks too dark, where no header says how many bits it has."""
     with _opened(source) as image:

@@ -89,15 +89,17 @@ def decoders() -> Decoders:
     return Decoders(2, 20)
 
 
-def service(worker=None, *, context: int = CONTEXT, best_of=None, toolbox=None, **settings) -> Service:
-    """A service with the tiny model, which also takes videos, or with a worker in its place."""
+def service(
+    worker=None, *, context: int = CONTEXT, best_of=None, toolbox=None, own=None, **settings
+) -> Service:
+    """A service with the tiny model, which also takes videos, or with a worker in its place; `own` decoders."""
     ck, plain = tiny.checkpoint(), tiny.encoder()
     encoder = Encoder(plain.tokenizer, plain.template, plain.image, VIDEO)
     ck.model.language.config.max_position_embeddings = context
     engine = Engine(ck.model, encoder.tokenizer.stop_ids(encoder.template), tokenizer=encoder.tokenizer)
     config = ServeConfig(**({"model_name": "tiny"} | settings))
     return Service(
-        engine, encoder, config, worker=worker, best_of=best_of, toolbox=toolbox, decoders=decoders()
+        engine, encoder, config, worker=worker, best_of=best_of, toolbox=toolbox, decoders=own or decoders()
     )
 
 

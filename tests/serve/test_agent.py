@@ -1,14 +1,21 @@
 """An agent behind the chat door: the server runs the tools, and the client hears of it."""
 
 import json
+from contextlib import closing
 
 import pytest
+from fastapi.testclient import TestClient
 
 from llavakit.agent.opening import AgentConfig
 from llavakit.serve.agent import Toolbox
+from llavakit.serve.app import create_app
+from llavakit.serve.decoding import Decoders
 from tests import tiny
 from tests.agent.scripted import call
 from tests.serve import live
+from tests.serve.test_decoding import rle_bomb
+from tests.serve.test_media import data_url
+from tests.vision.clips import write_clip
 
 LINES = (f"I cut it. {call('crop', box=[0, 0, 0.5, 0.5])}", "I cropped img_1.")
 
@@ -96,3 +103,36 @@ def test_a_real_tiny_model_answers_through_the_loop(tmp_path):
     with live.client(toolbox=box) as found:
         answer = found.post(live.CHAT, json=question(tmp_path, max_tokens=60, temperature=1, seed=1)).json()
     assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+def test_pictures_are_decoded_in_the_processes_for_that(tmp_path, monkeypatch):
+    def here(*_):
+        raise AssertionError("decoded in the server's process")
+
+    made = live.service(live.ScriptedWorker(*LINES), toolbox=Toolbox(AgentConfig(tools=("crop",))))
+    monkeypatch.setattr("llavakit.vision.image._decoded", here)
+    with TestClient(create_app(made)) as found:
+        answer = found.post(live.CHAT, json=question(tmp_path)).json()
+    assert answer["choices"][0]["message"]["content"] == "I cropped img_1. [call_1]"
+    assert len(made.worker.requests[1].sample.media) == 2
+    assert made.memory.peak > 0 == made.memory.taken
+
+
+def test_a_picture_has_the_time_here_that_pictures_have():
+    slow = {"type": "image_url", "image_url": {"url": data_url(rle_bomb(7000))}}
+    with closing(Decoders(1, 1.0)) as own:
+        made = live.service(live.ScriptedWorker("x"), toolbox=Toolbox(AgentConfig(tools=("crop",))), own=own)
+        with TestClient(create_app(made)) as found:
+            answer = found.post(live.CHAT, json=live.asked([slow, {"type": "text", "text": "?"}]))
+    assert answer.status_code == 400 and "not decoded within 1 s" in answer.json()["error"]["message"]
+    assert made.worker.requests == []
+
+
+def test_a_video_is_refused_not_left_out(agent, tmp_path):
+    client, worker = agent("x")
+    clip = data_url(write_clip(tmp_path / "clip.mp4").read_bytes(), "video/mp4")
+    video = {"type": "video_url", "video_url": {"url": clip}}
+    with client as found:
+        answer = found.post(live.CHAT, json=live.asked([video, {"type": "text", "text": "?"}]))
+    assert answer.status_code == 400 and worker.requests == []
+    assert answer.json()["error"]["param"] == "messages[0].content[0].video_url.url"

@@ -130,7 +130,7 @@ def test_a_process_that_dies_costs_its_picture_only(alone):
 def test_a_closed_pool_does_nothing_more(alone):
     alone.close()
     with pytest.raises(Stopped):
-        alone.run(Task("image"), encoded("png"), threading.Event())
+        alone.run(Task("image", "measure"), encoded("png"), threading.Event())
 
 
 def test_the_pixels_of_a_request_are_counted_before_any_is_decoded(tmp_path):

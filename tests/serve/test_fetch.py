@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from llavakit.core.errors import DataError
 from llavakit.serve import fetch
 from llavakit.serve.fetch import Fetcher, is_elsewhere, is_own, is_public, resolve
-from llavakit.serve.service import default_fetcher
+from llavakit.serve.media import default_fetcher
 from llavakit.serve.settings import ServeConfig
 from tests.serve.web import ANY_PORT, page, redirect, web
 

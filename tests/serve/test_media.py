@@ -17,8 +17,7 @@ from llavakit.data.media import Measured
 from llavakit.serve import media
 from llavakit.serve.budget import MemoryBudget, MemoryShare
 from llavakit.serve.fetch import Fetcher
-from llavakit.serve.media import Budget, MediaReader
-from llavakit.serve.service import default_fetcher
+from llavakit.serve.media import Budget, MediaReader, default_fetcher
 from llavakit.serve.settings import ServeConfig
 from llavakit.vision.image import image_size, load_image
 from llavakit.vision.kinds import KINDS, MAGIC

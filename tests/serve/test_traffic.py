@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from llavakit.cli import main
+from llavakit.engine.decoder import describe_kernels, fuse
 from llavakit.model import checkpoint as checkpoints
 from llavakit.serve.fetch import Fetcher
 from llavakit.serve.listener import listen
@@ -351,6 +352,10 @@ def long_answer(url: str) -> dict:
 
 def test_a_first_signal_lets_answers_end_and_no_new_ones_begin(model):
     with process(model) as (url, running):
+        assert running.stdout.readline() == (
+            "the decoder runs on torch kernels; native ones need bf16 weights on the CPU, and these are "
+            "torch.float32 on cpu\n"
+        )
         body = long_answer(url)
         whole = post(url, body | {"stream": False}).json()["choices"][0]["message"]["content"]
         with httpx2.stream("POST", url + CHAT, json=body, timeout=60) as answer:
@@ -368,8 +373,10 @@ def test_a_first_signal_lets_answers_end_and_no_new_ones_begin(model):
 
 def test_options_of_the_command_and_a_second_signal_that_ends_it_at_once(model, tmp_path):
     picture = tiny.picture(tmp_path / "a.png")
-    options = ("--media-root", str(tmp_path), "--model-name", "other", "max_tokens=1800")
+    options = ("--media-root", str(tmp_path), "--model-name", "other", "--weights", "bf16", "max_tokens=1800")
     with process(model, *options, LLAVAKIT_API_KEY="one two") as (url, running):
+        here = describe_kernels(fuse(tiny.checkpoint().model, "bf16", kernels="auto"))
+        assert running.stdout.readline() == f"{here}\n"
         body = asked(
             [{"type": "image_url", "image_url": {"url": f"file://{picture}"}}], model="other", max_tokens=3
         )

@@ -56,3 +56,24 @@ def test_decoding_only_the_last_tokens_gives_the_whole_text(name, ids, window):
         patch.setattr("llavakit.text.reply.WINDOW", window)
         shown = "".join(reply.add(token) for token in ids) + reply.finish()
     assert shown == TOKENIZERS[name].decode(ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    parts=st.lists(st.lists(st.integers(0, 300), max_size=60), max_size=4),
+    window=st.sampled_from([1, 3, 32]),
+    stops=st.sampled_from([(), ("a", "is")]),
+)
+def test_tokens_at_once_are_those_tokens_one_by_one(name, parts, window, stops):
+    one, many, said = Reply(TOKENIZERS[name], stops), Reply(TOKENIZERS[name], stops), ""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("llavakit.text.reply.WINDOW", window)
+        for part in parts:
+            said += many.extend(part)
+            for token in part:
+                if not one.ended:
+                    one.add(token)
+            assert many.ended == one.ended and one.text.startswith(said)
+    one.finish()
+    assert said + many.finish() == many.text == one.text
