@@ -31,12 +31,14 @@ from llavakit.critic.run import judge_file
 from llavakit.critic.training import write_critic_records
 from llavakit.data.cases import Case
 from llavakit.engine.sampler import Sampling
-from llavakit.eval.vqa import Question, accuracy, answer_questions
+from llavakit.eval.vqa import Question, accuracy, answer_questions, gain
 from llavakit.model.settings import ModelConfig
 from llavakit.recipes import RECIPES
+from llavakit.recipes.demo_rlhf import ended
 from llavakit.recipes.easy_vqa import COLOURS, SHAPES, EasyVqa
 from llavakit.text.conversation import Conversation, Image, user
 from llavakit.train.loop import train
+from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 
@@ -56,8 +58,11 @@ FORM = Format(
 PAIRS, TEST_PICTURES = 800, 40
 ROW, STEPS, RATE = 400, 120, 2e-4  # of the critic: tokens of a row, rows, peak rate
 WEAK_STEPS = 24  # of the policy: the demo's second stage with so many instead of 110
-CANDIDATES, PROMPTS, ASKED_PICTURES = 4, 120, 160
-DPO_RATE, DPO_STEPS = 1e-5, 30
+CANDIDATES, PROMPTS, ASKED_PICTURES = 4, 1000, 160
+# Answers of two or three tokens: with the usual beta of 0.1 the loss pushes on long after they are apart (see
+# docs/preferences.md), and a share of SFT on the chosen ones holds what is said up.
+DPO = {"beta": 1.0, "loss": {"sigmoid": 1.0, "sft": 0.5}}
+DPO_RATE, DPO_STEPS = 2e-5, 60
 
 
 def labelled_pairs(questions: Sequence[Question], seed: int) -> list[Case]:
@@ -132,13 +137,14 @@ def sample(chat: Chat, questions: Sequence[Question], path: Path) -> None:
     """Several answers of a policy to each question, as rollouts."""
     sampling = Sampling(temperature=1.0, top_p=0.95, max_tokens=8)
     prompts = [Conversation((user(question.text, [question.image]),)) for question in questions]
-    answers = chat.batch([talk for talk in prompts for _ in range(CANDIDATES)], sampling=sampling)
+    answers = chat.answers([talk for talk in prompts for _ in range(CANDIDATES)], sampling=sampling)
     rollouts = [
         Rollout(
             f"easy-vqa:{at // CANDIDATES}", at // CANDIDATES, at % CANDIDATES, prompts[at // CANDIDATES],
-            questions[at // CANDIDATES].answer, (), (), text, "stop",
+            questions[at // CANDIDATES].answer, (), (), answer.text, answer.finish,
         )
-        for at, text in enumerate(answers)
+        for at, answer in enumerate(answers)
+        if ended(answer)
     ]  # fmt: skip
     write_rollouts(path, rollouts)
 
@@ -165,12 +171,16 @@ def learn(policy: Path, critic: Path, out: Path) -> None:
         outcome = judge_file(judge, cases, out / "compared.jsonl", who={"judge": "critic"})
         made = write_preferences(groups, outcome.rows, pairs)
         say(f"compared: {outcome.spent.tell()}; {made}; without a verdict: {dict(outcome.problems)}")
-        train(_run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW))
+        run = _run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW)
+        train(run.model_copy(update={"preference": PreferenceConfig.model_validate(DPO)}))
     test = open_questions("test", ASKED_PICTURES)
-    for name, model in (("policy", policy), ("after DPO", target)):
-        right = accuracy(test, answer_questions(load(model), test, name))["all"]
-        around = 1.96 * (right * (1 - right) / len(test)) ** 0.5
-        say(f"{name}: {right:.3f} of {len(test)} open test questions right, 95 % within {around:.3f}")
+    before, after = (
+        answer_questions(load(model), test, name)
+        for name, model in (("policy", policy), ("after DPO", target))
+    )
+    right = [100 * accuracy(test, said)["all"] for said in (before, after)]
+    gained = gain(test, before, after).tell()
+    say(f"{len(test)} open test questions: {right[0]:.1f} % right, after DPO {right[1]:.1f} %: {gained}")
 
 
 def main() -> None:
@@ -178,6 +188,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--demo", type=Path, default=Path("runs/demo"))
+    parser.add_argument(
+        "--policy", type=Path, help="who answers in --round, instead of a model that knows less"
+    )
     parser.add_argument("--round", action="store_true", help="a round of preference learning, too")
     parser.add_argument("--out", type=Path, default=Path("runs/critic-report"))
     args = parser.parse_args()
@@ -187,7 +200,7 @@ def main() -> None:
     critic = train_critic(args.demo, args.out)
     judge_test("after", critic, args.out, expected=False)
     if args.round:
-        learn(weak_policy(args.demo, args.out), critic, args.out)
+        learn(args.policy or weak_policy(args.demo, args.out), critic, args.out)
     say(json.dumps({"seconds": round(time.monotonic() - start)}))
 
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llavakit.chat import Chat
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import bar
 from llavakit.engine.sampler import Sampling
+from llavakit.eval.benchmark import accuracy as share
 from llavakit.eval.controls import derange
+from llavakit.eval.resample import gather, redraw
 from llavakit.text.conversation import Conversation, user
 
 CHUNK = 128  # questions handed to the engine at once
@@ -109,3 +113,26 @@ def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> dict[str,
         "yes_no": [right for is_open, right in hits if not is_open],
     }
     return {name: sum(group) / max(1, len(group)) for name, group in groups.items()}
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Points of 100 that second answers are ahead of first ones, and their 95 % interval."""
+
+    points: float
+    low: float
+    high: float
+
+    def tell(self) -> str:
+        return f"{self.points:+.1f} points, 95 % interval {self.low:+.1f} to {self.high:+.1f}"
+
+
+def gain(questions: Sequence[Question], before: Sequence[str], after: Sequence[str]) -> Gain:
+    """How much better the same questions were answered, when pictures are drawn again with all their questions."""
+    runs = [
+        [float(is_right(answer, question.answer)) for question, answer in zip(questions, said, strict=True)]
+        for said in (before, after)
+    ]
+    drawn = redraw((), runs, gather([str(question.image) for question in questions]), share)
+    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
+    return Gain(100 * (sum(runs[1]) - sum(runs[0])) / len(questions), float(low), float(high))

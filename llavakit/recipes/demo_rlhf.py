@@ -7,12 +7,10 @@ reward model learns these preferences, and PPO learns from the reward model alon
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
-
-import numpy as np
 
 from llavakit.chat import Chat, load
 from llavakit.core.errors import DataError
@@ -21,10 +19,18 @@ from llavakit.core.progress import bar, console, say
 from llavakit.data.settings import DataConfig
 from llavakit.engine.responder import Answer
 from llavakit.engine.sampler import Sampling
-from llavakit.eval.benchmark import accuracy as share
-from llavakit.eval.resample import gather, redraw
 from llavakit.eval.sheet import draw_sheet
-from llavakit.eval.vqa import CHUNK, SHORT, EasyVqa, Question, accuracy, answer_questions, is_right
+from llavakit.eval.vqa import (
+    CHUNK,
+    SHORT,
+    EasyVqa,
+    Gain,
+    Question,
+    accuracy,
+    answer_questions,
+    gain,
+    is_right,
+)
 from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.recipes import demo
 from llavakit.recipes.easy_vqa import Phase, write_questions
@@ -180,7 +186,7 @@ def _report(out: Path, start: Path, ppo: Path, reward: Path, profile: Profile) -
             for how in before
             for name, said in (("before", before), ("after", after))
         },
-        "gain": {how: _gain(questions, before[how], after[how]) for how in before},
+        "gain": {how: asdict(gain(questions, before[how], after[how])) for how in before},
         "reward_model_accuracy": judged["eval_accuracy"],
         "kl": max(row["kl"] for row in rounds),
         "answers": sum(int(row["answers"]) for row in rounds),
@@ -202,18 +208,6 @@ def _ask(chat: Chat, questions: Sequence[Question], name: str) -> dict[str, list
         "greedy": answer_questions(chat, questions, f"{name}: test questions"),
         "sampled": answer_questions(chat, questions, f"{name}: the same, sampled", sampling=sampled),
     }
-
-
-def _gain(questions: Sequence[Question], before: Sequence[str], after: Sequence[str]) -> dict[str, float]:
-    """Points gained, and their 95 % interval when pictures are drawn again with all their questions."""
-    runs = [
-        [float(is_right(answer, question.answer)) for question, answer in zip(questions, said, strict=True)]
-        for said in (before, after)
-    ]
-    drawn = redraw((), runs, gather([str(question.image) for question in questions]), share)
-    low, high = np.percentile(drawn[1] - drawn[0], [2.5, 97.5])
-    points = 100 * (sum(runs[1]) - sum(runs[0])) / len(questions)
-    return {"points": points, "low": float(low), "high": float(high)}
 
 
 def _draw_turned(
@@ -239,8 +233,8 @@ def _print_table(facts: dict[str, Any]) -> None:
     for name, row in facts["right"].items():
         table.add_row(name, *(f"{100 * row[column]:.1f} %" for column in ("all", "open", "yes_no")))
     console.print(table)
-    for how, gain in facts["gain"].items():
-        say(f"{how}: {gain['points']:+.1f} points, 95 % interval {gain['low']:+.1f} to {gain['high']:+.1f}")
+    for how, gained in facts["gain"].items():
+        say(f"{how}: {Gain(**gained).tell()}")
     say(
         f"reward model: right on {100 * facts['reward_model_accuracy']:.1f} % of held-out pairs; KL to the start "
         f"at most {facts['kl']:.2f} nats an answer"
