@@ -89,17 +89,13 @@ def right_answer(case: Case) -> str:
     return case.answers[case.label == 1.0] + " "
 
 
-def open_questions(split: str, pictures: int | None = None) -> list[Question]:
-    return [question for question in EasyVqa(split).all(pictures) if question.is_open]
-
-
 def train_critic(demo: Path, out: Path) -> Path:
     """The demo model fine-tuned on prompts and verdicts; where it is."""
     target = out / "critic"
     if (target / "latest").exists():
         return target
     dice = random.Random(0)
-    questions = dice.sample(open_questions("train"), PAIRS)
+    questions = dice.sample(EasyVqa("train").open_questions(), PAIRS)
     records = out / "records.json"
     count = write_critic_records(FORM, labelled_pairs(questions, 1), records, reason=right_answer)
     say(f"{count} records: {records}")
@@ -126,7 +122,7 @@ def _run(run: Run, start: Path, out: Path, files: Path, *, rate: float, steps: i
 def judge_test(name: str, model: Path, out: Path, *, expected: bool) -> None:
     """The test pairs judged by a model, and the report."""
     path = out / f"{name}-{'expected' if expected else 'said'}.jsonl"
-    cases = labelled_pairs(open_questions("test", TEST_PICTURES), 2)
+    cases = labelled_pairs(EasyVqa("test").open_questions(TEST_PICTURES), 2)
     judge = Judge(load(model), FORM, Sampling(max_tokens=8), expected)
     outcome = judge_file(judge, cases, path, who={"judge": name})
     say(f"{name}: {outcome.spent.tell()}")
@@ -163,7 +159,7 @@ def learn(policy: Path, critic: Path, out: Path) -> None:
     """A round of preference learning: the policy's answers, the critic's choice, DPO; accuracy before and after."""
     rollouts, pairs, target = out / "rollouts.jsonl", out / "pairs.jsonl", out / "preferred"
     if not (target / "latest").exists():
-        questions = random.Random(3).sample(open_questions("train"), PROMPTS)
+        questions = random.Random(3).sample(EasyVqa("train").open_questions(), PROMPTS)
         sample(load(policy), questions, rollouts)
         groups = read_candidates(rollouts)
         cases = [case for group in groups for case in group.pairs().values()]
@@ -173,7 +169,7 @@ def learn(policy: Path, critic: Path, out: Path) -> None:
         say(f"compared: {outcome.spent.tell()}; {made}; without a verdict: {dict(outcome.problems)}")
         run = _run(RECIPES["dpo"](), policy, target, pairs, rate=DPO_RATE, steps=DPO_STEPS, row=ROW)
         train(run.model_copy(update={"preference": PreferenceConfig.model_validate(DPO)}))
-    test = open_questions("test", ASKED_PICTURES)
+    test = EasyVqa("test").open_questions(ASKED_PICTURES)
     before, after = (
         answer_questions(load(model), test, name)
         for name, model in (("policy", policy), ("after DPO", target))

@@ -62,6 +62,10 @@ class EasyVqa:
         chosen = sorted(self.questions)[:pictures]
         return [question for picture in chosen for question in self.questions[picture]]
 
+    def open_questions(self, pictures: int | None = None) -> list[Question]:
+        """Those that are not answered by yes or no: what color, what shape."""
+        return [question for question in self.all(pictures) if question.is_open]
+
 
 def answer_questions(
     chat: Chat, questions: Sequence[Question], title: str, *, sampling: Sampling = SHORT

@@ -8,6 +8,7 @@ it belongs to, and is worth nothing without it. QLoRA is the same on a decoder t
 
 import hashlib
 import json
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -328,6 +329,8 @@ def _layers(part: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _peft() -> Any:
+    # Where bitsandbytes is installed, peft imports it, and it warns of kernels that it did not fetch.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError:
