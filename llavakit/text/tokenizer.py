@@ -74,6 +74,7 @@ class Tokenizer:
         self.hf.save_pretrained(folder)
         file = folder / SETTINGS
         settings = classic_settings(json.loads(file.read_text(encoding="utf-8")))
+        settings["chat_template"] = self.hf.chat_template  # older versions know no chat_template.jinja
         file.write_text(json.dumps(settings, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
     def __len__(self) -> int:
