@@ -13,6 +13,7 @@ from llavakit.core.types import Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader
 from llavakit.data.pack import collate, pack_rows
+from llavakit.text.conversation import Message
 
 
 @dataclass(frozen=True)
@@ -53,27 +54,52 @@ def read_experiences(path: Path) -> list[Experience]:
     ]
 
 
-def answered(prompt: Sample, answers: Sequence[Sequence[int]]) -> Sample:
-    """The prompt, with each of the answers as a child of it; they alone are learned, every token of them."""
-    ids, segments = list(prompt.ids), [Segment(0, prompt.num_tokens)]
+def spoken(rollout: Rollout, encode_reply: Callable[[Message], Sample]) -> Sample:
+    """An answer as it goes on from its prompt: the model's own tokens count 1, what came between them 0."""
+    own = rollout.own
+    parts = [_own(own[0])]
+    for exchange, ids in zip(rollout.exchanges, own[1:], strict=True):
+        parts += [encode_reply(exchange.reply), _own(ids)]
+    return go_on(parts)
+
+
+def go_on(parts: Sequence[Sample]) -> Sample:
+    """Samples of one segment each as one that says them one after the other."""
+    ids = tuple(token for part in parts for token in part.ids)
+    weights = tuple(weight for part in parts for weight in part.weights)
+    media = tuple(each for part in parts for each in part.media)
+    return Sample(ids, weights, (Segment(0, len(ids)),), media)
+
+
+def _own(ids: Sequence[int]) -> Sample:
+    return Sample(tuple(ids), (1.0,) * len(ids), (Segment(0, len(ids)),))
+
+
+def answered(prompt: Sample, answers: Sequence[Sample]) -> Sample:
+    """The prompt, with each of the answers as a child of it; of the prompt nothing is learned."""
+    ids, weights, segments = list(prompt.ids), [0.0] * prompt.num_tokens, [Segment(0, prompt.num_tokens)]
     for answer in answers:
-        segments.append(Segment(len(ids), len(ids) + len(answer), 0))
-        ids += answer
-    weights = (0.0,) * prompt.num_tokens + (1.0,) * (len(ids) - prompt.num_tokens)
-    return Sample(tuple(ids), weights, tuple(segments), prompt.media)
+        segments.append(Segment(len(ids), len(ids) + answer.num_tokens, 0))
+        ids += answer.ids
+        weights += answer.weights
+    media = (*prompt.media, *(each for answer in answers for each in answer.media))
+    return Sample(tuple(ids), tuple(weights), tuple(segments), media)
 
 
 def plan_rows(
-    experiences: Sequence[Experience], encode: Callable[[Rollout], Sample], budget: int
+    experiences: Sequence[Experience],
+    encode: Callable[[Rollout], Sample],
+    encode_reply: Callable[[Message], Sample],
+    budget: int,
 ) -> list[Row]:
     """Packed rows of at most `budget` tokens; the answers to a prompt share it, as far as they fit one row."""
     parts: list[tuple[Sample, list[int]]] = []
     for _, members in groupby(range(len(experiences)), lambda at: experiences[at].rollout.group):
         places = list(members)
         prompt = encode(experiences[places[0]].rollout)
-        for chosen in _fill(places, [len(experiences[at].rollout.ids) for at in places], prompt, budget):
-            answers = [experiences[at].rollout.ids for at in chosen]
-            parts.append((answered(prompt, answers), chosen))
+        answers = {at: spoken(experiences[at].rollout, encode_reply) for at in places}
+        for chosen in _fill(places, [answers[at].num_tokens for at in places], prompt, budget):
+            parts.append((answered(prompt, [answers[at] for at in chosen]), chosen))
     rows = pack_rows([sample.num_inputs for sample, _ in parts], budget)
     return [
         Row([parts[at][0] for at in row], [place for at in row for place in parts[at][1]]) for row in rows

@@ -14,6 +14,7 @@ from llavakit.core.types import Batch
 from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader
 from llavakit.model.llava import Llava
+from llavakit.text.conversation import Message
 from llavakit.train.balance import balance_batches
 from llavakit.train.losses import CHUNK, token_logprobs
 from llavakit.train.policy_objective import VALUE
@@ -91,7 +92,7 @@ class Learner:
         return found
 
     def _plan(self, experiences: Sequence[Experience]) -> list[Row]:
-        return plan_rows(experiences, self._encode, self.loader.config.tokens)
+        return plan_rows(experiences, self._encode, self._encode_reply, self.loader.config.tokens)
 
     def _balanced(
         self, rows: Sequence[Row], experiences: Sequence[Experience]
@@ -163,6 +164,9 @@ class Learner:
 
     def _encode(self, rollout: Rollout) -> Sample:
         return self.loader.encoder.encode(rollout.prompt, open_turn=True, plan=self.pictures.plan)
+
+    def _encode_reply(self, reply: Message) -> Sample:
+        return self.loader.encoder.encode_reply(reply, plan=self.pictures.plan)
 
 
 def _split(

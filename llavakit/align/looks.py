@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from llavakit.align.advantages import divergence
+from llavakit.align.exchanges import COUNTS
 from llavakit.align.experience import Experience
 from llavakit.align.learner import Found
-from llavakit.core.errors import DataError
+from llavakit.core.errors import DataError, shorten
 from llavakit.data.loader import Loader
 from llavakit.data.records import FAULTS
 from llavakit.text.conversation import Conversation
@@ -22,6 +23,7 @@ from llavakit.train.ranks import Ranks
 from llavakit.train.reward_terms import TOTAL
 
 SHOWN = 12  # prompts on a page
+RESULT = 300  # letters of a tool's result there
 
 
 def tell_round(
@@ -38,6 +40,8 @@ def tell_round(
     sums["unscorable"] = (sum(each.scores[TOTAL] is None for each in mine), len(mine))
     sums["drift"] = (sum(found.drift), len(found.drift))
     sums["entropy"] = (found.entropy, sum(lengths))
+    if policy.tools is not None:
+        sums |= {name: (sum(each.rollout.counts[name] for each in mine), len(mine)) for name in COUNTS}
     if policy.needs_reference:
         strays = [float(divergence(each, policy.algorithm).sum()) for each in mine]
         sums["kl"] = (sum(strays), len(strays))
@@ -83,7 +87,11 @@ def _line(experience: Experience, terms: Sequence[str]) -> str:
     cells = "".join(f"<td>{'none' if number is None else f'{number:.3g}'}</td>" for number in numbers)
     rollout = experience.rollout
     cut = "" if rollout.finish == "stop" else f" [{rollout.finish}]"
-    return f"<tr><td>{rollout.choice}</td>{cells}<td>{html.escape(rollout.text + cut)}</td></tr>"
+    before = "".join(
+        f"<p>{html.escape(each.text)}</p><p><small>{html.escape(shorten(each.reply.text, RESULT))}</small></p>"
+        for each in rollout.exchanges
+    )
+    return f"<tr><td>{rollout.choice}</td>{cells}<td>{before}{html.escape(rollout.text + cut)}</td></tr>"
 
 
 def _pictures(prompt: Conversation, loader: Loader) -> str:

@@ -1,5 +1,6 @@
 """What makes a run with `policy` learn from its own answers: handed to `train` (train/loop.py) by who calls it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from llavakit.align.pictures import Pictures
 from llavakit.align.prompts import Prompts
 from llavakit.align.rewards.composer import Composer, OpenCritic
 from llavakit.align.rewards.models import OpenResponder
-from llavakit.align.sampler import Sampler
+from llavakit.align.sampler import EngineSampler, Sampler
 from llavakit.align.shared_reward import open_beside
 from llavakit.align.source import Rounds
 from llavakit.align.value import ValueModel
@@ -18,11 +19,14 @@ from llavakit.data.loader import Loader
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.train.objectives import Objective
 from llavakit.train.policy_objective import PolicyObjective
+from llavakit.train.policy_settings import PolicyConfig, ToolLoop
 from llavakit.train.ranks import Ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.reward_terms import TOTAL
 from llavakit.train.run import Run
 from llavakit.train.source import Source
+
+OpenLoop = Callable[[PolicyConfig, ToolLoop, EngineSampler, Loader], Sampler]
 
 
 def open_policy(
@@ -35,10 +39,12 @@ def open_policy(
     *,
     open_responder: OpenResponder | None = None,
     open_critic: OpenCritic | None = None,
+    open_loop: OpenLoop | None = None,
 ) -> tuple[Objective, Source]:
     """Loss and source of batches, as `train` asks for them (train/source.py: OpenPolicy).
 
-    `open_responder` opens the judges of rewards that have some, `open_critic` their critics.
+    `open_responder` opens the judges of rewards that have some, `open_critic` their critics; `open_loop` is what
+    lets answers call tools (llavakit/agent/rollouts.py).
     """
     policy = run.policy
     assert policy is not None
@@ -49,7 +55,7 @@ def open_policy(
             f"policy.algorithm.filter={wanted} is no term of policy.rewards{nearest(wanted, names)}"
         )
     switch_off_dropout(checkpoint.model)
-    sampler = Sampler(run, policy, checkpoint)
+    sampler = _open_sampler(run, policy, checkpoint, loader, open_loop)
     value = ValueModel(checkpoint) if policy.has_value else None
     begins = policy.algorithm.value.start
     if value is not None and newest is not None:
@@ -67,6 +73,18 @@ def open_policy(
         open_responder=open_responder,
         open_critic=open_critic,
     )
-    prompts = Prompts(loader, policy.room, pictures)
+    prompts = Prompts(loader, policy.room, pictures, sampler.tell)
     rounds = Rounds(run, policy, prompts, sampler, learner, reward, ranks)
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds
+
+
+def _open_sampler(
+    run: Run, policy: PolicyConfig, checkpoint: Checkpoint, loader: Loader, open_loop: OpenLoop | None
+) -> Sampler:
+    """Who answers: an engine here, whose answers may call tools."""
+    engine = EngineSampler(run, policy, checkpoint)
+    if policy.tools is None:
+        return engine
+    if open_loop is None:
+        raise ConfigError("policy.tools needs somebody who runs tools; pass open_loop")
+    return open_loop(policy, policy.tools, engine, loader)

@@ -1,6 +1,6 @@
 """Prompts: the data's questions, each with what rewards may know about it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -13,6 +13,7 @@ from llavakit.data.loader import Loader
 from llavakit.data.records import FAULTS, Record
 from llavakit.text.conversation import Conversation
 
+Tell = Callable[[Conversation], Conversation]
 FACTS = ("facts", "captions")  # fields of a record that tell what its picture shows
 
 
@@ -21,19 +22,28 @@ class Prompt:
     """A conversation that waits for an answer."""
 
     key: str  # the record's name
-    talk: Conversation
+    asked: Conversation  # what the record asks
+    talk: Conversation  # how the model is asked it
     reference: str  # the record's own answer
     facts: tuple[str, ...]
     extra: Mapping[str, JSON]
     sample: Sample  # ready to generate from
 
 
+def as_it_is(talk: Conversation) -> Conversation:
+    """The model is asked what the record asks, in its words."""
+    return talk
+
+
 class Prompts:
     """The questions of a loader's records, in its order, for ever."""
 
-    def __init__(self, loader: Loader, room: int, pictures: Pictures) -> None:
-        """`room` is for answers: so many tokens of them must fit a row of `data.tokens` with their prompt."""
-        self.loader, self.room, self.pictures = loader, room, pictures
+    def __init__(self, loader: Loader, room: int, pictures: Pictures, tell: Tell = as_it_is) -> None:
+        """`room` is for answers: so many tokens of them must fit a row of `data.tokens` with their prompt.
+
+        `tell` makes of what a record asks how the model is asked it.
+        """
+        self.loader, self.room, self.pictures, self.tell = loader, room, pictures, tell
 
     def take(self, start: int, count: int, rank: int, ranks: int) -> Iterator[tuple[int, Prompt]]:
         """(place among the `count` records from number `start` on, prompt) of this rank's share of them.
@@ -60,7 +70,8 @@ class Prompts:
         if not asked.messages or asked.messages[-1].role != "user":
             raise record.error("there is no question to be answered")
         try:
-            sample = self.loader.encoder.encode(asked, open_turn=True, plan=self.pictures.plan)
+            talk = self.tell(asked)
+            sample = self.loader.encoder.encode(talk, open_turn=True, plan=self.pictures.plan)
             for media in sample.media:
                 self.loader.tiles(
                     media
@@ -73,7 +84,7 @@ class Prompts:
                 f"{sample.num_tokens} tokens and {self.room} of answers (policy.max_tokens) do not fit "
                 f"data.tokens={self.loader.config.tokens}"
             )
-        return Prompt(record.name, asked, reference, _facts(record, rest), rest, sample)
+        return Prompt(record.name, asked, talk, reference, _facts(record, rest), rest, sample)
 
 
 def _facts(record: Record, rest: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,21 +1,25 @@
 """Rollouts: what a model answered to the prompts of a step, as it was sampled. Files that can be replayed exactly.
 
 A line is a record of the `messages` dialect (the prompt; pictures by their paths) with a field `rollout` beside it.
+An answer that called tools has several turns: all tokens of the model stand in one list, and what came back between
+them in `exchanges`.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from llavakit.align.exchanges import Exchange, read_exchange, write_exchange
 from llavakit.core.errors import DataError
 from llavakit.core.files import write_text
 from llavakit.data.dialects.messages import write_messages
 from llavakit.data.dialects.writing import comparable
 from llavakit.data.records import Record, read_records
-from llavakit.text.conversation import Conversation, Part, Text
+from llavakit.text.conversation import Conversation, Message, Part, Text
 
 JSON = None | bool | int | float | str | list["JSON"] | dict[str, "JSON"]
 FIELD, MEDIA = "rollout", "media"
@@ -36,6 +40,16 @@ class Rollout:
     finish: str  # "stop", or "length": cut at the limit
     facts: tuple[str, ...] = ()  # what a reward may know about the picture, as captions
     extra: Mapping[str, JSON] = field(default_factory=dict)  # the record's other fields, as caption_type
+    exchanges: tuple[Exchange, ...] = ()  # turns before the last one, in order; `text` is the last one's
+    counts: Mapping[str, float] = field(
+        default_factory=dict
+    )  # what who sampled it counted, as calls of tools
+
+    @property
+    def own(self) -> tuple[tuple[int, ...], ...]:
+        """The model's tokens turn by turn."""
+        ends = [0, *accumulate(each.tokens for each in self.exchanges), len(self.ids)]
+        return tuple(self.ids[start:end] for start, end in pairwise(ends))
 
 
 def write_rollouts(
@@ -50,7 +64,7 @@ def write_rollouts(
     for each in rollouts:
         if each.group not in prompts:
             prompts[each.group] = _record(each, path)
-    rows = [prompts[each.group] | {FIELD: _facts(each)} for each in rollouts]
+    rows = [prompts[each.group] | {FIELD: _facts(each, path)} for each in rollouts]
     for row, more in zip(rows, beside or (), strict=beside is not None):
         row |= more
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
@@ -71,6 +85,10 @@ def read_lines(path: Path) -> Iterator[tuple[Rollout, dict[str, Any]]]:
         if not isinstance(facts, dict) or facts.keys() != names:
             raise record.error(f"no rollout: {FIELD!r} must be an object of {', '.join(sorted(names))}")
         lists = {name: tuple(facts[name]) for name in ("ids", "logprobs", "facts")}
+        try:
+            lists["exchanges"] = tuple(read_exchange(each, path.parent) for each in facts["exchanges"])
+        except DataError as error:
+            raise record.error(error.what) from None
         yield Rollout(prompt=prompt, **(facts | lists)), rest
 
 
@@ -86,25 +104,32 @@ def _record(rollout: Rollout, path: Path) -> dict[str, Any]:
     return raw
 
 
-def _facts(rollout: Rollout) -> dict[str, Any]:
+def _facts(rollout: Rollout, path: Path) -> dict[str, Any]:
     """Everything but the prompt."""
     found = {name: value for name, value in vars(rollout).items() if name != "prompt"}
-    return found | {"extra": dict(rollout.extra)}
+    exchanges = [
+        write_exchange(replace(each, reply=_filed(each.reply, path.parent)), path.parent)
+        for each in rollout.exchanges
+    ]
+    return found | {"extra": dict(rollout.extra), "counts": dict(rollout.counts), "exchanges": exchanges}
 
 
 def file_media(prompt: Conversation, folder: Path) -> Conversation:
     """The prompt with every picture and video that is bytes as a file in the folder's `media`, named by content."""
+    return Conversation(tuple(_filed(each, folder) for each in prompt.messages))
 
-    def filed(part: Part) -> Part:
-        if isinstance(part, Text) or not isinstance(part.source, bytes):
-            return part
-        file = folder / MEDIA / blake2b(part.source, digest_size=16).hexdigest()
-        if not file.exists():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            draft = file.with_suffix(".writing")
-            draft.write_bytes(part.source)
-            draft.replace(file)
-        return replace(part, source=file)
 
-    messages = [replace(each, parts=tuple(map(filed, each.parts))) for each in prompt.messages]
-    return Conversation(tuple(messages))
+def _filed(message: Message, folder: Path) -> Message:
+    return replace(message, parts=tuple(_filed_part(part, folder) for part in message.parts))
+
+
+def _filed_part(part: Part, folder: Path) -> Part:
+    if isinstance(part, Text) or not isinstance(part.source, bytes):
+        return part
+    file = folder / MEDIA / blake2b(part.source, digest_size=16).hexdigest()
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_suffix(".writing")
+        draft.write_bytes(part.source)
+        draft.replace(file)
+    return replace(part, source=file)

@@ -1,12 +1,15 @@
 """Answers of the model as it is now, by the engine: tokens in, tokens out."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch import Tensor
 
+from llavakit.align.drawn import Drawn, Sampled
+from llavakit.align.prompts import Prompt
 from llavakit.align.value import NAME as VALUE
 from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Sample
@@ -19,7 +22,7 @@ from llavakit.model.build import build
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.llava import PARTS, Llava
 from llavakit.model.rope import cast
-from llavakit.text.reply import Reply
+from llavakit.text.conversation import Conversation
 from llavakit.train.freezing import is_trained
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.run import Run
@@ -28,30 +31,41 @@ from llavakit.train.sharding import gather_full, is_sharded, reshard
 AHEAD = 128  # answers that are asked for before others have ended: twice what the engine says side by side
 
 
-@dataclass
-class Sampled:
-    """One answer, its end token included where it came."""
+class Sampler(ABC):
+    """Who answers prompts for the model that learns."""
 
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)  # of the model, at temperature 1
-    text: str = ""
-    finish: str = ""  # "stop" or "length", when it has come to its end
+    @abstractmethod
+    def refresh(self) -> None:
+        """Take the weights that the model has now. Every rank calls it."""
+
+    @abstractmethod
+    def answers(self, asked: Iterable[tuple[Prompt, int]]) -> list[list[Sampled]]:
+        """`policy.answers` answers to each prompt, drawn from its seed on, in the order of the prompts.
+
+        Prompts are taken as they are come to, so that the pictures of a few are in memory.
+        """
+
+    def tell(self, talk: Conversation) -> Conversation:
+        """How the model is asked what a record asks; its media stay as they are."""
+        return talk
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what it holds beside the model."""
 
 
-class Sampler:
+class EngineSampler(Sampler):
     """Samples from the model that learns. `copy` has weights of its own, which `refresh` brings up to date."""
 
     def __init__(self, run: Run, policy: PolicyConfig, checkpoint: Checkpoint) -> None:
         self.policy, self.learner, self.tokenizer = policy, checkpoint.model, checkpoint.tokenizer
-        template = checkpoint.card.prompt()
-        self.stops = self.tokenizer.stop_strings(template)
-        self.stop_ids = self.tokenizer.stop_ids(template)
+        self.template = checkpoint.card.prompt()
         self.shared = policy.engine == "shared"
         self.bf16 = run.precision == "bf16"
         model = self._shared_model() if self.shared else _copy(run, checkpoint, bf16=self.bf16)
         decoder = ModuleDecoder(model) if self.shared else fuse(model, kernels="auto", release=True)
         training = model.training
-        self.engine = Engine(model, self.stop_ids, tokenizer=self.tokenizer, decoder=decoder)
+        stop_ids = self.tokenizer.stop_ids(self.template)
+        self.engine = Engine(model, stop_ids, tokenizer=self.tokenizer, decoder=decoder)
         model.train(training)
 
     def _shared_model(self) -> Llava:
@@ -62,64 +76,69 @@ class Sampler:
         return self.learner
 
     def refresh(self) -> None:
-        """Take the weights that the model has now. Every rank of a sharded model calls it."""
+        """As `Sampler`."""
         self.engine.refresh({} if self.shared else trained_weights(self.learner))
 
-    def answers(self, asked: Iterable[tuple[Sample, int]]) -> list[list[Sampled]]:
-        """`policy.answers` answers to each prompt; drawn from its seed on, whoever runs beside it.
-
-        Prompts are taken as the engine comes to them, so that the pictures of a few are in memory.
-        """
-        training, failed = self.learner.training, list[Exception]()
-        self.learner.eval()
+    def answers(self, asked: Iterable[tuple[Prompt, int]]) -> list[list[Sampled]]:
+        """As `Sampler`; what is drawn is the same whoever runs beside it."""
+        policy, failed = self.policy, list[Exception]()
         ahead, groups, open_groups = iter(asked), list[list[Sampled]](), list[list[Sampled]]()
-        most = max(1, AHEAD // self.policy.answers)
-        with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):
+        most = max(1, AHEAD // policy.answers)
+        with self.drawing():
             while True:
                 for prompt, seed in islice(ahead, most - len(open_groups)):
-                    groups.append(self._ask(prompt, seed, failed))
+                    groups.append(self.begin(prompt.sample, seed, policy.answers, failed.append))
                     open_groups.append(groups[-1])
                 if not self.engine.busy:
                     break
                 self.engine.step()
                 open_groups = [group for group in open_groups if any(not each.finish for each in group)]
-        self.learner.train(training)
         if failed:
             raise failed[0]
         return groups
 
-    def _ask(self, prompt: Sample, seed: int, failed: list[Exception]) -> list[Sampled]:
-        """Answers that will be filled while the engine steps."""
+    @contextmanager
+    def drawing(self) -> Iterator[None]:
+        """The model as it answers, while the engine steps."""
+        training = self.learner.training
+        self.learner.eval()
+        try:
+            with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):
+                yield
+        finally:
+            self.learner.train(training)
+
+    def begin(
+        self,
+        sample: Sample,
+        seed: int,
+        count: int,
+        failed: Callable[[Exception], object],
+        ended: Callable[[], object] = lambda: None,
+    ) -> list[Sampled]:
+        """`count` answers, filled while the engine steps; `failed` and `ended` hear how each comes out."""
         policy = self.policy
         sampling = Sampling(
             temperature=policy.temperature, top_p=policy.top_p, max_tokens=policy.max_tokens, seed=seed,
-            n=policy.answers, logprobs=0, ignore_end=True,
+            n=count, logprobs=0, ignore_end=True,
         )  # fmt: skip
-        replies = [Reply(self.tokenizer, self.stops) for _ in range(policy.answers)]
-        found = [Sampled() for _ in replies]
-        is_cut = [False] * policy.answers
+        drawn = [Drawn(self.tokenizer, self.template, policy.cut_at) for _ in range(count)]
 
         def ends(choice: int, token: int) -> bool:
-            """The end is said like any other token: it is learned too."""
-            replies[choice].add(token)
-            is_cut[choice] = policy.cut_at is not None and policy.cut_at in replies[choice].text
-            return token in self.stop_ids or replies[choice].ended or is_cut[choice]
+            return drawn[choice].ends(token)
 
         def listen(event: Event) -> None:
             if event.error is not None:
-                failed.append(event.error)
-            answer = found[event.choice]
+                failed(event.error)
             if event.token is not None:
                 assert event.logprob is not None
-                answer.ids.append(event.token)
-                answer.logprobs.append(event.logprob)
+                drawn[event.choice].add(event.token, event.logprob)
             if event.finish is not None:
-                replies[event.choice].finish()
-                answer.text = replies[event.choice].text.strip()
-                answer.finish = "length" if is_cut[event.choice] else event.finish
+                drawn[event.choice].finish(event.finish)
+                ended()
 
-        self.engine.submit(self.engine.prepare(prompt, sampling), listen, ends)
-        return found
+        self.engine.submit(self.engine.prepare(sample, sampling), listen, ends)
+        return [each.answer for each in drawn]
 
 
 @torch.no_grad()

@@ -13,17 +13,17 @@ import numpy as np
 
 from llavakit.align.advantages import group_columns, share_table, term_table, value_columns
 from llavakit.align.choosing import choose, find_worth
+from llavakit.align.drawn import Sampled
 from llavakit.align.experience import Experience, read_experiences, write_experiences
 from llavakit.align.learner import Learner
 from llavakit.align.looks import draw_round, tell_round
 from llavakit.align.prompts import Prompt, Prompts
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.rollouts import Rollout
-from llavakit.align.sampler import Sampled, Sampler
+from llavakit.align.sampler import Sampler
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import write_text
 from llavakit.core.progress import say
-from llavakit.data.encode import Sample
 from llavakit.data.loader import Position
 from llavakit.train.metrics import Row, draw_panels
 from llavakit.train.policy import next_kl_coef
@@ -79,6 +79,7 @@ class Rounds:
                 at = replace(at, number=at.number + 1, learned=0)
         finally:
             self.reward.close()
+            self.sampler.close()
 
     def _learn(self, at: Round, mine: list[Experience], figures: Row) -> Generator[Step]:
         """The steps of a round that are left."""
@@ -174,13 +175,13 @@ class Rounds:
         """Scored answers to this rank's share of the records from number `start` on; groups are their places."""
         asked: list[tuple[int, Prompt]] = []
 
-        def ask() -> Iterator[tuple[Sample, int]]:
+        def ask() -> Iterator[tuple[Prompt, int]]:
             """Prompts as the sampler comes to them: their pictures are decoded then."""
             for place, prompt in self.prompts.take(
                 start, self.policy.prompts, self.ranks.rank, self.ranks.size
             ):
                 asked.append((place, prompt))
-                yield prompt.sample, _seed(self.run.seed, start + place)
+                yield prompt, _seed(self.run.seed, start + place)
 
         answers = self.sampler.answers(ask())
         rollouts = [
@@ -268,5 +269,5 @@ def _rollout(prompt: Prompt, group: int, choice: int, answer: Sampled) -> Rollou
     return Rollout(
         key=prompt.key, group=group, choice=choice, prompt=prompt.talk, reference=prompt.reference,
         ids=tuple(answer.ids), logprobs=tuple(answer.logprobs), text=answer.text, finish=answer.finish,
-        facts=prompt.facts, extra=prompt.extra,
+        facts=prompt.facts, extra=prompt.extra, exchanges=answer.exchanges, counts=answer.counts,
     )  # fmt: skip

@@ -54,6 +54,7 @@ def train(
         if problems:
             raise ConfigError(f"this run would stop: {'; '.join(problems)}")
         return
+    from llavakit.agent.rollouts import open_loop
     from llavakit.align.opening import open_policy
     from llavakit.chat import answer
     from llavakit.cli.asked import open_responder
@@ -69,6 +70,7 @@ def train(
             open_policy,
             open_responder=open_responder,
             open_critic=partial(CriticScores, open_responder=open_responder),
+            open_loop=open_loop,
         ),
     )
     if run.reward is not None:

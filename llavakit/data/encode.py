@@ -11,7 +11,7 @@ from typing import Protocol
 from llavakit.core.errors import DataError
 from llavakit.core.types import IMAGE_ID, Segment, segment_positions
 from llavakit.data.media import Clip, Media, plan_media
-from llavakit.text.conversation import Conversation, Medium, Message, Part, Text, Video
+from llavakit.text.conversation import Conversation, Medium, Message, Part, Text, Video, assistant, user
 from llavakit.text.grading import Grading
 from llavakit.text.template import Piece, Template, Weights, check_roles
 from llavakit.text.tokenizer import Tokenizer
@@ -94,6 +94,23 @@ class Encoder:
         """
         media = self._plan(conversation, plan)
         return self._fitting(self._encode(self._tell_times(conversation, media), media, open_turn))
+
+    def encode_reply(self, reply: Message, *, plan: PlanMedia = plan_media) -> Sample:
+        """What a user's turn and the assistant's next header are behind an answer that was given as tokens.
+
+        So a prompt that ends with said tokens is gone on with, and no token of it is made anew from text. Its
+        pictures count as further ones: other pictures may stand before them.
+        """
+        media = tuple(plan(part, self.image, self.video, alone=False) for part in reply.media)
+        talk = self._tell_times(Conversation((user("?"), assistant("."), reply)), media)
+        # What the released rule learns more would hide where the answer ends.
+        plain = (
+            self if self.weights == "ours" else Encoder(self.tokenizer, self.template, self.image, self.video)
+        )
+        whole = plain._encode(talk, media, open_turn=True)
+        start = 1 + max(place for place, weight in enumerate(whole.weights) if weight)
+        ids = whole.ids[start:]
+        return Sample(ids, (0.0,) * len(ids), (Segment(0, len(ids)),), media)
 
     def encode_turns(self, conversation: Conversation) -> Sample:
         """Every question with its answer on its own, all sharing one prefix with the images."""

@@ -23,6 +23,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "kto": preferences.kto,
     "reward": preferences.reward,
     "grpo": policies.grpo,
+    "grpo-tools": policies.grpo_tools,
     "rloo": policies.rloo,
     "ppo": policies.ppo,
     "critic": critic.critic,

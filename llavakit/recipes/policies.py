@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from llavakit.model.settings import LoraSettings, ModelConfig
-from llavakit.train.policy_settings import Algorithm, PolicyConfig
+from llavakit.train.policy_settings import Algorithm, PolicyConfig, ToolLoop
+from llavakit.train.reward_terms import Exact, RewardsConfig, StopPenalty, ToolUse
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 
@@ -28,6 +29,20 @@ def ppo() -> Run:
             "model": ModelConfig(start=Path("runs/demo"), lora=LoraSettings(r=64, alpha=16)),
             "optim": OptimConfig(lr=LearningRates(language=3e-5), warmup=0.03, final=0.1),
         }
+    )
+
+
+def grpo_tools() -> Run:
+    """As grpo, but answers may call tools; right ones that used one count more. model.start=DIR data.files=FILE."""
+    rewards = RewardsConfig(
+        terms={"exact": Exact(), "tool_use": ToolUse(weight=0.2), "stop_penalty": StopPenalty(value=-0.5)},
+        gate="exact",
+    )
+    tools = ToolLoop(names=("count_shapes", "zoom", "colors"))
+    how = Algorithm.model_validate("grpo")
+    policy = PolicyConfig(algorithm=how, tools=tools, rewards=rewards, max_tokens=128)
+    return _policy("grpo").model_copy(
+        update={"name": "grpo-tools", "out": Path("runs/grpo-tools"), "policy": policy}
     )
 
 

@@ -140,13 +140,13 @@ def _report(base: Path, out: Path, registry: Registry, profile: Profile) -> None
     worker = Worker(chat.engine)
     other = {kind: _exchanged(some) for kind, some in lessons.items()}
     asked = {
-        "with tools": _ask(chat, worker, registry, lessons, out / "test" / "with"),
-        "tools give errors": _ask(chat, worker, switch_off(registry), lessons, out / "test" / "off"),
-        "pictures exchanged": _ask(chat, worker, registry, other, out / "test" / "exchanged"),
+        "with tools": ask_lessons(chat, worker, registry, lessons, out / "test" / "with"),
+        "tools give errors": ask_lessons(chat, worker, switch_off(registry), lessons, out / "test" / "off"),
+        "pictures exchanged": ask_lessons(chat, worker, registry, other, out / "test" / "exchanged"),
     }
     worker.close()
     table: dict[str, dict[str, float]] = {
-        name: {kind: mean([_good(run, lesson) for run, lesson in zip(runs[kind], lessons[kind], strict=True)])
+        name: {kind: mean([is_good(run, lesson) for run, lesson in zip(runs[kind], lessons[kind], strict=True)])
                for kind in KINDS}
         for name, runs in asked.items()
     }  # fmt: skip
@@ -174,7 +174,7 @@ def _report(base: Path, out: Path, registry: Registry, profile: Profile) -> None
         f'--limit result_tokens={BUDGET.result_tokens} "{lessons["count"][0].question}"')  # fmt: skip
 
 
-def _ask(
+def ask_lessons(
     chat: Chat, worker: Worker, registry: Registry, lessons: dict[Kind, list[Lesson]], folder: Path
 ) -> dict[Kind, list[State]]:
     """A run of the model on every question, in a folder each; many go on side by side, as one batch."""
@@ -222,7 +222,7 @@ def _before(base: Path, lessons: dict[Kind, list[Lesson]]) -> dict[str, float]:
     return shares
 
 
-def _good(run: State, lesson: Lesson) -> float:
+def is_good(run: State, lesson: Lesson) -> float:
     assert run.answered is not None
     return float(is_right(run.answered.plain.removeprefix(GUESS), lesson.answer))
 

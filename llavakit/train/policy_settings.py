@@ -102,6 +102,21 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+class ToolLoop(Config):
+    """Tools that answers may call (docs/agent.md), and what one answer may take of them."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    form: Literal["hermes", "llava_plus", "json"] = (
+        "hermes"  # how calls are written; nothing holds them to it here
+    )
+    boxes: Literal["0-1", "0-1000", "px"] = "0-1"  # what the numbers of boxes count
+    steps: int = Field(4, ge=1)  # turns of the model, the last answer not counted
+    calls: int = Field(8, ge=0)  # in all; 0: none is run
+    seconds: float = Field(30.0, gt=0)  # of one call
+    result_tokens: int = Field(200, ge=16)  # of one result
+    pictures: int = Field(4, ge=0)  # that tools made and the model sees
+
+
 class PolicyConfig(Config):
     """Learning from answers that the model samples and rewards score. A round is prompts with new answers."""
 
@@ -125,6 +140,7 @@ class PolicyConfig(Config):
     temperature: float = Field(1.0, gt=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)  # below 1 for pairs and best only
     engine: Literal["copy", "shared"] = "copy"  # fast decoder on its own weights; or the modules that learn
+    tools: ToolLoop | None = None  # answers may have several turns, with calls of tools between them
     drift: float = Field(0.1, gt=0)  # nats: alarm if sampler and learner differ by more, in the mean
     unscorable: float = Field(0.01, ge=0, le=1)  # the run stops if more of its answers have no score
     tries: int = Field(10, ge=1)  # how often a round looks for other prompts in the place of filtered groups
@@ -141,6 +157,8 @@ class PolicyConfig(Config):
             raise ConfigError("policy.top_p below 1 draws from another distribution than the loss is told of")
         if self.learn != "all" and (self.algorithm.kl_in == "reward" or self.has_value):
             raise ConfigError(f"policy.learn={self.learn} has neither a penalty of rewards nor a value model")
+        if self.tools is not None and self.learn != "all":
+            raise ConfigError("policy.tools: answers with tools are all learned: policy.learn=all")
         if self.minibatches > self.prompts:
             raise ConfigError(
                 f"policy.minibatches={self.minibatches}, but a round has policy.prompts={self.prompts}"

@@ -124,6 +124,12 @@ class Format(TermSettings):
     style: Literal["think_answer", "think_boxed", "answer", "boxed"] = "think_answer"
 
 
+class ToolUse(TermSettings):
+    """Whether a tool gave the answer something; with a `gate` on what is right, a bonus of right answers alone."""
+
+    kind: Literal["tool_use"] = "tool_use"
+
+
 class BoxIoU(ContentSettings):
     """How much the first box of the answer overlaps with the reference's, 0 to 1."""
 
@@ -195,6 +201,7 @@ TERMS: dict[str, type[TermSettings]] = {
     "regex": Regex,
     "format": Format,
     "box_iou": BoxIoU,
+    "tool_use": ToolUse,
     "math": Math,
     "judge": Judge,
     "critic": Critic,

@@ -115,7 +115,9 @@ def rows_of(tmp_path, budget: int = 2000):
         ).with_columns({"span": [0.5] * len(each.rollout.ids)})
         for each in experiences
     ]
-    rows = plan_rows(experiences, lambda each: prompts[each.group].sample, budget)
+    rows = plan_rows(
+        experiences, lambda each: prompts[each.group].sample, loader.encoder.encode_reply, budget
+    )
     apart = [split_columns(make_batch(row, experiences, loader), VALUE) for row in rows]
     return [batch for batch, _ in apart] + [batch for _, batch in apart], experiences
 

@@ -102,7 +102,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path, stop):
     assert all(torch.equal(mine_weights[key], their_weights[key]) for key in their_weights)
 
 
-def interrupt(run, steps: int) -> None:
+def interrupt(run, steps: int, policy=open_policy) -> None:
     """Ctrl-C as soon as the metrics show `steps` steps."""
     add = Metrics.add
 
@@ -114,7 +114,7 @@ def interrupt(run, steps: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Metrics, "add", press)
         with pytest.raises(Interrupted):
-            train(run, policy=open_policy)
+            train(run, policy=policy)
 
 
 def test_a_run_that_was_killed_goes_on_from_its_checkpoint(tmp_path):
@@ -166,7 +166,9 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, algorithm):
     ]
 
     def gradients(budget: int):
-        rows = plan_rows(experiences, lambda each: prompts[each.group].sample, budget)
+        rows = plan_rows(
+            experiences, lambda each: prompts[each.group].sample, loader.encoder.encode_reply, budget
+        )
         batches = [make_batch(row, experiences, loader) for row in rows]
         model = tiny.checkpoint().model
         found = train_step(model, PolicyObjective(config), batches, precision="float32")

@@ -13,8 +13,9 @@ import pytest
 
 from benchmarks import dpo, grpo
 from benchmarks.sft import build_model
+from llavakit.align.drawn import Sampled
 from llavakit.align.opening import open_policy
-from llavakit.align.sampler import Sampled, Sampler
+from llavakit.align.sampler import EngineSampler
 from llavakit.model import checkpoint
 from llavakit.train.kto_settings import KtoConfig
 from llavakit.train.loop import train
@@ -82,7 +83,7 @@ def test_every_step_on_answers_that_trl_sampled_is_that_of_trl(tmp_path, monkeyp
         ]
         return [answers[at : at + grpo.ANSWERS] for at in range(0, len(answers), grpo.ANSWERS)]
 
-    monkeypatch.setattr(Sampler, "answers", said)
+    monkeypatch.setattr(EngineSampler, "answers", said)
     settings = {"precision": "float32", "rate": rate, "epochs": iterations, "algorithm": algorithm}
     train(grpo.our_run(tmp_path, "ours", STEPS, words, **settings), policy=open_policy)
     ours = read_metrics(tmp_path / "ours" / "metrics.jsonl")

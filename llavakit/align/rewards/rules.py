@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from llavakit.align.exchanges import USED
 from llavakit.align.reward_model import Score, Unscorable
 from llavakit.align.rollouts import JSON, Rollout
 from llavakit.rules.boxes import iou, read_box
@@ -30,6 +31,7 @@ from llavakit.train.reward_terms import (
     StopPenalty,
     Take,
     TermSettings,
+    ToolUse,
     YesNoTerm,
 )
 
@@ -122,6 +124,12 @@ def box_iou(term: BoxIoU, rollout: Rollout) -> Score:
     return overlap if term.at is None else float(overlap >= term.at)
 
 
+def tool_use(term: ToolUse, rollout: Rollout) -> Score:
+    if USED not in rollout.counts:
+        return Unscorable(f"{rollout.key}: it was answered without tools to call; set policy.tools")
+    return float(rollout.counts[USED] > 0)
+
+
 def _claim(said: frozenset[str], right: frozenset[str], several: float) -> float:
     """1 for the right claim alone, `several` for a guess, 0 for a wrong one or none."""
     return several if len(said) > 1 else float(said == right)
@@ -145,4 +153,5 @@ RULES: dict[type[TermSettings], Callable[[Any, Rollout], Score]] = {
     YesNoTerm: yes_no,
     Format: has_style,
     BoxIoU: box_iou,
+    ToolUse: tool_use,
 }
