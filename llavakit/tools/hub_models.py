@@ -15,12 +15,20 @@ from pydantic import Field
 from llavakit.core.errors import DataError
 from llavakit.text.calls import ToolError, ToolUnavailable
 from llavakit.tools.arguments import Answer, Drawn, Mask, Picture, Point, Region
+from llavakit.tools.detection import LABELS
 from llavakit.tools.opencv import apart, mask_box, region, resized, shaded
 from llavakit.vision.image import digest, load_image
 
 MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
 Words = Annotated[str, Field(min_length=1, max_length=100)]
 MOST_FILES = 100_000
+PLACES = (
+    "beach", "sea", "lake", "river", "mountain", "forest", "field", "garden", "street", "city", "building", "house",
+    "bridge", "tower", "church", "shop", "restaurant", "kitchen", "bathroom", "bedroom", "office", "classroom",
+    "airport", "station", "stadium", "sky", "snow", "rain", "sunset", "night", "grass", "tree", "flower", "food",
+    "text", "drawing", "map", "chart", "crowd", "child", "portrait", "animal", "toy",
+)  # fmt: skip
+TAGS = (*LABELS, *PLACES)
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 
 
@@ -144,26 +152,87 @@ def search(
     from transformers import AutoModel
 
     processor, net = _processor(model), _net(AutoModel, model)
-    names, vectors_ND = _indexed(model, folder)
     inputs = processor(text=[words], padding="max_length", truncation=True, return_tensors="pt").to(
         net.device
     )
     with torch.inference_mode():
         asked_D = _unit(net.get_text_features(**inputs))[0]
-    scores_N = vectors_ND @ asked_D
-    best = np.argsort(-scores_N, kind="stable")[:top]
-    found = [{"name": names[one], "likeness": round(float(scores_N[one]), 4)} for one in best]
+    return _nearest(model, folder, asked_D, top)
+
+
+def alike(
+    image: Picture,
+    top: Annotated[int, Field(ge=1, le=8, description="How many pictures.")] = 3,
+    *,
+    model: str,
+    folder: str,
+) -> Answer:
+    """Find the pictures of a collection that look most like a picture (SigLIP): their names, and the pictures."""
+    return _nearest(model, folder, _look(PIL.Image.fromarray(image.pixels_HW3), model), top)
+
+
+def _nearest(model: str, folder: str, asked_D: np.ndarray, top: int) -> Answer:
+    """The pictures whose vectors are nearest, all of them compared: by FAISS where it is, which does it faster."""
+    names, vectors_ND = _indexed(model, folder)
+    index = _index(model, folder)
+    if index is None:
+        scores_N = vectors_ND @ asked_D
+        best = np.argsort(-scores_N, kind="stable")[:top]
+        scores = scores_N[best]
+    else:
+        [scores], [best] = index.search(asked_D[None], min(top, len(names)))
+    found = [
+        {"name": names[one], "likeness": round(float(score), 4)}
+        for one, score in zip(best, scores, strict=True)
+    ]
     shown = tuple(Drawn(np.asarray(load_image(Path(folder) / names[one]))) for one in best)
     return Answer({"pictures_in_all": len(names), "found": found}, shown)
 
 
 @cache
-def _indexed(model: str, folder: str) -> tuple[list[str], np.ndarray]:
-    """Names below the folder and their vectors [N, D]; a picture that was seen before is not looked at again."""
+def _index(model: str, folder: str) -> Any:
+    """An exact index of FAISS over the folder; None where FAISS is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    _, vectors_ND = _indexed(model, folder)
+    index = faiss.IndexFlatIP(vectors_ND.shape[1])
+    index.add(vectors_ND)
+    return index
+
+
+def tag(
+    image: Picture,
+    words: Annotated[
+        list[Words] | None,
+        Field(max_length=500, description="Which tags there are; without them, everyday things and places."),
+    ] = None,
+    confidence: Annotated[float, Field(ge=0.001, le=1, description="Least confidence.")] = 0.05,
+    *,
+    model: str,
+) -> Answer:
+    """Name what a picture shows, as tags out of a list of words (SigLIP)."""
     import torch
     from transformers import AutoModel
 
     processor, net = _processor(model), _net(AutoModel, model)
+    asked = list(dict.fromkeys(words or TAGS))
+    said = [f"a photo of {word}" for word in asked]
+    inputs = processor(
+        text=said, images=PIL.Image.fromarray(image.pixels_HW3), padding="max_length", truncation=True,
+        return_tensors="pt",
+    ).to(net.device)  # fmt: skip
+    with torch.inference_mode():
+        scores_W = net(**inputs).logits_per_image[0].float().sigmoid().cpu().numpy()
+    order = [one for one in np.argsort(-scores_W, kind="stable") if scores_W[one] >= confidence]
+    found = [{"tag": asked[one], "confidence": round(float(scores_W[one]), 3)} for one in order[:40]]
+    return Answer({"tags": [one["tag"] for one in found], "found": found})
+
+
+@cache
+def _indexed(model: str, folder: str) -> tuple[list[str], np.ndarray]:
+    """Names below the folder and their vectors [N, D]; a picture that was seen before is not looked at again."""
     root = Path(folder)
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     names, vectors, seen = [], [], dict[str, np.ndarray]()
@@ -171,9 +240,7 @@ def _indexed(model: str, folder: str) -> tuple[list[str], np.ndarray]:
         try:
             known = digest(path)
             if known not in seen:
-                inputs = processor(images=load_image(path), return_tensors="pt").to(net.device)
-                with torch.inference_mode():
-                    seen[known] = _unit(net.get_image_features(**inputs))[0]
+                seen[known] = _look(load_image(path), model)
         except DataError:  # not every file of a folder is a picture
             continue
         names.append(str(path.relative_to(root)))
@@ -181,6 +248,17 @@ def _indexed(model: str, folder: str) -> tuple[list[str], np.ndarray]:
     if not names:
         raise ToolError("there is no picture in the collection")
     return names, np.stack(vectors)
+
+
+def _look(image: PIL.Image.Image, model: str) -> np.ndarray:
+    """float32[D]: what a picture is compared by."""
+    import torch
+    from transformers import AutoModel
+
+    net = _net(AutoModel, model)
+    inputs = _processor(model)(images=image, return_tensors="pt").to(net.device)
+    with torch.inference_mode():
+        return _unit(net.get_image_features(**inputs))[0]
 
 
 def _unit(features: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from llavakit.core.errors import ConfigError, pick
 from llavakit.text.calls import Card, Weights
@@ -12,15 +13,18 @@ from llavakit.tools import (
     faces,
     hub_models,
     looking,
+    making,
     marking,
     reading,
     reckoning,
     saliency,
     selecting,
 )
-from llavakit.tools.aliases import ALIASES, AliasTool
+from llavakit.tools.aliases import ZOOM, AliasTool
 from llavakit.tools.arguments import Answer
+from llavakit.tools.diffusion import STEPS
 from llavakit.tools.function import FunctionTool
+from llavakit.tools.plus_aliases import PLUS
 from llavakit.tools.registry import Registry
 from llavakit.tools.workers import Workers
 
@@ -67,6 +71,10 @@ def _hub(
     return Skill(function, 300.0, weights, (("model", hub_id), *more.items()))
 
 
+def _maker(function: Callable[..., Answer], hub_id: str, name: str, **more: str) -> Skill:
+    return _hub(function, hub_id, name, "CreativeML OpenRAIL-M", 5000, **more, steps=str(STEPS))
+
+
 SKILLS = {
     skill.name: skill
     for skill in (
@@ -91,10 +99,24 @@ SKILLS = {
         _hub(hub_models.segment, "facebook/sam2.1-hiera-tiny", "SAM 2.1", "Apache-2.0", 1500),
         _hub(hub_models.caption, "Salesforce/blip-image-captioning-base", "BLIP", "BSD-3-Clause", 2000),
         _hub(hub_models.search, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000, folder=""),
+        _hub(hub_models.alike, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000, folder=""),
+        _hub(hub_models.tag, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000),
+        _maker(making.generate, "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion 1.5"),
+        _maker(making.edit, "timbrooks/instruct-pix2pix", "InstructPix2Pix"),
+        _maker(making.paint, "stabilityai/stable-diffusion-2-inpainting", "Stable Diffusion 2"),
+        _maker(
+            making.redraw,
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "Stable Diffusion 1.5 with ControlNet",
+            control="lllyasviel/sd-controlnet-canny",
+        ),
         Skill(reckoning.calculate, seconds=5.0),
         Skill(reckoning.table, seconds=5.0),
     )
 }
+
+
+ALIASES = {alias.name: alias for alias in (ZOOM, *PLUS)}
 
 
 def cards_of_all() -> list[Card]:
@@ -103,7 +125,7 @@ def cards_of_all() -> list[Card]:
     tools = {name: replace(skill, settings=()).open(shared, {}) for name, skill in SKILLS.items()}
     own = Registry(tools[name] for name, skill in SKILLS.items() if not skill.settings)
     hub = Registry(tools[name] for name, skill in SKILLS.items() if skill.settings)
-    aliases = Registry(AliasTool(alias, tools[alias.target]) for alias in ALIASES.values())
+    aliases = Registry(AliasTool(alias, tools) for alias in ALIASES.values())
     return [*own.cards, *hub.cards, *aliases.cards]
 
 
@@ -120,10 +142,13 @@ def open_tools(
     for name in (*chosen, *changed):
         pick(dict.fromkeys(known), name, "tool")
 
-    def opened(name: str) -> FunctionTool:
+    @cache
+    def opened(name: str) -> FunctionTool:  # once, for however many aliases
         return SKILLS[name].open(shared, changed.get(name, {}))
 
     return Registry(
-        AliasTool(ALIASES[name], opened(ALIASES[name].target)) if name in ALIASES else opened(name)
+        AliasTool(ALIASES[name], {target: opened(target) for target in ALIASES[name].targets})
+        if name in ALIASES
+        else opened(name)
         for name in dict.fromkeys(chosen)
     )

@@ -1,6 +1,7 @@
 """Tools with weights of the hub: tiny random models of the same kinds go through the same functions."""
 
 import json
+import sys
 import time
 
 import numpy as np
@@ -111,6 +112,32 @@ def test_a_collection_is_searched_in_a_process_of_its_own_and_shows_what_it_foun
     assert "model" not in json.dumps(registry.cards[0].parameters)
 
 
+def test_a_picture_finds_itself_first_with_faiss_and_without(folder, tmp_path, monkeypatch):
+    tiny_hub.save_siglip(folder / "alike")
+    model = str(folder / "alike")
+    for name, pixels in {"cat.png": data.chelsea(), "cup.png": data.coffee()}.items():
+        PIL.Image.fromarray(pixels).save(tmp_path / name)
+    cup = Picture("img_1", data.coffee())
+    with_faiss = hub_models.alike(cup, 2, model=model, folder=str(tmp_path))
+    assert [one["name"] for one in with_faiss.value["found"]] == ["cup.png", "cat.png"]
+    assert with_faiss.value["found"][0]["likeness"] == pytest.approx(1, abs=1e-4)
+    hub_models._index.cache_clear()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    without = hub_models.alike(cup, 2, model=model, folder=str(tmp_path))
+    for one, other in zip(with_faiss.value["found"], without.value["found"], strict=True):
+        assert one["name"] == other["name"] and one["likeness"] == pytest.approx(other["likeness"], abs=2e-4)
+    hub_models._index.cache_clear()
+
+
+def test_tags_are_words_of_the_list_the_surest_first(folder):
+    tiny_hub.save_siglip(folder / "tags")
+    value = hub_models.tag(CAT, ["cat", "dog", "cat"], 0.001, model=str(folder / "tags")).value
+    assert sorted(value["tags"]) == ["cat", "dog"]
+    scores = [one["confidence"] for one in value["found"]]
+    assert scores == sorted(scores, reverse=True)
+    assert hub_models.tag(CAT, ["cat"], 1.0, model=str(folder / "tags")).value["tags"] == []
+
+
 def test_weights_that_are_not_there_are_told_with_their_name():
     with pytest.raises(ToolUnavailable, match="no/such cannot be opened"):
         hub_models.caption(CAT, model="no/such")
@@ -119,7 +146,10 @@ def test_weights_that_are_not_there_are_told_with_their_name():
 def test_they_are_there_when_they_are_named_and_say_what_they_need():
     named_only = {name for name, skill in SKILLS.items() if skill.settings}
     registry = open_tools()
-    assert named_only == {"ground", "segment", "caption", "search"} and not named_only & set(registry.tools)
+    hub = {"ground", "segment", "caption", "search", "alike", "tag"}
+    assert named_only == hub | {"generate", "edit", "paint", "redraw"} and not named_only & set(
+        registry.tools
+    )
     with pytest.raises(ConfigError, match="search needs folder"):
         open_tools(["search"])
     with pytest.raises(ConfigError, match="did you mean 'model'"):
