@@ -94,8 +94,13 @@ class Remote(Responder):
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
         """The next assistant text in pieces. Joined and stripped, they are what `batch` gives."""
-        body = self.body(conversation, sampling)
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        for delta in self.deltas(self.body(conversation, sampling)):
+            if text := delta.get("content"):
+                yield text
+
+    def deltas(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """What a server says piece by piece to a request (`body`), in OpenAI's words."""
+        body = body | {"stream": True, "stream_options": {"include_usage": True}}
         self._num_tokens = None
         with self._server.request("POST", CHAT, body) as response:
             for event in read_events(response):
@@ -104,8 +109,7 @@ class Remote(Responder):
                 if event.get("usage"):
                     self._num_tokens = event["usage"]["completion_tokens"]
                 for choice in event.get("choices", ()):
-                    if text := choice["delta"].get("content"):
-                        yield text
+                    yield choice["delta"]
 
     def num_tokens(self, answer: str) -> int | None:
         """Tokens of the answer that was streamed last, as the server counted them; None if it did not say."""

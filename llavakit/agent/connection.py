@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from llavakit.agent.liveness import Notices, follow, watch
 from llavakit.agent.server_config import ServerConfig
 from llavakit.core.errors import printable
 from llavakit.engine.fault import Boundary
@@ -43,11 +44,12 @@ class Connection:
         self._restarts = RESTARTS
         self._starting = asyncio.Lock()
         self._offers: dict[str, Offer] = {}
+        self._why = "ended"
 
     async def start(self) -> list[Offer]:
         """Begin the session; what the server offers. ToolUnavailable where it does not begin in time."""
         ready: asyncio.Future[list[Offer]] = asyncio.get_running_loop().create_future()
-        self._gone, self._ending = asyncio.Event(), False
+        self._gone, self._ending, self._why = asyncio.Event(), False, "ended"
         self._task = asyncio.create_task(self._live(ready))
         done, _ = await asyncio.wait({ready}, timeout=self._config.start_seconds)
         if not done:
@@ -72,7 +74,9 @@ class Connection:
 
     async def call(self, tool: Offer, arguments: dict[str, Any], *, seconds: float) -> Any:
         """Ask, by a deadline; a server that dies meanwhile is known at once, not at the deadline."""
-        await self._revive(tool)
+        await self._revive()
+        if self._offers.get(tool.name) != tool:
+            raise ToolError(f"server {self.name} has changed, and its {tool.name} is not what it was")
         asked = asyncio.ensure_future(
             self._client.call_tool(tool.name, arguments, read_timeout_seconds=seconds)
         )
@@ -81,9 +85,7 @@ class Connection:
             await asyncio.wait({asked, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not asked.done():
                 if gone.done():
-                    raise ToolUnavailable(
-                        f"server {self.name} ended during the call; it may have been done or not"
-                    )
+                    raise self._lost()
                 raise ToolUnavailable(f"server {self.name} did not answer within {seconds:.3g} s")
         finally:
             gone.cancel()
@@ -95,7 +97,7 @@ class Connection:
         from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 
         if asked.cancelled():
-            raise ToolUnavailable(f"server {self.name} ended during the call; it may have been done or not")
+            raise self._lost()
         error = asked.exception()
         if error is None:
             return asked.result()
@@ -105,13 +107,18 @@ class Connection:
             )
         if error.code == CONNECTION_CLOSED:
             self._end()
-            raise ToolUnavailable(f"server {self.name} ended during the call; it may have been done or not")
+            raise self._lost()
         if error.code == REQUEST_TIMEOUT:
             raise ToolUnavailable(f"server {self.name} did not answer within {seconds:.3g} s")
         raise ToolError(f"server {self.name} refuses: {printable(error.message)[:500]}")
 
-    async def _revive(self, tool: Offer) -> None:
-        """A session that is alive and offers the tool as it was; one that ended is begun anew."""
+    def _lost(self) -> ToolUnavailable:
+        return ToolUnavailable(
+            f"server {self.name} {self._why} during the call; it may have been done or not"
+        )
+
+    async def _revive(self) -> None:
+        """A session that is alive; one that ended is begun anew."""
         async with self._starting:
             if self._ending and self._task is not None:
                 await asyncio.wait({self._task}, timeout=self._config.start_seconds)
@@ -123,8 +130,6 @@ class Connection:
                 )
             self._restarts -= 1
             await self.start()
-        if self._offers.get(tool.name) != tool:
-            raise ToolError(f"server {self.name} began anew, and its {tool.name} is not what it was")
 
     async def _live(self, ready: "asyncio.Future[list[Offer]]") -> None:
         """The whole life of one session. However it ends, nothing of it leaves this task."""
@@ -137,12 +142,17 @@ class Connection:
         logging.getLogger("mcp").propagate = False
         with Boundary() as own:
             try:
+                notices = Notices()
                 with anyio.CancelScope() as self._scope:
                     async with (
                         _transport(self._config, self._log) as transport,
-                        Client(transport) as self._client,
+                        Client(transport, message_handler=notices) as self._client,
+                        anyio.create_task_group() as beside,
                     ):
                         ready.set_result(await self._list())
+                        if self._config.ping_seconds is not None:
+                            beside.start_soon(self._watch, self._config.ping_seconds)
+                        beside.start_soon(follow, self._client, notices, self._list_again)
                         await anyio.sleep_forever()
             except (
                 BaseExceptionGroup
@@ -153,10 +163,22 @@ class Connection:
             why = "ended" if own.error is None else _reason(own.error)
             ready.set_exception(ToolUnavailable(f"does not start: {why}"))
 
+    async def _watch(self, seconds: float) -> None:
+        """End the session of a server that does not say whether it lives; its calls hear that, and why."""
+        try:
+            await watch(self._client, seconds)
+        except ToolUnavailable as error:
+            self._why = str(error)
+            raise
+
+    async def _list_again(self) -> None:
+        """The tools as they are now: those of a run that are not what they were cannot be called any more."""
+        self._offers = {offer.name: offer for offer in await self._list()}
+
     async def _list(self) -> list[Offer]:
         found, cursor = [], None
         for _ in range(MOST_PAGES):
-            page = await self._client.list_tools(cursor=cursor)
+            page = await self._client.list_tools(cursor=cursor, cache_mode="bypass")
             found += [_offer(tool) for tool in page.tools]
             cursor = page.next_cursor
             if cursor is None or len(found) >= MOST_TOOLS:
@@ -175,12 +197,17 @@ def _offer(tool: Any) -> Offer:
 @asynccontextmanager
 async def _transport(config: ServerConfig, log: Path | None) -> AsyncIterator[Any]:
     """The SDK's way to the server, not begun yet; what a process of ours writes to stderr goes into the log."""
+    import httpx2
     from mcp import StdioServerParameters
     from mcp.client.stdio import stdio_client
     from mcp.client.streamable_http import streamable_http_client
 
     if config.url is not None:
-        yield streamable_http_client(config.url)
+        headers = {name: value.get_secret_value() for name, value in config.headers.items()}
+        # A server may keep the stream of an answer open for as long as its call takes.
+        timeout = httpx2.Timeout(config.start_seconds, read=config.call_seconds + config.start_seconds)
+        async with httpx2.AsyncClient(headers=headers, timeout=timeout) as http:
+            yield streamable_http_client(config.url, http_client=http)
         return
     assert config.command is not None
     env = {name: value.get_secret_value() for name, value in config.env.items()}
@@ -194,4 +221,6 @@ def _reason(error: BaseException) -> str:
     """The first error inside groups of them, in one line."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, ToolUnavailable):
+        return str(error)
     return printable(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)[:300]

@@ -10,17 +10,21 @@ from typing import Literal
 from pydantic import Field
 
 from llavakit.agent.budget import Budget
-from llavakit.agent.forms import FORMS, Form
+from llavakit.agent.forms import FORMS, Form, OpenAI
+from llavakit.agent.openai_calls import ToolCaller
 from llavakit.agent.policy import Kept, Policy, load_policy
 from llavakit.agent.run import Run
 from llavakit.agent.server_config import load_servers
 from llavakit.agent.servers import Servers
 from llavakit.chat import Chat
 from llavakit.core.config import Config
-from llavakit.core.errors import pick
+from llavakit.core.errors import ConfigError, pick
 from llavakit.core.progress import say
+from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.responder import Responder
-from llavakit.tools.registry import Registry
+from llavakit.remote import Remote
+from llavakit.text.calls import Card
+from llavakit.tools.registry import Registry, Tool
 from llavakit.tools.skills import open_tools
 from llavakit.vision.boxes import Unit
 from llavakit.vision.plan import ImageConfig
@@ -29,7 +33,7 @@ from llavakit.vision.plan import ImageConfig
 class AgentConfig(Config):
     """An agent of which a server has many runs."""
 
-    form: Literal["hermes", "llava_plus", "json"] = "hermes"
+    form: Literal["hermes", "llava_plus", "json", "openai"] = "hermes"
     tools: tuple[str, ...] | None = None  # of ours; default: all
     mcp: Path | None = None  # a file of outside servers
     policy: Path | None = None  # a file of rules; what they ask about is refused, for nobody is there
@@ -51,21 +55,23 @@ class AgentConfig(Config):
 
 
 @contextmanager
-def open_registry(names: Sequence[str] | None, servers: Path | None, *, log: Path) -> Iterator[Registry]:
-    """Our tools of these names (None: all) and all tools of a file of servers.
+def open_registry(
+    names: Sequence[str] | None, servers: Path | None, *, log: Path, more: Sequence[Tool] = ()
+) -> Iterator[Registry]:
+    """Our tools of these names (None: all), all tools of a file of servers, and `more`.
 
     A server that does not start is one line; its tools are not there.
     """
     registry = open_tools(names)
     try:
         if servers is None:
-            yield registry
+            yield Registry([*registry.tools.values(), *more])
             return
         log.parent.mkdir(parents=True, exist_ok=True)
         with Servers(load_servers(servers), log=log) as running:
             for problem in running.problems:
                 say(problem)
-            yield Registry([*registry.tools.values(), *running.tools])
+            yield Registry([*registry.tools.values(), *running.tools, *more])
     finally:
         registry.close()
 
@@ -84,7 +90,18 @@ def form_of(run: Run) -> Form:
 
 def can_hold(responder: Responder) -> bool:
     """Whether calls in its text can be held to schemas: by our engine, with the library for grammars."""
-    return isinstance(responder, Chat) and find_spec("llguidance") is not None
+    return isinstance(responder, Chat | WorkerResponder) and find_spec("llguidance") is not None
+
+
+def caller(responder: Responder, form: str, cards: Sequence[Card]) -> Responder:
+    """Who is asked in this form: with `openai` a server that is told of the tools, and that alone has it."""
+    if form != OpenAI.name:
+        return responder
+    if not isinstance(responder, Remote):
+        raise ConfigError(
+            "the form openai is for a server (--remote); a model here has hermes, llava_plus or json"
+        )
+    return ToolCaller(responder, cards)
 
 
 def shown_as(responder: Responder) -> tuple[ImageConfig | None, str]:

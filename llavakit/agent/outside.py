@@ -8,6 +8,7 @@ from typing import Any
 
 from llavakit.agent.connection import Offer
 from llavakit.agent.run import BETWEEN
+from llavakit.agent.sending import send, tell
 from llavakit.agent.server_config import ServerConfig
 from llavakit.core.errors import DataError, printable
 from llavakit.text.calls import Card, Json, ToolError
@@ -24,12 +25,13 @@ class OutsideTool:
     """
 
     def __init__(self, call: Callable[..., Any], server: str, offer: Offer, config: ServerConfig) -> None:
-        self._call, self._config = call, config
+        self._call, self._config, self._schema = call, config, offer.parameters
+        self._local = config.command is not None
         name = re.sub(r"[^a-zA-Z0-9_-]", "_", f"{server}{BETWEEN}{offer.name}")[:64]
         self.card = Card(
             name,
             offer.description,
-            offer.parameters,
+            tell(offer.parameters, local=self._local) if config.pictures else offer.parameters,
             read_only=False,
             seconds=config.call_seconds,
             server=server,
@@ -37,6 +39,8 @@ class OutsideTool:
 
     def run(self, arguments: Json, desk: Desk, *, seconds: float) -> Made:
         """Call it. ToolUnavailable where its server is gone or late, ToolError for what it calls an error."""
+        if self._config.pictures:
+            arguments = send(arguments, self._schema, desk, local=self._local)
         result = self._call(arguments, seconds=seconds)
         size = len(result.model_dump_json())
         if size > self._config.max_result_bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from llavakit.agent.events import Answered, Line
 from llavakit.agent.forms import FORMS
 from llavakit.agent.loop import Agent
-from llavakit.agent.opening import AgentConfig, shown_as
+from llavakit.agent.opening import AgentConfig, caller, can_hold, shown_as
 from llavakit.agent.policy import Decision
 from llavakit.agent.run import Run, begin
 from llavakit.core.errors import DataError
@@ -32,19 +32,29 @@ def begin_talk(
     All pictures are shown with the last question. The folder is a new one in `config.runs`; without that it is
     removed in the end. `redraw` is that of its pictures (`Artifacts`).
     """
-    *before, asked = [message for message in talk.messages if message.role != "system"]
+    question, history = question_of(talk)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=config.runs))
     try:
         with begin(
-            folder, asked.text.strip(), pictures=[image.source for image in talk.images],
-            history=[Line(role=one.role, text=one.text) for one in before if one.role != "system"],
-            system=next((one.text for one in talk.messages if one.role == "system"), None), form=config.form,
+            folder, question, pictures=[image.source for image in talk.images], history=history,
+            system=system_of(talk), form=config.form,
             cards=agent.registry.cards_for(config.boxes), budget=config.budget, unit=config.boxes, redraw=redraw,
         ) as run:  # fmt: skip
             yield run
     finally:
         if config.runs is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def question_of(talk: Conversation) -> tuple[str, Sequence[Line]]:
+    """The last question of a conversation, and what was said before it."""
+    *before, asked = [message for message in talk.messages if message.role != "system"]
+    return asked.text.strip(), [Line(role=one.role, text=one.text) for one in before if one.role != "system"]
+
+
+def system_of(talk: Conversation) -> str | None:
+    """Its own system text."""
+    return next((one.text for one in talk.messages if one.role == "system"), None)
 
 
 def nobody(*_: object) -> Decision:
@@ -81,9 +91,11 @@ class AgentResponder(Responder):
         raise DataError("tools are for pictures: an agent takes no videos")
 
     def _run(self, talk: Conversation, sampling: Sampling) -> Answered:
+        cards = self._registry.cards_for(self._config.boxes)
         agent = Agent(
-            self._responder, self._registry, FORMS[self._config.form], policy=self._rules, ask=nobody,
-            sampling=sampling, own_system=self._system,
+            caller(self._responder, self._config.form, cards), self._registry, FORMS[self._config.form],
+            policy=self._rules, ask=nobody, sampling=sampling, own_system=self._system,
+            holds_calls=can_hold(self._responder),
         )  # fmt: skip
         with begin_talk(agent, talk, self._config) as run:
             for _ in agent.go(run):

@@ -18,10 +18,13 @@ class ServerConfig(Config):
     env: dict[str, SecretStr] = Field(default={})  # beside the few variables that every program needs
     cwd: Path | None = None
     url: str | None = None
+    headers: dict[str, SecretStr] = Field(default={})  # of every request to `url`, as Authorization
     type: str | None = None  # other programs write it; command or url say the same
     tools: tuple[str, ...] | None = None  # only these of its tools
     start_seconds: Seconds = 20.0
     call_seconds: Seconds = 60.0
+    ping_seconds: Seconds | None = 20.0  # it is asked so often whether it lives; null: never
+    pictures: bool = False  # ours may go to it, where a call names one (docs/agent.md)
     max_result_bytes: Annotated[int, Field(ge=1)] = 20 * 2**20
 
     @model_validator(mode="after")
@@ -30,6 +33,8 @@ class ServerConfig(Config):
             raise ValueError("give either command (a program) or url (a server)")
         if self.url is not None and not self.url.startswith(("http://", "https://")):
             raise ValueError("url must begin with http:// or https://")
+        if self.headers and self.url is None:
+            raise ValueError("headers are for a url; a program has env")
         return self
 
 

@@ -15,7 +15,8 @@ RUNS = Path("runs/agent")
 WAITS = 1  # exit code of a run that waits for a person
 
 Form = Annotated[
-    Literal["hermes", "llava_plus", "json"], typer.Option(help="How the model writes calls (docs/agent.md).")
+    Literal["hermes", "llava_plus", "json", "openai"] | None,
+    typer.Option(help="How the model writes calls (docs/agent.md); default: hermes, of --remote openai."),
 ]
 Tools = Annotated[
     str | None,
@@ -64,7 +65,7 @@ def agent(
     decisions: Decisions = None,
     box: Boxes = None,
     sketch: Sketch = None,
-    form: Form = "hermes",
+    form: Form = None,
     boxes: Unit = "0-1",
     limit: Limits = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer of the model.")] = 512,
@@ -79,7 +80,7 @@ def agent(
 
     from llavakit.agent.budget import Budget
     from llavakit.agent.loop import Agent
-    from llavakit.agent.opening import can_hold, form_of, open_registry, read_policy, shown_as
+    from llavakit.agent.opening import caller, can_hold, form_of, open_registry, read_policy, shown_as
     from llavakit.agent.run import begin, free_folder, reopen
     from llavakit.agent.screen import Screen, report
     from llavakit.core import config as settings
@@ -95,22 +96,24 @@ def agent(
     where = resume or out or free_folder(RUNS, question or "")
     for path in image or []:  # before a model is read, which may take minutes
         load_image(path)
-    responder = open_asked(model, template, remote, model_name, api_key)
-    seen, system = shown_as(responder)
     with ExitStack() as opened:
+        responder = open_asked(model, template, remote, model_name, api_key)
+        seen, system = shown_as(responder)
         registry = opened.enter_context(open_registry(_names(tools), mcp, log=where / "servers.log"))
         if resume is not None:
             run = opened.enter_context(reopen(resume, image=seen))
         else:
             run = opened.enter_context(
                 begin(
-                    where, question or "", pictures=image or [], boxes=box or [], sketch=sketch, form=form,
-                    cards=registry.cards_for(unit), budget=budget, unit=unit, image=seen,
+                    where, question or "", pictures=image or [], boxes=box or [], sketch=sketch,
+                    form=form or ("hermes" if remote is None else "openai"), cards=registry.cards_for(unit),
+                    budget=budget, unit=unit, image=seen,
                 )
             )  # fmt: skip
-        screen = Screen()
+        screen, how = Screen(), form_of(run)
+        asked = caller(responder, how.name, registry.cards_for(run.desk.unit))
         bot = Agent(
-            responder, registry, form_of(run), policy=rules, kept=kept, ask=screen.ask, own_system=system,
+            asked, registry, how, policy=rules, kept=kept, ask=screen.ask, own_system=system,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens), holds_calls=can_hold(responder),
         )  # fmt: skip
         screen.show(chain(list(run.events), bot.go(run)))

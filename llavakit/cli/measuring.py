@@ -38,7 +38,7 @@ def measure(
     from llavakit.agent.forms import FORMS
     from llavakit.agent.lessons import switch_off
     from llavakit.agent.loop import Agent
-    from llavakit.agent.opening import AgentConfig, shown_as
+    from llavakit.agent.opening import AgentConfig, caller, can_hold, shown_as
     from llavakit.agent.responder import nobody
     from llavakit.core import config as settings
     from llavakit.core.progress import say
@@ -49,10 +49,11 @@ def measure(
     rules = config.rules()
     responder = open_asked(model, template, remote, model_name, api_key)
     with config.open() as registry:
+        cards = registry.cards_for(config.boxes)
         bot = Agent(
-            responder, switch_off(registry) if without else registry, FORMS[config.form], policy=rules,
-            ask=nobody, own_system=shown_as(responder)[1],
-            sampling=Sampling(temperature=temperature, max_tokens=max_tokens),
+            caller(responder, config.form, cards), switch_off(registry) if without else registry,
+            FORMS[config.form], policy=rules, ask=nobody, own_system=shown_as(responder)[1],
+            sampling=Sampling(temperature=temperature, max_tokens=max_tokens), holds_calls=can_hold(responder),
         )  # fmt: skip
         figures = ask_cases(bot, found, cases.parent, out, config)
     for name, figure in figures.items():

@@ -12,9 +12,9 @@ from typing import Any
 from llavakit.agent.events import Answered, CallMade, Forced, Piece, Returned, Unread
 from llavakit.agent.forms import FORMS
 from llavakit.agent.loop import Agent
-from llavakit.agent.opening import AgentConfig
+from llavakit.agent.opening import AgentConfig, can_hold
 from llavakit.agent.responder import begin_talk, nobody
-from llavakit.core.errors import UserError
+from llavakit.core.errors import ConfigError, UserError
 from llavakit.data.media import Media, plan_media
 from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.fault import Boundary, report
@@ -39,6 +39,8 @@ class Toolbox:
 
     def __init__(self, config: AgentConfig) -> None:
         """Opens the tools that the settings name. ConfigError for those that are not there."""
+        if config.form == "openai":
+            raise ConfigError("form=openai is for an agent that asks a server; this one is the server")
         self.config, self.policy, self._opened = config, config.rules(), ExitStack()
         self.registry = self._opened.enter_context(config.open())
         self.pool = ThreadPoolExecutor(config.at_once, "llavakit-agent")
@@ -149,7 +151,7 @@ class AgentAnswer:
         box = self._toolbox
         agent = Agent(
             self._responder, box.registry, FORMS[box.config.form], policy=box.policy, ask=nobody,
-            sampling=self._sampling, own_system=self._own_system,
+            sampling=self._sampling, own_system=self._own_system, holds_calls=can_hold(self._responder),
         )  # fmt: skip
         with begin_talk(agent, self._talk, box.config, redraw=self._job.redraw) as run:
             for event in agent.go(run):
