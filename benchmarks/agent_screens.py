@@ -53,7 +53,7 @@ def blur_faces(found: list[dict[str, Any]]) -> str:
     if not any("hidden" in one for one in found):
         return "I hide every face.\n" + call("blur", boxes=[face["box"] for face in faces])
     count, hidden = people.get("person", 0), len(faces)
-    return f"There is {count} person [call_1]. I have blurred {hidden} face [call_3]."
+    return f"There is {count} person. [call_1] I have blurred {hidden} face. [call_2] [call_3]"
 
 
 def read_page(found: list[dict[str, Any]]) -> str:

@@ -69,9 +69,11 @@ def _checked(text: str, asked: set[str], known: Sequence[Known]) -> Sentence:
         if name not in worked:
             failed = any(call.id == name for call in known)
             doubts.append(f"{name} {'failed' if failed else 'does not exist'}")
-    said = _facts_in(CITED.sub("", text)) - asked
     words = f" {_plain(text)} "
     rests = [name for name in CITED.findall(text) if name in worked]
+    # What a named call gave is its: another one that gave the same number by chance is not named beside it.
+    named = set().union(*(_numbers(worked[name].value) for name in rests))
+    said = _facts_in(CITED.sub("", text)) - asked - named
     rests += [
         call.id
         for call in worked.values()

@@ -65,3 +65,11 @@ def test_words_of_doing():
 def test_no_text_is_lost(text):
     sentences = check_claims(text, text, [COUNT, OCR])
     assert "".join("".join(one.text.split()) for one in sentences) == "".join(text.split())
+
+
+def test_a_number_that_a_named_call_gave_is_not_another_calls_too():
+    """Two calls gave a 1: the sentence names the one that it rests on."""
+    people = Known("call_1", "detect", {"counts": {"person": 1}}, pictures=False, failed=False)
+    faces = Known("call_2", "faces", {"count": 1}, pictures=False, failed=False)
+    named, bare = check_claims("There is 1 person. [call_1]\nThere is 1 face.", "How many?", [people, faces])
+    assert named.calls == ("call_1",) and bare.calls == ("call_1", "call_2")

@@ -8,7 +8,7 @@ from benchmarks import agent_screens
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("agent-blur", "There is 1 person [call_1]. I have blurred 1 face [call_3]."),
+        ("agent-blur", "There is 1 person. [call_1] I have blurred 1 face. [call_2] [call_3]"),
         ("agent-ocr", "lines and begins with:"),
         ("agent-count", "I count 1 cup. [call_1]"),
     ],
