@@ -1,7 +1,7 @@
 """From a request to the deltas of its answer: fetch, prepare in threads, run on the engine, cancel when left.
 
-The event loop only waits. Four kinds of threads work: those that fetch, those that prepare text, those that wait
-for the processes that decode, and the engine's own, which hands every token back to the loop.
+The event loop only waits. Five kinds of threads work: those that read bodies, those that fetch, those that prepare
+text, those that wait for the processes that decode, and the engine's own, which tells the loop what is said.
 """
 
 import asyncio
@@ -83,6 +83,9 @@ from llavakit.wire import POOLING
 T = TypeVar("T")
 R = TypeVar("R", bound=Asked)
 AT_ONCE = 4  # pictures of one request that are fetched side by side
+# Bodies read side by side: two, so that a short one need not wait for a long one. More would take turns of the
+# interpreter's lock from the engine.
+READERS = 2
 
 
 class Service:
@@ -118,6 +121,7 @@ class Service:
         self._spelling = Spelling(encoder.tokenizer)
         self._stops = encoder.tokenizer.stop_strings(encoder.template)
         self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
+        self._reading = ThreadPoolExecutor(READERS, "llavakit-read")
         self._preparing = ThreadPoolExecutor(settings.prepare_threads, "llavakit-prepare")
         self._decoders = decoders or Decoders(settings.decode_processes, settings.decode_seconds)
         self._own_decoders = decoders is None
@@ -135,14 +139,14 @@ class Service:
         self.worker.close(finish=finish)
         if self._own_decoders and not finish:
             self._decoders.close()
-        for pool in (self._fetching, self._preparing, self._decoding):
+        for pool in (self._fetching, self._reading, self._preparing, self._decoding):
             pool.shutdown(wait=finish, cancel_futures=True)
         if self._own_decoders:
             self._decoders.close()
 
     async def parse(self, body: Body, read: Callable[[Body, ServeConfig], R]) -> R:
         """The request in a body, checked against this server's bounds."""
-        return await _run(self._preparing, read, body, self.settings)
+        return await _run(self._reading, read, body, self.settings)
 
     async def start(self, request: ChatRequest, share: MemoryShare, owner: bytes = b"") -> AnyAnswer:
         """Fetch, prepare and hand over to the engine. Raises ApiError for what cannot be answered.
@@ -169,8 +173,9 @@ class Service:
         # Of several answers the best is known at their end. Log-probabilities are many: they are told as they come.
         live = bool(request.logprobs or request.stream) and self.best_of is None
         stops = (*self._stops, *request.stops)
-        choices = self._choices([prepared], stops, calling(request), live=live)
-        answer = self._answer([prepared], choices, deadline, _shaping(request), live=live)
+        answer = self._answer(
+            [prepared], stops, calling(request), _shaping(request), deadline=deadline, live=live
+        )
         if self.best_of is None:
             return answer
         choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)
@@ -200,8 +205,9 @@ class Service:
         async with self.within(deadline):
             prepared = await _run(self._preparing, self._prepare_prompts, request, share, owner)
         live = bool(request.stream) or request.logprobs is not None
-        choices = self._choices(prepared, request.stops, Calling(), trim=False, live=live)
-        return self._answer(prepared, choices, deadline, "prompt", live=live)
+        return self._answer(
+            prepared, request.stops, Calling(), "prompt", deadline=deadline, live=live, trim=False
+        )
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingList:
         """The mean of the last hidden states of each text."""
@@ -245,14 +251,19 @@ class Service:
     def _answer(
         self,
         prepared: Sequence[Request],
-        choices: Sequence[Choice],
-        deadline: float,
+        stops: Sequence[str],
+        how: Calling,
         shaping: str,
         *,
+        deadline: float,
         live: bool,
+        trim: bool = True,
     ) -> Answer:
+        """Hand requests over to the engine. Their choices are numbered one request after the other."""
         if self._bridge is None:
             self._bridge = Bridge(asyncio.get_running_loop())
+        count = sum(request.sampling.n for request in prepared)
+        choices = [Choice(index, self._spelling, stops, how, trim=trim, live=live) for index in range(count)]
         return Answer(
             self.worker, self._bridge, prepared, choices, shaping,
             live=live, deadline=deadline, late=self._late,
@@ -272,19 +283,6 @@ class Service:
             f"not answered within {self.settings.request_seconds:g} s; ask for less, or later",
             status=504, code="timeout",
         )  # fmt: skip
-
-    def _choices(
-        self,
-        prepared: Sequence[Request],
-        stops: Sequence[str],
-        how: Calling,
-        *,
-        trim: bool = True,
-        live: bool,
-    ) -> list[Choice]:
-        """Readers of all choices of an answer: those of each request behind those of the one before."""
-        count = sum(request.sampling.n for request in prepared)
-        return [Choice(index, self._spelling, stops, how, trim=trim, live=live) for index in range(count)]
 
     async def _gather(self, media: Sequence[MediaUrl], job: Job, share: MemoryShare) -> list[Received]:
         """All media, a few at a time; when one cannot be had the others are not waited for."""

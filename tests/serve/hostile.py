@@ -34,8 +34,8 @@ def bodies(model: str) -> dict[str, bytes]:
 
 
 def heavy(model: str) -> bytes:
-    """A body of megabytes that is wrong at its end: a few at once are more than a server has for all."""
-    picture = data_url(b"\x89PNG\r\n\x1a\n" + bytes(4 * MIB))
+    """A body of 16 MiB that is no picture in the end: a few at once are more than a server has for all."""
+    picture = data_url(b"\x89PNG\r\n\x1a\n" + bytes(12 * MIB))
     return json.dumps(_asked(model, _pictures(picture))).encode()
 
 
