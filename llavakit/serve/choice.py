@@ -1,7 +1,8 @@
 """One choice of an answer while it is said: tokens in, deltas of text and calls out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from llavakit.engine.request import Event
@@ -82,8 +83,7 @@ class Choice:
         self.index, self.calling, self._trim = index, calling, trim
         self.num_tokens = 0
         self._spelling, self._reply = spelling, Reply(spelling.tokenizer, stops)
-        # Making text of a token costs about as much as computing it with a small model, and while the worker's
-        # thread does it the other cores wait: where nothing in the text can end the answer, that is for later.
+        # All answers wait for the worker's thread: where nothing in its text can end this one, text is made later.
         self._reads = live or bool(stops) or (bool(calling.free) and calling.only_first)
         self._unread: list[int] = []
         self._reader = CallReader(calling.free, only_first=calling.only_first)
@@ -108,7 +108,7 @@ class Choice:
             self._fresh += self._forced() if self.calling.forced else self._reader.finish()
         logprobs = self._chosen(event)
         deltas = []
-        for item in self._fresh:
+        for item in _joined(self._fresh):
             if isinstance(item, Call):
                 self._called, self._blanks = True, ""
                 deltas.append(Delta(self.index, call=item))
@@ -156,3 +156,12 @@ class Choice:
                 return "length"
             case _:
                 return "tool_calls" if self._called else "stop"
+
+
+def _joined(items: Sequence[str | Call]) -> Iterator[str | Call]:
+    """Texts that follow each other as one."""
+    for is_text, group in groupby(items, lambda item: isinstance(item, str)):
+        if is_text:
+            yield "".join(item for item in group if isinstance(item, str))
+        else:
+            yield from group
