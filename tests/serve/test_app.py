@@ -9,6 +9,7 @@ from llavakit.chat import Chat
 from llavakit.core.errors import DataError
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.app import create_app
+from llavakit.serve.bridge import Bridge
 from llavakit.text.conversation import Conversation, assistant, system, user
 from llavakit.text.templates import template
 from tests import tiny
@@ -100,6 +101,16 @@ def test_the_shape_of_an_answer(real, tmp_path):
     usage = answer["usage"]
     assert usage["completion_tokens"] == 3 and usage["prompt_tokens_details"] == {"image_tokens": 4}
     assert usage["total_tokens"] == usage["prompt_tokens"] + 3
+
+
+def test_a_whole_answer_wakes_the_loop_for_its_first_token_and_its_end(monkeypatch):
+    told, call = [], Bridge.call
+    monkeypatch.setattr(Bridge, "call", lambda self, *what: (told.append(what), call(self, *what)))
+    with client(ScriptedWorker("one two three four five")) as found:
+        assert text_of(post(found)) == "one two three four five"
+        assert len(told) == 2
+        assert text_of(post(found, logprobs=True)) == "one two three four five"
+        assert len(told) > 10
 
 
 @pytest.mark.parametrize("n", [1, 3])
