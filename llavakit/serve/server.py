@@ -1,5 +1,6 @@
 """`llavakit serve`: a model on a port until a signal comes."""
 
+import gc
 import socket
 import sys
 
@@ -28,8 +29,17 @@ def serve(service: Service, listener: socket.socket) -> None:
     say(service.engine.about)
     say(str(service.plan))
     raise_descriptor_limit()
-    sys.setswitchinterval(LOCK_SECONDS)
+    stop_nobody()
     Server(http_config(service)).run([listener])
+
+
+def stop_nobody() -> None:
+    """Keep what Python does with the interpreter's lock in its hand short, from here on in this process."""
+    sys.setswitchinterval(LOCK_SECONDS)
+    # What is there now stays: modules, the model, the vocabulary. Each look for garbage among all of it would stop
+    # every answer.
+    gc.collect()
+    gc.freeze()
 
 
 def http_config(service: Service) -> uvicorn.Config:
