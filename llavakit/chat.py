@@ -13,7 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from llavakit.core.errors import ConfigError
 from llavakit.data.encode import Encoder
-from llavakit.data.media import plan_media
+from llavakit.data.media import Planned, plan_media
 from llavakit.engine.decoder import Decoder, Kernels, ModuleDecoder, Weights, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.responder import GREEDY, Answer, Responder
@@ -34,7 +34,8 @@ class Chat(Responder):
 
     def answers(self, conversations: Sequence[Conversation], *, sampling: Sampling = GREEDY) -> list[Answer]:
         """The next assistant text of each conversation, all generated together."""
-        samples = [self.encoder.encode(talk, open_turn=True) for talk in conversations]
+        plan = Planned()
+        samples = [self.encoder.encode(talk, open_turn=True, plan=plan) for talk in conversations]
         replies = [self.reply(sampling) for _ in samples]
         finishes, said = ["stop"] * len(samples), [0] * len(samples)
         for index, event in self.engine.events(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -80,6 +81,22 @@ def plan_media(part: Image | Video, image: ImageConfig, video: VideoConfig | Non
     """Plan a part of a conversation from its header. `alone`: the sample has no other image."""
     check_video(part, video)
     return plan_measured(part, measure(part), image, video, alone=alone)
+
+
+class Planned:
+    """`plan_media` for conversations that are asked together: a source that several show is opened once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, tuple[object, Media]] = {}
+
+    def __call__(
+        self, part: Image | Video, image: ImageConfig, video: VideoConfig | None, *, alone: bool
+    ) -> Media:
+        source = part.source
+        key = source if isinstance(source, Path) else id(source), type(part), alone
+        if key not in self._known:
+            self._known[key] = source, plan_media(part, image, video, alone=alone)  # the source keeps its id
+        return self._known[key][1]
 
 
 def check_video(part: Image | Video, video: VideoConfig | None) -> None:

@@ -9,7 +9,7 @@ one whose slots fit into the others' empty places is given up without any.
 from collections.abc import Iterator, Sequence
 
 from llavakit.engine.kv_slots import Arena, KvShape, KvSlot
-from llavakit.engine.layout import StepLayout
+from llavakit.engine.layout import Forks, StepLayout
 from llavakit.engine.prefix import BLOCK, PrefixCache
 
 SMALLEST = 128  # positions of the smallest slot
@@ -51,7 +51,7 @@ class SlotCache:
 
     def close(self, slot: KvSlot, keys: Sequence[bytes]) -> None:
         """Give a slot up. Its complete blocks, which have these keys, go on the shelf as far as there is room."""
-        shelve = self.prefixes.retire(slot, keys)
+        shelve = self.prefixes.missing(slot, keys)
         self._release(len(shelve) * BLOCK)
         while shelve and self.prefixes.tokens and self.tokens + len(shelve) * BLOCK > self.budget:
             self.prefixes.evict()
@@ -65,9 +65,14 @@ class SlotCache:
         for arena in self._arenas:
             yield from arena.slots[: arena.decoding]
 
-    def step(self, chunks: Sequence[tuple[KvSlot, int]], *, decode: bool = True) -> StepLayout:
-        """With `decode` a row for each decoding slot; then so many that go on with the slot of each of `chunks`."""
-        return StepLayout([arena for arena in self._arenas if arena.decoding and decode], chunks)
+    def step(
+        self, chunks: Sequence[tuple[KvSlot, int]], forks: Forks | None = None, *, decode: bool = True
+    ) -> StepLayout:
+        """With `decode` a row for each decoding slot; then so many that go on with the slot of each of `chunks`.
+
+        `forks`: those of them that begin as other slots do, which stand before them.
+        """
+        return StepLayout([arena for arena in self._arenas if arena.decoding and decode], chunks, forks or {})
 
     def clear(self) -> None:
         """Forget everything; no slot may be open."""

@@ -25,6 +25,7 @@ from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
 from llavakit.engine.grammar import Grammar, Grammars
 from llavakit.engine.request import (
+    Album,
     ContextError,
     Ends,
     Event,
@@ -32,13 +33,13 @@ from llavakit.engine.request import (
     Listen,
     Request,
     Stops,
-    media_key,
     name_tokens,
     never,
 )
 from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
-from llavakit.engine.scheduler import Scheduler, Sequence
+from llavakit.engine.scheduler import Scheduler
 from llavakit.engine.scoring import num_learned, score_rows
+from llavakit.engine.step import Sequence
 from llavakit.engine.trial import kv_shape
 from llavakit.engine.weights import check_fit
 from llavakit.model.fused import packed_layout
@@ -119,10 +120,13 @@ class Engine:
         """Whether a step has anything to do."""
         return bool(self._scheduler.running or self._scheduler.waiting)
 
-    def prepare(self, sample: Sample, sampling: Sampling, *, salt: bytes = b"") -> Request:
+    def prepare(
+        self, sample: Sample, sampling: Sampling, *, salt: bytes = b"", album: Album | None = None
+    ) -> Request:
         """Check a prompt and what is asked, name its pictures and decode those that are not known. For any thread.
 
-        What is kept of a request is found again by requests of the same `salt` only.
+        What is kept of a request is found again by requests of the same `salt` only. `album` has the pictures of
+        those that are prepared together, with the same salt.
 
         Raises DataError for a prompt that does not fit, an unreadable picture, a schema that cannot be kept.
         """
@@ -131,9 +135,10 @@ class Engine:
         self._check_length(sample)
         grammar = self._check(sampling)
         slots = tuple(place for place, token in enumerate(sample.ids) if token == IMAGE_ID)
-        keys = tuple(media_key(media, salt) for media in sample.media)
+        album = album or Album(salt)
+        keys = tuple(album.key(media) for media in sample.media)
         tiles = {
-            key: media.tiles()
+            key: album.tiles(key, media)
             for key, media in zip(keys, sample.media, strict=True)
             if key not in self._features
         }
@@ -178,7 +183,7 @@ class Engine:
             return
         spoken = self._forward.run(step, self._cache)
         failed = {sequence for sequence, _ in spoken.failed}
-        for sequence, _ in step.filling:
+        for sequence in step.filling:
             if sequence not in failed:
                 self._scheduler.filled(sequence)
         for sequence, error in spoken.failed:
@@ -211,8 +216,9 @@ class Engine:
         if sampling.n != 1:
             raise ConfigError(f"n={sampling.n}: one answer is given for each prompt; ask the prompt n times")
         heard: deque[tuple[int, Event]] = deque()
+        album = Album()
         requests = [
-            self.prepare(sample, sampling.model_copy(update={"seed": sampling.seed + index}))
+            self.prepare(sample, sampling.model_copy(update={"seed": sampling.seed + index}), album=album)
             for index, sample in enumerate(samples)
         ]
         numbers = [
@@ -364,16 +370,18 @@ class Engine:
 
     def _hear(self, spoken: Spoken) -> None:
         """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
-        rows = zip(spoken.speaking, spoken.logits_SV, likeliest(spoken.logits_SV), strict=True)
-        saying: Sequence | None = None
+        best, speaking = likeliest(spoken.logits_SV), spoken.speaking
+        # From the last slot on: of those that end together none leaves a hole that another has to be copied into.
+        left, saying = reversed(range(len(speaking))), speaking[-1]
         while True:
             with (
                 Boundary() as own
             ):  # one for all that goes well: entering it costs as much as to choose a token
-                for saying, logits_V, best in rows:
-                    self._say(saying, choose(logits_V, saying.draw, best))
+                for row in left:
+                    saying = speaking[row]
+                    self._say(saying, choose(spoken.logits_SV[row], saying.draw, best[row]))
                 return
-            assert saying is not None and own.error is not None
+            assert own.error is not None
             self._fail(saying, own.error)
 
     def _say(self, sequence: Sequence, choice: Choice) -> None:

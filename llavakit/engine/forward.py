@@ -14,7 +14,8 @@ from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import Decoder
 from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
-from llavakit.engine.scheduler import Sequence, Step
+from llavakit.engine.layout import Forks
+from llavakit.engine.step import Sequence, Step
 from llavakit.model.llava import Llava
 
 
@@ -47,8 +48,13 @@ class Forward:
         return _together([self._run_alone(sequence, step, cache) for sequence in sequences])
 
     def _run_alone(self, sequence: Sequence, step: Step, cache: SlotCache) -> Spoken:
+        part = step.of(sequence)
+        if not all(fill.can_run for fill in part.filling.values()):
+            return Spoken(
+                [], torch.empty(0), []
+            )  # whom it begins like has failed: it begins itself with the next step
         with Boundary() as own:
-            return self._run(step.of(sequence), cache)
+            return self._run(part, cache)
         assert own.error is not None
         return Spoken([], torch.empty(0), [(sequence, own.error)])
 
@@ -56,8 +62,8 @@ class Forward:
         self._see(step)
         if not step.decoding and not step.filling:
             return Spoken([], torch.empty(0), [])
-        chunks = [(sequence.slot, size) for sequence, size in step.filling if sequence.slot]
-        layout = cache.step(chunks, decode=bool(step.decoding))
+        chunks = [(slot, fill.count) for fill in step.filling.values() if (slot := fill.sequence.slot)]
+        layout = cache.step(chunks, _forks(step), decode=bool(step.decoding))
         speaking, rows = _speaking(step)
         last_S = torch.tensor(rows, dtype=torch.long, device=self._device)
         hidden_SD = self._decoder(self._embed(step), self._positions(step), layout, layout, last_S)
@@ -72,7 +78,7 @@ class Forward:
         needed = [
             (sequence, key)
             for sequence in step.prompts
-            for key, _, _ in sequence.request.unseen(sequence.done, sequence.seen)
+            for key, _, _ in sequence.request.unseen(step.start(sequence), sequence.seen)
         ]
         self._take(needed, {})  # first: what comes in may drive out what is known
         for look in step.looking:
@@ -91,8 +97,8 @@ class Forward:
         ids = [sequence.ids[-1] for sequence in step.decoding]
         slots: list[int] = []
         pictures: list[Tensor] = []
-        for sequence, size in step.filling:
-            start, end = sequence.done, sequence.done + size
+        for sequence, fill in step.filling.items():
+            start, end = fill.start, fill.end
             places, rows = sequence.request.rows_between(start, end, sequence.seen)
             slots += [len(ids) + place - start for place in places]
             pictures += rows
@@ -104,8 +110,8 @@ class Forward:
 
     def _positions(self, step: Step) -> Tensor:
         positions = [sequence.done for sequence in step.decoding]
-        for sequence, size in step.filling:
-            positions += range(sequence.done, sequence.done + size)
+        for fill in step.filling.values():
+            positions += range(fill.start, fill.end)
         return torch.tensor(positions, device=self._device)
 
 
@@ -121,9 +127,18 @@ def _speaking(step: Step) -> tuple[list[Sequence], list[int]]:
     """The sequences that will have said all they know after this step, and each one's last row."""
     speaking, rows = list(step.decoding), list(range(len(step.decoding)))
     row = len(rows)
-    for sequence, size in step.filling:
-        row += size
-        if sequence.done + size == len(sequence.ids):
+    for sequence, fill in step.filling.items():
+        row += fill.count
+        if fill.end == len(sequence.ids):
             speaking.append(sequence)
             rows.append(row - 1)
     return speaking, rows
+
+
+def _forks(step: Step) -> Forks:
+    """The slots that begin as others do."""
+    return {
+        slot: (other, fill.start)
+        for fill in step.filling.values()
+        if (slot := fill.sequence.slot) and fill.fork and (other := fill.fork.slot)
+    }

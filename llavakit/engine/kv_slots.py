@@ -42,6 +42,11 @@ class KvSlot:
         """The part that holds something."""
         return self.kv_L2HKD[:, :, :, : self.length]
 
+    def begin_like(self, other: "KvSlot", length: int) -> None:
+        """Copy the first positions of another slot into this empty one."""
+        self.kv_L2HKD[:, :, :, :length] = other.kv_L2HKD[:, :, :, :length]
+        self.length = length
+
     @property
     def decodes(self) -> bool:
         """Whether it stands among those that get a token in every step."""

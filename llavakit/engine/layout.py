@@ -6,23 +6,26 @@ Shape letters: L layers, S slots, N decoding, H key heads, M = N x H, G queries 
 width, T rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from llavakit.engine.kv_slots import Arena, KvSlot
-from llavakit.engine.native import NativeSlots, Workspace, attend_prompt
+from llavakit.engine.native import NativePrompts, NativeSlots, PromptRows, Workspace
 from llavakit.model.attention import SHORT, KeyValueCache, Scoring, attend_masked, weigh
 
+Forks = Mapping[
+    KvSlot, tuple[KvSlot, int]
+]  # a slot that begins as another one does, and for how many positions
 MANY = 8  # decoding sequences from which plain products beat the CPU's fused kernel
 
 
 class StepLayout(KeyValueCache):
     """What a step's rows read and write."""
 
-    def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[KvSlot, int]]) -> None:
+    def __init__(self, arenas: Sequence[Arena], chunks: Sequence[tuple[KvSlot, int]], forks: Forks) -> None:
         """Rows for the decoding slots of `arenas` in order, then so many rows for each slot of `chunks`."""
         self._parts: list[Decoding | Chunk] = []
         row = 0
@@ -30,9 +33,10 @@ class StepLayout(KeyValueCache):
             self._parts.append(Decoding(arena, row))
             row += arena.decoding
         for slot, count in chunks:
-            self._parts.append(Chunk(slot, row, count))
+            self._parts.append(Chunk(slot, row, count, forks.get(slot)))
             row += count
         self._layer = 0
+        self._prompts: NativePrompts | None = None  # made for the first layer
         self.longest = max(part.longest for part in self._parts)
 
     def update(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +58,12 @@ class StepLayout(KeyValueCache):
         """[T, queries x D], `update` and `attend` in one, for native kernels: a row's heads stand side by side."""
         out_TQD = qkv_TXD.new_empty(len(qkv_TXD), heads, qkv_TXD.shape[2])
         for part in self._parts:
-            part.attend_rows(qkv_TXD, out_TQD, layer, scaling, work)
+            if isinstance(part, Decoding):
+                part.attend_rows(qkv_TXD, out_TQD, layer, scaling, work)
+        if self._prompts is None:
+            chunks = [part.native() for part in self._parts if isinstance(part, Chunk)]
+            self._prompts = NativePrompts(chunks)
+        self._prompts.attend(qkv_TXD, layer, scaling, out_TQD, work)
         return out_TQD.flatten(1)
 
     def native_slots(self) -> list[NativeSlots] | None:
@@ -161,18 +170,26 @@ def _attend_many(
 
 
 class Chunk:
-    """Some more tokens of one sequence's prompt."""
+    """Some more tokens of one sequence's prompt, whose slot may begin as another one does."""
 
-    def __init__(self, slot: KvSlot, row: int, count: int) -> None:
+    def __init__(self, slot: KvSlot, row: int, count: int, fork: tuple[KvSlot, int] | None) -> None:
         self._slot, self._count, self._rows = slot, count, slice(row, row + count)
-        self._start, self.longest = slot.length, slot.length + count
+        self._source, self._start = fork or (None, slot.length)
+        self.longest = self._start + count
         self._sees: dict[tuple[int | None, int | None], Tensor] = {}  # layers share them
 
     def write(self, key_1HTD: Tensor, value_1HTD: Tensor, layer: int) -> None:
         slot, rows = self._slot, self._rows
         kv_2HKD = slot.arena.kv_L2SHKD[layer, :, slot.number]
+        self._begin(kv_2HKD, layer)
         kv_2HKD[0, :, self._start : self.longest] = key_1HTD[0, :, rows]
         kv_2HKD[1, :, self._start : self.longest] = value_1HTD[0, :, rows]
+
+    def _begin(self, kv_2HKD: Tensor, layer: int) -> None:
+        """What the other slot begins with. It stands before this one, so it has its part of this layer by now."""
+        if self._source is not None:
+            source = self._source
+            kv_2HKD[:, :, : self._start] = source.arena.kv_L2SHKD[layer, :, source.number, :, : self._start]
 
     def attend(
         self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, how: Scoring
@@ -199,11 +216,10 @@ class Chunk:
             self._sees[key] = (places_K <= rows_T[:, None]) & how.is_near(rows_T, places_K)
         return self._sees[key]
 
-    def attend_rows(
-        self, qkv_TXD: Tensor, out_TQD: Tensor, layer: int, scaling: float, work: Workspace
-    ) -> None:
-        kv_2HKD = self._slot.arena.kv_L2SHKD[layer, :, self._slot.number]
-        attend_prompt(kv_2HKD, self._start, qkv_TXD[self._rows], scaling, out_TQD[self._rows], work)
+    def native(self) -> PromptRows:
+        """The rows as native kernels see them."""
+        source = None if self._source is None else self._source.kv_L2HKD
+        return PromptRows(self._slot.kv_L2HKD, self._start, self._count, self._rows.start, source)
 
     def finish(self) -> None:
-        self._slot.length += self._count
+        self._slot.length = self.longest

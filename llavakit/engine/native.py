@@ -8,6 +8,8 @@ The products of PyTorch (linear.py) are their twin in the tests.
 import ctypes
 import functools
 import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +84,10 @@ def _load() -> Any:
         pointer,
         number,
     ]
-    loaded.attend_prompt.argtypes = [pointer] * 2 + [size] * 3 + [pointer] + [size] * 3 + [
-        ctypes.c_float, pointer, pointer, number,
+    loaded.attend_prompts.argtypes = [
+        pointer, *[size] * 3, pointer, *[size] * 3, ctypes.c_float, pointer, pointer, number,
     ]  # fmt: skip
-    for function in (loaded.prompt_bytes, loaded.prompt_thread_bytes):
-        function.argtypes, function.restype = [size] * (3 if function is loaded.prompt_bytes else 2), size
+    loaded.prompts_bytes.argtypes, loaded.prompts_bytes.restype = [size, size, size, number], size
     loaded.decode_step.argtypes = [
         pointer, size, *[pointer] * 4, size, size, ctypes.c_float, pointer, size, number,
     ]  # fmt: skip
@@ -95,7 +96,7 @@ def _load() -> Any:
     loaded.use_amx.argtypes = [number]
     loaded.uses_amx.restype = number
     for function in (
-        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompt,
+        loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompts,
         loaded.decode_step, loaded.product, loaded.norm, loaded.rest,
         loaded.use_amx,
     ):  # fmt: skip
@@ -165,19 +166,60 @@ class NativeSlots:
         )  # fmt: skip
 
 
-def attend_prompt(
-    kv_2HKW: Tensor, start: int, qkv_TXW: Tensor, scaling: float, into_TQW: Tensor, work: Workspace
-) -> None:
-    """Rows of one prompt, whose slot holds `start` positions before them: write their keys and values into it, and
-    fill `into_TQW` with what their queries gather."""
-    tokens, heads, width = into_TQW.shape
-    key_heads, length = kv_2HKW.shape[1], start + tokens
-    native, threads = library(), torch.get_num_threads()
-    room = native.prompt_bytes(length, key_heads, width) + threads * native.prompt_thread_bytes(length, width)
-    native.attend_prompt(
-        kv_2HKW[0].data_ptr(), kv_2HKW[1].data_ptr(), kv_2HKW.stride(1), start, tokens, qkv_TXW.data_ptr(),
-        heads, key_heads, width, scaling, into_TQW.data_ptr(), work.room(room), threads,
-    )  # fmt: skip
+@dataclass(frozen=True)
+class PromptRows:
+    """Rows `row..row + tokens` of a step, which go on with a slot.
+
+    `kv_L2HKW` is the slot, which holds `start` positions; or `source_L2HKW` does, and they are copied from there.
+    """
+
+    kv_L2HKW: Tensor
+    start: int
+    tokens: int
+    row: int
+    source_L2HKW: Tensor | None = None
+
+
+class PromptStruct(ctypes.Structure):
+    """`Prompt` of kernels/kernels.h."""
+
+    _fields_ = [
+        ("slot", ctypes.c_void_p), ("source", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("layer_stride", "kind_stride", "head_stride")),
+        *((f"source_{name}", ctypes.c_int64) for name in ("layer_stride", "kind_stride", "head_stride")),
+        *((name, ctypes.c_int64) for name in ("start", "tokens", "row")),
+    ]  # fmt: skip
+
+
+class NativePrompts:
+    """Rows of prompts; who begins like a slot stands behind its rows. The slots stay where they are meanwhile."""
+
+    def __init__(self, prompts: Sequence[PromptRows]) -> None:
+        self.prompts, self.structs = prompts, (PromptStruct * len(prompts))()
+        for struct, prompt in zip(self.structs, prompts, strict=True):
+            struct.slot, struct.start = prompt.kv_L2HKW.data_ptr(), prompt.start
+            struct.tokens, struct.row = prompt.tokens, prompt.row
+            struct.layer_stride, struct.kind_stride, struct.head_stride = prompt.kv_L2HKW.stride()[:3]
+            source = prompt.source_L2HKW
+            if source is not None:
+                struct.source = source.data_ptr()
+                struct.source_layer_stride, struct.source_kind_stride, struct.source_head_stride = (
+                    source.stride()[:3]
+                )
+        self.longest = max((prompt.start + prompt.tokens for prompt in prompts), default=0)
+
+    def attend(self, qkv_TXW: Tensor, layer: int, scaling: float, into_THW: Tensor, work: Workspace) -> None:
+        """Write each row's key and value, and fill `into_THW` with what its queries gather; T all rows of the step."""
+        if not self.prompts:
+            return
+        _, heads, width = into_THW.shape
+        key_heads = self.prompts[0].kv_L2HKW.shape[2]
+        native, threads = library(), torch.get_num_threads()
+        room = native.prompts_bytes(self.longest, key_heads, width, threads)
+        native.attend_prompts(
+            ctypes.addressof(self.structs), len(self.prompts), self.longest, layer, qkv_TXW.data_ptr(), heads,
+            key_heads, width, scaling, into_THW.data_ptr(), work.room(room), threads,
+        )  # fmt: skip
 
 
 class NativeLinear(Linear):

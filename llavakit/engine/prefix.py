@@ -1,14 +1,16 @@
-"""Prompts that begin alike are computed once: blocks of keys and values, found by what led up to them.
+"""What ended sequences leave: blocks of keys and values, found by what led up to them.
 
 A block is BLOCK tokens. Its key is a digest of its tokens and of the key of the block before it, so equal keys
-mean equal beginnings; image slots enter the digest as the picture's content and plan. Blocks of running sequences
-stay in their slots; when a sequence ends they go on the shelf, and those not asked for longest leave it first.
+mean equal beginnings; image slots enter the digest as the picture's content and plan. When a sequence ends its
+blocks go on the shelf, and those not asked for longest leave it first. Who begins like a sequence that still runs
+goes on from that (beginnings.py), to the token.
 """
 
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import takewhile
 from typing import Protocol
 
 import torch
@@ -40,10 +42,9 @@ def extend_keys(keys: list[bytes], names: Sequence[int], salt: bytes = b"") -> N
 
 
 class PrefixCache:
-    """Blocks by key: `live` ones inside a running sequence's slot, the others on the shelf, oldest first."""
+    """Blocks by key, on a shelf: oldest first."""
 
     def __init__(self) -> None:
-        self._live: dict[bytes, tuple[Store, int]] = {}
         self._shelf: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @property
@@ -53,44 +54,20 @@ class PrefixCache:
 
     def matching(self, keys: Sequence[bytes]) -> int:
         """How many of the first blocks are known."""
-        for count, key in enumerate(keys):
-            if key not in self._live and key not in self._shelf:
-                return count
-        return len(keys)
+        return sum(1 for _ in takewhile(self._shelf.__contains__, keys))
 
     def copy(self, keys: Sequence[bytes], into: Store) -> None:
         """Write known blocks to the start of an empty slot."""
         for number, key in enumerate(keys):
-            target = into.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK]
-            if key in self._live:
-                owner, at = self._live[key]
-                target.copy_(owner.kv_L2HKD[:, :, :, at * BLOCK : (at + 1) * BLOCK])
-            else:
-                target.copy_(self._shelf[key])
+            into.kv_L2HKD[:, :, :, number * BLOCK : (number + 1) * BLOCK] = self._shelf[key]
         into.length = len(keys) * BLOCK
-        for key in reversed(keys):  # the first block is needed by most prompts: it becomes the youngest
-            if key in self._shelf:
-                self._shelf.move_to_end(key)
+        self._touch(keys)
 
-    def publish(self, slot: Store, keys: Sequence[bytes]) -> None:
-        """Let others copy the complete blocks of a running sequence."""
-        for number, key in enumerate(keys[: slot.length // BLOCK]):
-            if key not in self._live and key not in self._shelf:
-                self._live[key] = (slot, number)
-
-    def retire(self, slot: Store, keys: Sequence[bytes]) -> list[int]:
-        """The sequence leaves its slot: the numbers of its blocks that are nowhere else, first block last."""
-        out = []
-        for number in reversed(range(min(len(keys), slot.length // BLOCK))):
-            key = keys[number]
-            if key in self._live and self._live[key][0] is not slot:
-                continue  # another running sequence has it too
-            self._live.pop(key, None)
-            if key in self._shelf:
-                self._shelf.move_to_end(key)
-            else:
-                out.append(number)
-        return out
+    def missing(self, slot: Store, keys: Sequence[bytes]) -> list[int]:
+        """The numbers of a slot's complete blocks that are not on the shelf, first block last."""
+        keys = keys[: slot.length // BLOCK]
+        self._touch(keys)
+        return [number for number in reversed(range(len(keys))) if keys[number] not in self._shelf]
 
     def shelve(self, slot: Store, keys: Sequence[bytes], numbers: Sequence[int]) -> None:
         """Copy blocks of a slot to the shelf, the youngest last."""
@@ -101,3 +78,8 @@ class PrefixCache:
     def evict(self) -> None:
         """Forget the shelf's oldest block."""
         self._shelf.popitem(last=False)
+
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        for key in reversed(keys):  # the first block is needed by most prompts: it becomes the youngest
+            if key in self._shelf:
+                self._shelf.move_to_end(key)

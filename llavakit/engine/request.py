@@ -108,6 +108,27 @@ class Request:
         return self.slots[first:after], rows
 
 
+class Album:
+    """The media of requests of one `salt` that are prepared together: each is named and decoded once."""
+
+    def __init__(self, salt: bytes = b"") -> None:
+        self.salt = salt
+        self._keys: dict[int, tuple[Media, bytes]] = {}
+        self._tiles: dict[bytes, Tensor] = {}
+
+    def key(self, media: Media) -> bytes:
+        """`media_key`."""
+        if id(media) not in self._keys:
+            self._keys[id(media)] = media, media_key(media, self.salt)
+        return self._keys[id(media)][1]
+
+    def tiles(self, key: bytes, media: Media) -> Tensor:
+        """uint8[N, H, W, 3]."""
+        if key not in self._tiles:
+            self._tiles[key] = media.tiles()
+        return self._tiles[key]
+
+
 def media_key(media: Media, salt: bytes = b"") -> bytes:
     """Equal for pictures of one `salt` that give equal rows: by what is seen and how it is cut."""
     return blake2b(salt + f"{media.content()} {media.plan!r}".encode(), digest_size=16).digest()

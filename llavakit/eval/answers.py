@@ -9,14 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
+
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.journal import Journal, Row, open_journal, read_journal
 from llavakit.eval.benchmark import Question
-from llavakit.text.conversation import Image, VideoSource, words_digest
+from llavakit.text.conversation import Image, ImageSource, words_digest
 from llavakit.vision.image import digest
 from llavakit.vision.video import video_digest
 
 SKIPPED = "skipped"
+Digests = dict[tuple[type, Path | bytes | tuple[ImageSource, ...]], str]  # by kind and file
 
 
 @dataclass(frozen=True)
@@ -40,19 +43,20 @@ def prompt_digest(question: Question) -> str:
     return words_digest(question.parts)
 
 
-def picture_digests(question: Question, videos: dict[VideoSource, str]) -> tuple[str, ...]:
+def picture_digests(question: Question, known: Digests) -> tuple[str, ...]:
     """A name for each picture's and video's file. DataError if it cannot be read.
 
-    `videos` remembers those of a run: many questions are about one video, which may be gigabytes.
+    `known` remembers those of a run: many questions are about one file, and videos may be gigabytes.
     """
     found = []
     for part in question.conversation.media:
-        if isinstance(part, Image):
+        if isinstance(part.source, PIL.Image.Image):  # opened: it has no key
             found.append(digest(part.source)[:16])
             continue
-        if part.source not in videos:
-            videos[part.source] = video_digest(part.source)
-        found.append(videos[part.source][:16])
+        key = type(part), part.source
+        if key not in known:
+            known[key] = digest(part.source) if isinstance(part, Image) else video_digest(part.source)
+        found.append(known[key][:16])
     return tuple(found)
 
 

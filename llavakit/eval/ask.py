@@ -8,9 +8,8 @@ from llavakit.core.neighbours import neighbours
 from llavakit.core.progress import bar
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
-from llavakit.eval.answers import SKIPPED, Answers, Given, Writer, picture_digests, prompt_digest
+from llavakit.eval.answers import SKIPPED, Answers, Digests, Given, Writer, picture_digests, prompt_digest
 from llavakit.eval.benchmark import Question
-from llavakit.text.conversation import VideoSource
 
 CHUNK = 64  # questions asked at once; what a killed process loses at most
 OnBad = Literal["stop", "skip"]
@@ -41,14 +40,14 @@ def ask_all(
             left.append((place, question))
         else:
             asked.append(question)
-    videos: dict[VideoSource, str] = {}
+    digests: Digests = {}
     for question in asked:
-        answers.check_pictures(question, picture_digests(question, videos))
+        answers.check_pictures(question, picture_digests(question, digests))
     done = len(asked)
     try:
         with bar(title, len(questions), done=done) as progress:
             for place, chunk in chunks(left):
-                new = _ask(responder, chunk, _from(sampling, place), on_bad, videos)
+                new = _ask(responder, chunk, _from(sampling, place), on_bad, digests)
                 writer.add(new)
                 answers.given.update({one.id: one for one in new})
                 progress.advance(len(chunk))
@@ -78,7 +77,7 @@ def _ask(
     questions: Sequence[Question],
     sampling: Sampling,
     on_bad: OnBad,
-    videos: dict[VideoSource, str],
+    digests: Digests,
 ) -> list[Given]:
     """What becomes of each question."""
     found: dict[int, Given] = {}
@@ -88,7 +87,7 @@ def _ask(
         try:
             if isinstance(outcome, UserError):
                 raise outcome
-            pictures = picture_digests(question, videos)
+            pictures = picture_digests(question, digests)
         except DataError as error:
             if on_bad == "stop":
                 what = f"question {question.id!r}: {error}; or leave such out with --on-bad skip"

@@ -14,7 +14,7 @@ from llavakit.engine import compiled, native
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, describe_kernels, fuse
 from llavakit.engine.kv_slots import KvShape
-from llavakit.engine.native import NativeLinear, NativeSlots, Workspace
+from llavakit.engine.native import NativeLinear, NativePrompts, NativeSlots, PromptRows, Workspace
 from llavakit.model.fused import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
 
@@ -322,6 +322,7 @@ def test_the_attention_of_a_prompt(heads, key_heads, width, start, tokens, unit)
         query[None].float(), seen[0], seen[1], attn_mask=see, enable_gqa=True
     )
     out = torch.empty(tokens, heads, width, dtype=torch.bfloat16)
-    native.attend_prompt(kv, start, qkv, width**-0.5, out, native.Workspace())
+    rows = NativePrompts([PromptRows(kv[None], start, tokens, 0)])
+    rows.attend(qkv, 0, width**-0.5, out, Workspace())
     assert torch.equal(kv, expected_kv)
     torch.testing.assert_close(out.float(), expected[0].transpose(0, 1), atol=0.02, rtol=0.02)

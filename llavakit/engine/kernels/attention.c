@@ -185,11 +185,11 @@ static void pack_head(const bf16 *keys, const bf16 *values, int64_t length, int6
 /* Queries that are multiplied with the panels at once: the matrix unit wants whole tiles of 32 inputs. */
 INLINE int queries_of(int64_t width) { return width % 32 ? ROWS : deepest; }
 
-/* Softmax of `deep` rows of scores [panel][row][32] into bf16[row][panels * 32], not yet divided by the sums. Row r
-   sees the first `seen + r` keys. */
-static void soften(const float *scores, int64_t deep, int64_t panels, int64_t seen, float scale, bf16 *into,
-                   float *sums) {
-    for (int64_t r = 0; r < deep; r++, into += panels * 32) {
+/* Softmax of `rows` rows of scores [panel][row of `deep`][32] into bf16[row][panels * 32], not yet divided by the sums.
+   Row r sees the first `seen + r` keys. */
+static void soften(const float *scores, int64_t deep, int64_t rows, int64_t panels, int64_t seen, float scale,
+                   bf16 *into, float *sums) {
+    for (int64_t r = 0; r < rows; r++, into += panels * 32) {
         __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
         for (int64_t k = 0; k < panels * 32; k += 16)
             most = _mm512_mask_max_ps(most, lanes16(seen + r - k), most,
@@ -205,28 +205,28 @@ static void soften(const float *scores, int64_t deep, int64_t panels, int64_t se
     }
 }
 
-/* The sums of `deep` rows and one panel, as queries_of gives them. */
-INLINE void multiply_block(const bf16 *w, const bf16 *x, int64_t inputs, int deep, int *shaped, float *sums) {
+/* The sums of `rows` rows, of `deep` that there is room for, and one panel. */
+INLINE void multiply_block(const bf16 *w, const bf16 *x, int64_t inputs, int deep, int rows, int *shaped, float *sums) {
     if (deep == DEEP)
-        amx_tile(w, x, inputs, DEEP, shaped, sums);
+        amx_tile(w, x, inputs, DEEP, shaped, sums); /* whole tiles: to shape them anew takes longer */
     else
-        tile_bf16(w, x, inputs, ROWS, sums);
+        rows_bf16(w, x, inputs, rows, sums);
 }
 
-/* `deep` queries of one head, of which `rows` are wanted: bf16[rows] at `apart` elements from each other. */
+/* `rows` queries of one head, up to `deep`, at `apart` elements from each other. */
 static void attend_block(const bf16 *query, int64_t apart, int deep, int64_t rows, int64_t seen,
                          const bf16 *key_panels, const bf16 *value_panels, int64_t padded, int64_t width, float scale,
                          bf16 *into, int64_t into_apart, int *shaped, char *work) {
     int64_t panels = (seen + rows + 30) / 32;
     float *scores = (float *)take(&work, panels * 32 * deep * 4), total[DEEP], sums[DEEP * WIDE];
     bf16 *probs = (bf16 *)take(&work, panels * 32 * deep * 2), *queries = (bf16 *)take(&work, deep * width * 2);
-    memset(queries, 0, (size_t)(deep * width) * 2);
+    if (deep == DEEP) memset(queries + rows * width, 0, (size_t)((deep - rows) * width) * 2);
     for (int64_t r = 0; r < rows; r++) memcpy(queries + r * width, query + r * apart, (size_t)width * 2);
     for (int64_t p = 0; p < panels; p++)
-        multiply_block(key_panels + p * width * 32, queries, width, deep, shaped, scores + p * deep * 32);
-    soften(scores, deep, panels, seen, scale, probs, total);
+        multiply_block(key_panels + p * width * 32, queries, width, deep, (int)rows, shaped, scores + p * deep * 32);
+    soften(scores, deep, rows, panels, seen, scale, probs, total);
     for (int64_t j = 0; j < width; j += 32) {
-        multiply_block(value_panels + j * padded, probs, panels * 32, deep, shaped, sums);
+        multiply_block(value_panels + j * padded, probs, panels * 32, deep, (int)rows, shaped, sums);
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < 32 && j + c < width; c += 16)
                 _mm256_mask_storeu_epi16(
@@ -236,45 +236,83 @@ static void attend_block(const bf16 *query, int64_t apart, int deep, int64_t row
     }
 }
 
-/* Bytes that attend_prompt works in, for itself and for each thread. */
-EXPORT int64_t prompt_bytes(int64_t length, int64_t key_heads, int64_t width) {
-    return key_heads * ((length + 31) / 32 * 32) * (width + (width + 31) / 32 * 32) * 2 + 128;
-}
-EXPORT int64_t prompt_thread_bytes(int64_t length, int64_t width) {
+INLINE int64_t in_panels(int64_t n) { return (n + 31) / 32 * 32; }
+/* Bytes of the panels of one key head, and of what a thread needs beside them. */
+INLINE int64_t head_bytes(int64_t length, int64_t width) { return in_panels(length) * (width + in_panels(width)) * 2; }
+INLINE int64_t block_bytes(int64_t length, int64_t width) {
     return (length + 63) / 32 * 32 * queries_of(width) * 6 + queries_of(width) * width * 2 + 256;
 }
 
-/* Attention of a layer's `tokens` rows of one prompt, whose slot (bf16[key heads][positions][width] twice) holds
-   `start` positions before them: keys and values are written there, and each query sees everything up to itself. */
-EXPORT void attend_prompt(bf16 *keys, bf16 *values, int64_t head_stride, int64_t start, int64_t tokens,
-                          const bf16 *qkv, int64_t heads, int64_t key_heads, int64_t width, float scale, bf16 *into,
-                          char *work, int threads) {
-    int64_t all = heads + 2 * key_heads, group = heads / key_heads, length = start + tokens;
+/* Bytes that attend_prompts works in, `longest` being the positions that the longest of them has then. */
+EXPORT int64_t prompts_bytes(int64_t longest, int64_t key_heads, int64_t width, int threads) {
+    return (key_heads + threads) * head_bytes(longest, width) + threads * block_bytes(longest, width) + 128;
+}
+
+/* The keys (kind 0) or values of one key head: the beginning of the other slot, then the new rows. */
+static void write_head(const Prompt *p, int64_t layer, int64_t kind, int64_t head, const bf16 *rows, int64_t apart,
+                       int64_t width) {
+    bf16 *into = p->slot + layer * p->layer_stride + kind * p->kind_stride + head * p->head_stride;
+    if (p->source)
+        memcpy(into, p->source + layer * p->source_layer_stride + kind * p->source_kind_stride +
+               head * p->source_head_stride, (size_t)(p->start * width) * 2);
+    for (int64_t t = 0; t < p->tokens; t++)
+        memcpy(into + (p->start + t) * width, rows + (p->row + t) * apart, (size_t)width * 2);
+}
+
+/* What one block of queries of a head gathers; `panels` are its keys and then its values. */
+static void attend_rows(const Prompt *p, int64_t block, int64_t head, const bf16 *panels, const bf16 *qkv, int64_t all,
+                        int64_t heads, int64_t width, float scale, bf16 *into, int *shaped, char *work) {
     int deep = queries_of(width);
-    int64_t padded = (length + 31) / 32 * 32, blocks = (tokens + deep - 1) / deep, wide = (width + 31) / 32 * 32;
-    char *rest = work + prompt_bytes(length, key_heads, width);
-    bf16 *key_panels = (bf16 *)work, *value_panels = key_panels + key_heads * padded * width;
+    int64_t t = block * deep, rows = p->tokens - t < deep ? p->tokens - t : deep, row = p->row + t;
+    int64_t padded = in_panels(p->start + p->tokens);
+    attend_block(qkv + (row * all + head) * width, all * width, deep, rows, p->start + t + 1, panels,
+                 panels + padded * width, padded, width, scale, into + (row * heads + head) * width, heads * width,
+                 shaped, work);
+}
+
+static void pack_prompt(const Prompt *p, int64_t layer, int64_t head, int64_t width, bf16 *panels) {
+    const bf16 *keys = p->slot + layer * p->layer_stride + head * p->head_stride;
+    int64_t length = p->start + p->tokens, padded = in_panels(length);
+    pack_head(keys, keys + p->kind_stride, length, padded, width, panels, panels + padded * width);
+}
+
+/* Attention of a layer's rows of `count` prompts: keys and values are written into their slots, and each query sees
+   everything up to itself. A prompt that begins like a slot stands behind the prompt of that one. */
+EXPORT void attend_prompts(const Prompt *prompts, int64_t count, int64_t longest, int64_t layer, const bf16 *qkv,
+                           int64_t heads, int64_t key_heads, int64_t width, float scale, bf16 *into, char *work,
+                           int threads) {
+    int64_t all = heads + 2 * key_heads, group = heads / key_heads, deep = queries_of(width);
+    int64_t head_size = head_bytes(longest, width), mine_size = head_size + block_bytes(longest, width);
 #pragma omp parallel num_threads(threads)
     {
-        char *mine = rest + omp_get_thread_num() * prompt_thread_bytes(length, width);
+        char *mine = work + key_heads * head_size + omp_get_thread_num() * mine_size;
         int shaped = 0;
 #pragma omp for schedule(static)
-        for (int64_t head = 0; head < key_heads; head++) {
-            for (int64_t t = 0; t < tokens; t++) {
-                const bf16 *row = qkv + (t * all + heads + head) * width;
-                memcpy(keys + head * head_stride + (start + t) * width, row, (size_t)width * 2);
-                memcpy(values + head * head_stride + (start + t) * width, row + key_heads * width, (size_t)width * 2);
-            }
-            pack_head(keys + head * head_stride, values + head * head_stride, length, padded, width,
-                      key_panels + head * padded * width, value_panels + head * padded * wide);
-        }
+        for (int64_t i = 0; i < 2 * key_heads; i++)
+            for (int64_t n = 0; n < count; n++) /* in order: some begin like those before them */
+                write_head(prompts + n, layer, i % 2, i / 2, qkv + (heads + i % 2 * key_heads + i / 2) * width,
+                           all * width, width);
+        if (count * key_heads >= 8 * threads) { /* enough to share out: a thread packs what it needs itself */
 #pragma omp for schedule(dynamic)
-        for (int64_t i = heads * blocks - 1; i >= 0; i--) { /* the longest first */
-            int64_t t = i / heads * deep, head = i % heads, rows = tokens - t < deep ? tokens - t : deep;
-            attend_block(qkv + (t * all + head) * width, all * width, deep, rows, start + t + 1,
-                         key_panels + head / group * padded * width, value_panels + head / group * padded * wide,
-                         padded, width, scale, into + (t * heads + head) * width, heads * width, &shaped, mine);
-        }
+            for (int64_t i = 0; i < count * key_heads; i++) {
+                const Prompt *p = prompts + i / key_heads;
+                int64_t first = i % key_heads * group, blocks = (p->tokens + deep - 1) / deep;
+                pack_prompt(p, layer, i % key_heads, width, (bf16 *)mine);
+                for (int64_t j = 0; j < group * blocks; j++)
+                    attend_rows(p, j / group, first + j % group, (bf16 *)mine, qkv, all, heads, width, scale, into,
+                                &shaped, mine + head_size);
+            }
+        } else
+            for (const Prompt *p = prompts; p < prompts + count; p++) {
+                int64_t blocks = (p->tokens + deep - 1) / deep;
+#pragma omp for schedule(static)
+                for (int64_t head = 0; head < key_heads; head++)
+                    pack_prompt(p, layer, head, width, (bf16 *)(work + head * head_size));
+#pragma omp for schedule(dynamic)
+                for (int64_t i = heads * blocks - 1; i >= 0; i--) /* the longest first */
+                    attend_rows(p, i / heads, i % heads, (bf16 *)(work + i % heads / group * head_size), qkv, all,
+                                heads, width, scale, into, &shaped, mine + head_size);
+            }
         if (shaped) amx_release();
     }
 }

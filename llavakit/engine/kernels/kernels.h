@@ -52,6 +52,16 @@ typedef struct {
     int64_t slots, longest;
 } Slots;
 
+/* Some rows of a prompt, from number `row` of the step on, and the slot that they go on with, which holds `start`
+   positions: bf16[layers][2][.][key heads][positions][width]. `source`: NULL, or the slot that holds them instead. */
+typedef struct {
+    bf16 *slot;
+    const bf16 *source;
+    int64_t layer_stride, kind_stride, head_stride;
+    int64_t source_layer_stride, source_kind_stride, source_head_stride;
+    int64_t start, tokens, row;
+} Prompt;
+
 /* What becomes of the sums. FLOATS: stored as they are. RESIDUAL: added to a bf16 row, stored as bf16.
    GATED: the panels are gates and the panels of the second half are what they are multiplied with; stored as bf16.
    PLAIN: stored as bf16, `limit` outputs of a row. */
@@ -70,6 +80,9 @@ extern int deepest;
    rows this thread's tiles are shaped, at first 0; who is done with them calls amx_release. */
 void amx_tile(const bf16 *w, const bf16 *x, int64_t inputs, int rows, int *shaped, float *sums);
 void amx_release(void);
+
+/* The sums of up to ROWS rows and one panel by vectors. */
+void rows_bf16(const bf16 *w, const bf16 *x, int64_t inputs, int rows, float *sums);
 
 /* The whole product, inside a parallel region: every thread does its share of the panels. No barrier at the end. */
 void multiply(const Product *p, const bf16 *x, int64_t tokens, const Finish *f, char *scratch);
@@ -103,25 +116,4 @@ INLINE char *take(char **work, int64_t bytes) {
     char *here = *work;
     *work += (bytes + 63) / 64 * 64;
     return here;
-}
-
-/* A tile: the sums of `rows` rows and one panel. `rows` is a constant wherever this is called, and so in product.c. */
-INLINE void tile_bf16(const bf16 *w, const bf16 *x, int64_t inputs, int rows, float *sums) {
-    __m512 low[ROWS], high[ROWS];
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < inputs; i += 2, w += 64) {
-        __m512bh a = (__m512bh)_mm512_loadu_si512(w), b = (__m512bh)_mm512_loadu_si512(w + 32);
-#pragma GCC unroll 12
-        for (int r = 0; r < rows; r++) {
-            __m512bh both = pair(x + r * inputs + i);
-            low[r] = _mm512_dpbf16_ps(low[r], a, both);
-            high[r] = _mm512_dpbf16_ps(high[r], b, both);
-        }
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-        _mm512_storeu_ps(sums + r * WIDE, low[r]);
-        _mm512_storeu_ps(sums + r * WIDE + 16, high[r]);
-    }
 }

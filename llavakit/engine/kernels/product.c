@@ -8,6 +8,27 @@
 enum { NIBBLE_ROWS = 6, CONVERTED = 64 }; /* an int4 tile has twice the sums, so half the rows */
 enum { GROUP = 32 }; /* int4: inputs that share a scale and a zero */
 
+/* A tile: the sums of `rows` rows and one panel. `rows` is a constant wherever this is called, and so below. */
+INLINE void tile_bf16(const bf16 *w, const bf16 *x, int64_t inputs, int rows, float *sums) {
+    __m512 low[ROWS], high[ROWS];
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) low[r] = high[r] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < inputs; i += 2, w += 64) {
+        __m512bh a = (__m512bh)_mm512_loadu_si512(w), b = (__m512bh)_mm512_loadu_si512(w + 32);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            __m512bh both = pair(x + r * inputs + i);
+            low[r] = _mm512_dpbf16_ps(low[r], a, both);
+            high[r] = _mm512_dpbf16_ps(high[r], b, both);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++) {
+        _mm512_storeu_ps(sums + r * WIDE, low[r]);
+        _mm512_storeu_ps(sums + r * WIDE + 16, high[r]);
+    }
+}
+
 /* 32 whole numbers as bf16, which holds every int8 exactly. */
 INLINE __m512bh from_int8(const int8_t *w) {
     __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)w)));
@@ -127,6 +148,14 @@ static void convert_panel(const Product *p, int64_t panel, bf16 *into) {
     }
 }
 
+void rows_bf16(const bf16 *w, const bf16 *x, int64_t inputs, int rows, float *sums) {
+    switch (rows) {
+#define CASE(n) case n: tile_bf16(w, x, inputs, n, sums); break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#undef CASE
+    }
+}
+
 /* Sums of up to `deepest` rows and panel number `panel`; `converted` is the panel as bf16, or NULL: as it is stored. */
 static void tile(const Product *p, int64_t panel, const bf16 *converted, const bf16 *x, const float *totals, int rows,
                  int *shaped, float *sums) {
@@ -135,11 +164,8 @@ static void tile(const Product *p, int64_t panel, const bf16 *converted, const b
         const bf16 *w = converted ? converted : (const bf16 *)p->weight + panel * size;
         if (deepest == DEEP)
             amx_tile(w, x, inputs, rows, shaped, sums);
-        else switch (rows) {
-#define CASE(n) case n: tile_bf16(w, x, inputs, n, sums); break;
-            CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
-#undef CASE
-        }
+        else
+            rows_bf16(w, x, inputs, rows, sums);
         if (p->format == INT8) {
             const float *scale = (const float *)p->scale + panel * WIDE;
             for (int r = 0; r < rows; r++)
