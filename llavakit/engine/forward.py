@@ -50,9 +50,8 @@ class Forward:
     def _run_alone(self, sequence: Sequence, step: Step, cache: SlotCache) -> Spoken:
         part = step.of(sequence)
         if not all(fill.can_run for fill in part.filling.values()):
-            return Spoken(
-                [], torch.empty(0), []
-            )  # whom it begins like has failed: it begins itself with the next step
+            # Whom it begins like has failed: with the next step it begins itself.
+            return Spoken([], torch.empty(0), [])
         with Boundary() as own:
             return self._run(part, cache)
         assert own.error is not None

@@ -209,7 +209,7 @@ class NativePrompts:
         self.longest = max((prompt.start + prompt.tokens for prompt in prompts), default=0)
 
     def attend(self, qkv_TXW: Tensor, layer: int, scaling: float, into_THW: Tensor, work: Workspace) -> None:
-        """Write each row's key and value, and fill `into_THW` with what its queries gather; T all rows of the step."""
+        """Write each row's key and value, and fill `into_THW` with what its queries gather. T: the step's rows."""
         if not self.prompts:
             return
         _, heads, width = into_THW.shape
