@@ -1,7 +1,7 @@
 """Who runs in the next step: decoding sequences always, then prompts as far as the step's tokens and memory go.
 
-A tile that goes through the tower counts as the tokens that would cost the decoder as much. What a prompt begins with
-is not computed again: it is forked from a sequence that runs, to the token, or copied in blocks that others left.
+A tile that goes through the tower counts as the tokens that would cost the decoder as much. What a prompt begins
+with is not computed again: it is forked from a sequence that runs, to the token, or copied in blocks that others left.
 
 Nothing here touches the model. A sequence waits, is filled (its prompt goes through in chunks), decodes, and ends;
 when memory runs out the youngest goes back to waiting, and is filled again later with what it has said.
@@ -144,7 +144,7 @@ class Scheduler:
             self.known_tokens += there
 
     def _source(self, sequence: Sequence, most: int, step: Step) -> tuple[int, int, Sequence | None]:
-        """How many of `most` tokens one who runs begins with, how many of them are there with this step, and who."""
+        """How many of `most` tokens one who runs begins with, how many of them it has after this step, and who."""
         best: tuple[int, int, Sequence | None] = (0, 0, None)
         for other, alike in self._beginnings.nearest(sequence):
             alike = min(alike, most)
