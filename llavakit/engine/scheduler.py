@@ -1,7 +1,7 @@
 """Who runs in the next step: decoding sequences always, then prompts as far as the step's tokens and memory go.
 
 A tile that goes through the tower counts as the tokens that would cost the decoder as much. What a prompt begins
-with is not computed again: it is forked from a sequence that runs, to the token, or copied in blocks that others left.
+with is not computed again: it is forked from one that runs, to the token, or copied in blocks that others left.
 
 Nothing here touches the model. A sequence waits, is filled (its prompt goes through in chunks), decodes, and ends;
 when memory runs out the youngest goes back to waiting, and is filled again later with what it has said.
