@@ -4,9 +4,10 @@ python -m benchmarks.eval --model runs/demo [--pictures 1000] [--runs 3]     # a
 python -m benchmarks.eval --model smol [--pictures 100]                      # 196 rows, as in benchmarks/serve.py
 
 easy-vqa has 9,673 test questions about 1,000 pictures. Ours asks all questions of a picture one after the other, so
-blocks of 16 tokens that they begin with are computed once; `generate` gets batches of questions, longest with
-longest, padded on the left, each with its picture, at the fastest of several batch sizes and number formats. Both
-stop at the model's own end; the shares of right answers are given (`smol`, whose tower is random: of equal ones).
+what they begin with is computed once; `generate` gets batches of questions, longest with longest, padded on the
+left, each with its picture, at the fastest of several batch sizes and number formats. Both stop at the model's own
+end; the shares of right answers are given (`smol`, whose tower is random: of equal ones). `computed_tokens` are
+those that a prompt costs ours after what it shares: prompt_tokens / computed_tokens is what sharing alone can give.
 """
 
 import argparse
@@ -32,9 +33,8 @@ from llavakit.eval.run import Plan, plan_tasks
 from llavakit.model import checkpoint
 
 TASK = "easy-vqa"
-SIZES = (32, 64, 128)  # questions in a batch of `generate`
+SMALLEST = 32  # questions in a batch of `generate`: doubled as long as that is faster
 WORDS = 3  # tokens of an answer of `smol`; what easy-vqa's answers have with their end
-TRIED = 2 * max(SIZES)  # questions that its settings are chosen by
 
 
 class Ours:
@@ -43,9 +43,11 @@ class Ours:
     def __init__(self, model: Path, plan: Plan, weights: Weights, sampling: Sampling) -> None:
         self.chat, self.plan, self.sampling = load(model, weights=weights), plan, sampling
         self.said: list[str] = []
+        self.asked = 0
 
     def run(self, _: int) -> float:
         """Questions a second."""
+        self.asked += len(self.plan.questions)
         self.chat.engine.refresh({})  # nothing of the run before is used
         began = time.perf_counter()
         with (
@@ -65,6 +67,12 @@ class Ours:
             self.said = [answers.given[question.id].answer for question in self.plan.questions]
         return len(self.plan.questions) / seconds
 
+    def tokens(self) -> dict[str, float]:
+        """Tokens of a prompt, and those of them that were computed: means."""
+        stats = self.chat.engine.stats()
+        mean = stats.prompt_tokens / self.asked, (stats.prompt_tokens - stats.copied_tokens) / self.asked
+        return dict(zip(("prompt_tokens", "computed_tokens"), (round(each, 2) for each in mean), strict=True))
+
 
 class Generate:
     """The decoder's own `generate` on padded batches; tower and connector see the pictures of a batch at once."""
@@ -77,25 +85,32 @@ class Generate:
         self.encoder = Encoder(loaded.tokenizer, loaded.card.prompt(), loaded.card.image, loaded.card.video)
         self.stops = sorted(self.encoder.tokenizer.stop_ids(self.encoder.template))
         self.model.language.set_attn_implementation("sdpa")
-        self.size = min(SIZES)
+        self.size = SMALLEST
         self.size, self.dtype = self._choose()
 
     def _choose(self) -> tuple[int, torch.dtype]:
         """The fastest batch size and number format on some of the questions."""
-        few = self.plan.questions[:TRIED]
-        self.answers([question.conversation for question in few[: self.size]])  # once, to warm up
-        rates = {}
+        self.answers([question.conversation for question in self.plan.questions[: self.size]])  # to warm up
+        rates: dict[tuple[int, torch.dtype], float] = {}
         for dtype in (torch.bfloat16, torch.float32):
             self.model.to(dtype)
-            for size in SIZES:
-                self.size = size
-                began = time.perf_counter()
-                self.answers([question.conversation for question in few])
-                rates[size, dtype] = len(few) / (time.perf_counter() - began)
-                print(f"generate, {size} at once, {dtype}: {rates[size, dtype]:.1f} questions/s", flush=True)
+            self.size, before = SMALLEST, 0.0
+            while (rate := self._try()) > before:
+                print(f"generate, {self.size} at once, {dtype}: {rate:.1f} questions/s", flush=True)
+                rates[self.size, dtype] = before = rate
+                if 2 * self.size > len(self.plan.questions):
+                    break
+                self.size *= 2
         size, dtype = max(rates, key=lambda key: rates[key])
         self.model.to(dtype)
         return size, dtype
+
+    def _try(self) -> float:
+        """Questions a second in two batches of this size."""
+        few = self.plan.questions[: 2 * self.size]
+        began = time.perf_counter()
+        self.answers([question.conversation for question in few])
+        return len(few) / (time.perf_counter() - began)
 
     def run(self, _: int) -> float:
         """Questions a second."""
@@ -179,7 +194,7 @@ def main() -> None:
         {"name": f"generate, {peer.size} at once, {str(peer.dtype)[6:]}", "version": transformers_version,
          "value": round(rates["peer"], 1)},
         "questions/s", better="higher", runs=arguments.runs, weights=arguments.weights,
-        prompt_tokens=ours.chat.encoder.encode(plan.questions[0].conversation, open_turn=True).num_tokens,
+        **ours.tokens(),
         **facts_of(plan, ours.said, peer.said, trained=trained),
     )  # fmt: skip
 
