@@ -18,6 +18,7 @@ from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
+from llavakit.engine import native
 from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, describe_kernels, fuse
 from llavakit.engine.fault import Boundary, report
@@ -370,7 +371,8 @@ class Engine:
 
     def _hear(self, spoken: Spoken) -> None:
         """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
-        best, speaking = likeliest(spoken.logits_SV), spoken.speaking
+        find = native.likeliest if self.kernels == "native" else likeliest
+        best, speaking = find(spoken.logits_SV), spoken.speaking
         # From the last slot on: of those that end together none leaves a hole that another has to be copied into.
         left, saying = reversed(range(len(speaking))), speaking[-1]
         while True:
@@ -379,7 +381,7 @@ class Engine:
             ):  # one for all that goes well: entering it costs as much as to choose a token
                 for row in left:
                     saying = speaking[row]
-                    self._say(saying, choose(spoken.logits_SV[row], saying.draw, best[row]))
+                    self._say(saying, choose(spoken.logits_SV, row, saying.draw, best[row]))
                 return
             assert own.error is not None
             self._fail(saying, own.error)

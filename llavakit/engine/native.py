@@ -92,12 +92,13 @@ def _load() -> Any:
         pointer, size, *[pointer] * 4, size, size, ctypes.c_float, pointer, size, number,
     ]  # fmt: skip
     loaded.product.argtypes = [pointer] * 3 + [size, size, pointer, number]
+    loaded.likeliest.argtypes = [pointer, size, size, pointer, number]
     loaded.norm.argtypes = [pointer, pointer, ctypes.c_float, pointer, size, size, number]
     loaded.use_amx.argtypes = [number]
     loaded.uses_amx.restype = number
     for function in (
         loaded.before_attention, loaded.after_attention, loaded.attend_step, loaded.attend_prompts,
-        loaded.decode_step, loaded.product, loaded.norm, loaded.rest,
+        loaded.decode_step, loaded.product, loaded.norm, loaded.rest, loaded.likeliest,
         loaded.use_amx,
     ):  # fmt: skip
         function.restype = None
@@ -220,6 +221,13 @@ class NativePrompts:
             ctypes.addressof(self.structs), len(self.prompts), self.longest, layer, qkv_TXW.data_ptr(), heads,
             key_heads, width, scaling, into_THW.data_ptr(), work.room(room), threads,
         )  # fmt: skip
+
+
+def likeliest(scores_SV: Tensor) -> list[int]:
+    """What the sampler's `likeliest` finds, in rows of bf16 that stand one behind the other."""
+    tokens_S = torch.empty(len(scores_SV), dtype=torch.int64)
+    library().likeliest(scores_SV.data_ptr(), *scores_SV.shape, tokens_S.data_ptr(), torch.get_num_threads())
+    return tokens_S.tolist()
 
 
 class NativeLinear(Linear):

@@ -116,15 +116,15 @@ def likeliest(logits_SV: Tensor) -> list[int]:
     return tokens
 
 
-def choose(logits_V: Tensor, draw: Draw, best: int) -> Choice:
-    """The next token of a sequence, which its draw has accepted; `best` is the likeliest one."""
+def choose(logits_SV: Tensor, row: int, draw: Draw, best: int) -> Choice:
+    """The next token of the sequence in a row, which its draw has accepted; `best` is the likeliest one."""
     if best < 0:
         raise ArithmeticError("the model's scores are no numbers")
     token = best
     if not draw.plain:
-        token = _draw(logits_V, draw)
+        token = _draw(logits_SV[row], draw)
         draw.accept(token)
-    return _choice(logits_V, draw, token)
+    return Choice(token) if draw.sampling.logprobs is None else _choice(logits_SV[row], draw, token)
 
 
 def distribution(scores_V: Tensor, how: Sampling) -> tuple[Tensor | None, Tensor]:
@@ -174,9 +174,7 @@ def _draw(logits_V: Tensor, draw: Draw) -> int:
 
 
 def _choice(logits_V: Tensor, draw: Draw, token: int) -> Choice:
-    count = draw.sampling.logprobs
-    if count is None:
-        return Choice(token)
+    count = draw.sampling.logprobs or 0
     logprobs_V = logits_V.float().log_softmax(dim=-1)
     best = logprobs_V.topk(count)
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

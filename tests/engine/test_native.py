@@ -15,6 +15,7 @@ from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, describe_kernels, fuse
 from llavakit.engine.kv_slots import KvShape
 from llavakit.engine.native import NativeLinear, NativePrompts, NativeSlots, PromptRows, Workspace
+from llavakit.engine.sampler import likeliest
 from llavakit.model.fused import packed_layout
 from tests.engine.test_decoder import FAMILIES, POSITIONS, SHAPE, TREES, random_model, restored, row
 
@@ -163,6 +164,25 @@ def test_a_row_does_not_change_with_its_company(format, unit):
     whole = product(x)
     for start, end in ((0, 1), (3, 7), (5, 17), (20, len(x))):
         assert torch.equal(product(x[start:end]), whole[start:end])
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    rows=st.integers(1, 9),
+    width=st.integers(1, 100),
+    levels=st.sampled_from([1, 3, 1000]),
+    strange=st.sampled_from([None, torch.nan, torch.inf, -torch.inf]),
+    seed=st.integers(0, 99),
+)
+def test_the_likeliest_are_those_that_pytorch_finds(rows, width, levels, strange, seed):
+    """The first of equal ones; infinite scores are numbers."""
+    if not HERE:
+        return
+    dice = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-levels, levels, (rows, width), generator=dice).bfloat16()
+    if strange is not None:
+        scores[rows // 2, seed % width] = strange
+    assert native.likeliest(scores) == likeliest(scores)
 
 
 def test_threads_that_were_sent_to_rest_come_back():

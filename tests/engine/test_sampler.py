@@ -58,8 +58,8 @@ def test_the_repetition_penalty_is_that_of_transformers():
 
 def choose_all(logits_SV, draws):
     """The next token of each sequence, as the engine asks for them."""
-    rows = zip(logits_SV, draws, likeliest(logits_SV), strict=True)
-    return [choose(logits_V, draw, best) for logits_V, draw, best in rows]
+    rows = zip(draws, likeliest(logits_SV), strict=True)
+    return [choose(logits_SV, row, draw, best) for row, (draw, best) in enumerate(rows)]
 
 
 def said(logits_V, how, count, prompt=()):
@@ -131,7 +131,7 @@ def test_scores_that_are_no_numbers_are_said_so_and_hurt_no_other():
     logits_SV[1, 7] = torch.nan
     assert likeliest(logits_SV) == [alone[0], -1, alone[2]]
     with pytest.raises(ArithmeticError, match="no numbers"):
-        choose(logits_SV[1], Draw(Sampling()), -1)
+        choose(logits_SV, 1, Draw(Sampling()), -1)
 
 
 def test_draws_follow_the_distribution():

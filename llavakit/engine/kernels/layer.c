@@ -151,6 +151,28 @@ EXPORT void norm(const bf16 *x, const float *weight, float epsilon, bf16 *into, 
     norm_rows(x, weight, epsilon, tokens, width, into);
 }
 
+/* Of each row the place of the first of its largest scores, -1 where one of them is no number. */
+EXPORT void likeliest(const bf16 *scores, int64_t rows, int64_t width, int64_t *into, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        const bf16 *row = scores + r * width;
+        __m512 most = _mm512_set1_ps(-INFINITY);
+        __mmask16 strange = 0;
+        for (int64_t i = 0; i < width; i += 16) {
+            __m512 some = widen_some(lanes16(width - i), row + i);
+            strange |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+            most = _mm512_mask_max_ps(most, lanes16(width - i), most, some);
+        }
+        __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+        into[r] = -1;
+        for (int64_t i = 0; !strange && into[r] < 0; i += 16) {
+            __mmask16 equal = _mm512_mask_cmp_ps_mask(lanes16(width - i), widen_some(lanes16(width - i), row + i), top,
+                                                      _CMP_EQ_OQ);
+            if (equal) into[r] = i + __builtin_ctz(equal);
+        }
+    }
+}
+
 /* Ends the pool of threads that belongs to the calling thread. With more threads in all pools than processors OpenMP
    hardly spins before it sleeps, and a step is hundreds of short regions. */
 EXPORT void rest(void) { omp_pause_resource_all(omp_pause_soft); }
