@@ -174,7 +174,10 @@ class Chunk:
 
     def __init__(self, slot: KvSlot, row: int, count: int, fork: tuple[KvSlot, int] | None) -> None:
         self._slot, self._count, self._rows = slot, count, slice(row, row + count)
-        self._source, self._start = fork or (None, slot.length)
+        self._source: KvSlot | None = None
+        self._start = slot.length
+        if fork is not None:
+            self._source, self._start = fork
         self.longest = self._start + count
         self._sees: dict[tuple[int | None, int | None], Tensor] = {}  # layers share them
 
