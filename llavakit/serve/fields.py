@@ -1,10 +1,19 @@
 """What the requests of all routes have in common: how fields are read, and how an answer is drawn."""
 
 import random
-from collections.abc import Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+)
 
 from llavakit.engine.sampler import Sampling
 from llavakit.serve.errors import ApiError
@@ -103,6 +112,18 @@ class Drawn(Asked):
     store: bool | None = None  # nothing is stored
     skip_special_tokens: Annotated[bool | None, only(True)] = None
     min_tokens: Annotated[int | None, only(0)] = None
+
+    _lifted: Mapping[str, memoryview] = PrivateAttr(default={})
+
+    @property
+    def lifted(self) -> Mapping[str, memoryview]:
+        """Long data URLs that stand in the body, by the names that stand here for them (lifting.py)."""
+        return self._lifted
+
+    def with_lifted(self, lifted: Mapping[str, memoryview]) -> Self:
+        """Itself, which knows them now."""
+        self._lifted = lifted
+        return self
 
     def sampling(
         self,

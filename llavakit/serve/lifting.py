@@ -1,4 +1,4 @@
-"""Pictures taken out of a chat request's body before it is read as JSON.
+"""Pictures taken out of a request's body before it is read as JSON.
 
 Counting, reading and copying what is in a body holds the interpreter's lock: a picture of 16 MiB stops every other
 answer for tens of milliseconds. Here only a few quotes are looked for; the letters between them stay where they
@@ -6,28 +6,39 @@ are, and are decoded from there piece by piece.
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-from llavakit.serve.conversation import check_bounds, media_urls
+from llavakit.serve.conversation import MediaUrl
+from llavakit.serve.fields import Drawn
 from llavakit.serve.parse import Body, parse
-from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 
+R = TypeVar("R", bound=Drawn)
 LONG = 2**16  # bytes; shorter URLs are read with all else
 MOST = 1000  # places that are looked at
 START, NAMES = b'"data:', (b'"url"', b'"image_url"', b'"video_url"')
 NEAR = 64  # bytes in front of a URL that its field's name is looked for in
 
 
-def read_chat(body: Body, settings: ServeConfig) -> ChatRequest:
-    """The request in a body, checked. Its long data URLs are `lifted`, and the body lives as long as they do."""
-    small, lifted = lift(body)
-    request = parse(small, settings.max_json_values, ChatRequest).with_lifted(lifted)
-    if sum(isinstance(medium.url, memoryview) for medium in media_urls(request)) < len(lifted):
-        # Some of them are no pictures: they stand in a tool's schema, say, or twice under one name.
-        request = parse(body, settings.max_json_values, ChatRequest)
-    check_bounds(request, settings)
-    return request
+def lifting_reader(
+    kind: type[R], check: Callable[[R, ServeConfig], None], links: Callable[[R], Sequence[MediaUrl]]
+) -> Callable[[Body, ServeConfig], R]:
+    """What reads bodies of a kind and checks them. `links` are the pictures and videos of a request.
+
+    Its long data URLs are `lifted`, and the body lives as long as they do.
+    """
+
+    def read(body: Body, settings: ServeConfig) -> R:
+        small, lifted = lift(body)
+        request = parse(small, settings.max_json_values, kind).with_lifted(lifted)
+        if lifted and sum(isinstance(link.url, memoryview) for link in links(request)) < len(lifted):
+            # Some of them are no pictures: they stand in a tool's schema, say, or twice under one name.
+            request = parse(body, settings.max_json_values, kind)
+        check(request, settings)
+        return request
+
+    return read
 
 
 def lift(body: Body) -> tuple[Body, Mapping[str, memoryview]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError
 
-from llavakit.serve.conversation import check_bounds, texts
+from llavakit.serve.conversation import MediaUrl, check_bounds, media_urls, texts
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fields import Drawn, Said, Short, Str, Unset, Wire, only
 from llavakit.serve.schema import (
@@ -183,6 +183,12 @@ def check_responses(request: ResponsesRequest, settings: ServeConfig) -> None:
         check_bounds(as_chat(request), settings)
 
 
+def responses_links(request: ResponsesRequest) -> list[MediaUrl]:
+    """The pictures of all messages, in order."""
+    with in_its_words(request):
+        return media_urls(as_chat(request))
+
+
 def responses_texts(request: ResponsesRequest) -> Iterator[str]:
     """What was written."""
     return texts(as_chat(request))
@@ -215,7 +221,7 @@ def as_chat(request: ResponsesRequest) -> ChatRequest:
             else request.tool_choice,
             parallel_tool_calls=request.parallel_tool_calls,
             response_format=_format(request),
-        )
+        ).with_lifted(request.lifted)
     except ValidationError as error:
         what = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
         raise ApiError(what, param="tool_choice" if named else None) from None

@@ -16,18 +16,24 @@ from llavakit.serve.body import read_json, unless_gone
 from llavakit.serve.budget import MemoryShare
 from llavakit.serve.choice import Delta
 from llavakit.serve.completions import CompletionRequest, CompletionWriter, check_completion, completion_texts
-from llavakit.serve.conversation import texts
+from llavakit.serve.conversation import check_bounds, media_urls, texts
 from llavakit.serve.embeddings import EmbeddingList, EmbeddingRequest, check_embedding
 from llavakit.serve.errors import ApiError, ClientGone
 from llavakit.serve.fields import Drawn
 from llavakit.serve.gate import GONE, Visit
-from llavakit.serve.lifting import read_chat
+from llavakit.serve.lifting import lifting_reader
 from llavakit.serve.metrics import CONTENT_TYPE, Metrics
 from llavakit.serve.parse import Body, reader
 from llavakit.serve.places import Places
 from llavakit.serve.pooling import PoolingList, PoolingRequest, check_pooling
 from llavakit.serve.response_writer import ResponseWriter
-from llavakit.serve.responses import ResponsesRequest, check_responses, responses_texts
+from llavakit.serve.responses import (
+    ResponsesRequest,
+    check_responses,
+    responses_links,
+    responses_texts,
+)
+from llavakit.serve.schema import ChatRequest
 from llavakit.serve.service import Service
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.writer import Writer
@@ -51,10 +57,10 @@ class Routes:
 
     def __init__(self, service: Service, metrics: Metrics, places: Places) -> None:
         self.service, self.metrics, self.places, self.settings = service, metrics, places, service.settings
+        read_chat = lifting_reader(ChatRequest, check_bounds, media_urls)
         self._chat_door = Door(read_chat, texts, service.start, ChatWriter)
-        self._responses_door = Door(
-            reader(ResponsesRequest, check_responses), responses_texts, service.respond, ResponseWriter
-        )
+        read_responses = lifting_reader(ResponsesRequest, check_responses, responses_links)
+        self._responses_door = Door(read_responses, responses_texts, service.respond, ResponseWriter)
         self._completions_door = Door(
             reader(CompletionRequest, check_completion), completion_texts, service.complete, CompletionWriter
         )

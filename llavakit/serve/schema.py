@@ -4,10 +4,9 @@ A field is honoured, or it is refused with its name; nothing that would change t
 would not (who asks, what to store) are taken; so is null in all of them, and whatever clients add inside messages.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PrivateAttr, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from llavakit.serve.fields import Generated, Said, Short, Str, Unset, Wire, only
 
@@ -180,17 +179,6 @@ class ChatRequest(Generated):
     add_generation_prompt: Annotated[bool | None, only(True)] = None
     continue_final_message: Annotated[bool | None, only(False)] = None
     prediction: dict[str, Any] | None = None  # a guess that would only make it faster
-    _lifted: Mapping[str, memoryview] = PrivateAttr(default={})
-
-    @property
-    def lifted(self) -> Mapping[str, memoryview]:
-        """Long data URLs that stand in the body, by the names that stand here for them (lifting.py)."""
-        return self._lifted
-
-    def with_lifted(self, lifted: Mapping[str, memoryview]) -> Self:
-        """Itself, which knows them now."""
-        self._lifted = lifted
-        return self
 
     media_io_kwargs: MediaLoading | None = None
     chat_template_kwargs: dict[str, Any] | None = None  # our templates have no switches

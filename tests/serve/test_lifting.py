@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llavakit.serve.conversation import media_urls
+from llavakit.serve.conversation import check_bounds, media_urls
 from llavakit.serve.errors import ApiError
-from llavakit.serve.lifting import LONG, lift, read_chat
+from llavakit.serve.lifting import LONG, lift, lifting_reader
 from llavakit.serve.parse import parse
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
@@ -18,6 +18,7 @@ from tests.serve.live import CHAT, ScriptedWorker, asked, client
 from tests.serve.test_media import encoded
 
 CONFIG = ServeConfig(model_name="tiny")
+read_chat = lifting_reader(ChatRequest, check_bounds, media_urls)
 URL = "data:image/png;base64," + base64.b64encode(bytes(LONG)).decode()
 SHORT = "data:image/png;base64,AAAA"
 
@@ -126,4 +127,13 @@ def test_large_pictures_are_answered_and_their_bodies_let_go():
         too_large = found.post(CHAT, json=asked([part(url[:-3] + "=")]))
     assert [answer["choices"][0]["message"]["content"] for answer in answers] == ["red", "red"]
     assert [medium.source for medium in worker.requests[0].sample.media] == [noise, noise]
+    told = [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
+    with client(worker) as found:
+        answer = found.post("/v1/responses", json={"model": "tiny", "input": told}).json()
+        told[0]["content"][0]["image_url"] = url[:-3] + "="
+        broken = found.post("/v1/responses", json={"model": "tiny", "input": told}).json()
+    assert answer["output"][0]["content"][0]["text"] == "red"
+    assert [medium.source for medium in worker.requests[2].sample.media] == [noise]
+    assert "not base64" in broken["error"]["message"]
+    assert broken["error"]["param"] == "input[0].content[0].image_url"
     assert too_large.status_code == 400 and "not base64" in too_large.json()["error"]["message"]
