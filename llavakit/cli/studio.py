@@ -27,6 +27,12 @@ def studio(
             "--propose", help="Tell the model how to propose edits; for models that can call functions."
         ),
     ] = False,
+    boxes: Annotated[
+        str,
+        typer.Option(
+            help="What the model's boxes count: 0-1, 0-1000, px, input, or a family of models (qwen3-vl)."
+        ),
+    ] = "0-1",
     pictures: Annotated[
         int,
         typer.Option(
@@ -38,7 +44,8 @@ def studio(
         list[str] | None,
         typer.Option(
             metavar="NAME=WEIGHTS",
-            help="Weights of an engine, a directory or hub id: sam2, clipseg, inpaint, edit, layout; lama=URL.",
+            help="Weights of an engine, a directory or hub id: sam2, sam3, clipseg, inpaint, edit, layout; "
+            "lama=URL, seem=URL.",
         ),
     ] = None,
     folder: Annotated[
@@ -65,9 +72,14 @@ def studio(
     from llavakit.engine.responder import Responder
     from llavakit.studio.defaults import default_bench
     from llavakit.studio.http.settings import StudioConfig
+    from llavakit.vision.boxes import read_unit
 
     settings = StudioConfig(
-        folder=folder, max_tokens=max_tokens, may_propose=propose, pictures_in_talk=pictures
+        folder=folder,
+        max_tokens=max_tokens,
+        may_propose=propose,
+        pictures_in_talk=pictures,
+        boxes=read_unit(boxes),
     )
     bench = default_bench(**weights)
     responder: Responder | None = None

@@ -18,7 +18,7 @@ from llavakit.studio.tiles import Pixels
 from llavakit.tools.opencv import opencv
 from llavakit.vision.image import load_image, load_rgba
 
-PICTURES = (".jpg", ".jpeg", ".png", ".bmp")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNKNOWN = 128  # GrabCut's grey of pixels about which nobody says what is right
 POLYGONS = "masks.json"
 SEED = 0

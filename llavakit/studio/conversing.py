@@ -3,9 +3,13 @@
 import PIL.Image
 
 from llavakit.studio.looking import SceneView
+from llavakit.studio.proposals import Sight
+from llavakit.studio.pyramid import small_size
 from llavakit.studio.scene import Scene
 from llavakit.studio.session import Gone, Session
 from llavakit.text.conversation import Conversation, Image, Message, Part, Text, assistant, system
+from llavakit.vision.boxes import Frame, Unit
+from llavakit.vision.plan import ImageConfig, plan_image
 
 LONGEST = 1536  # pixels of the longer side that a model is shown; the towers of the series take less
 
@@ -48,8 +52,18 @@ def conversation_about(session: Session, *, pictures: int = 1, system_text: str 
 
 def picture_of(view: SceneView) -> PIL.Image.Image:
     """What is visible, halved until it is at most LONGEST pixels long."""
-    z = max(0, (max(view.size) - 1) // LONGEST).bit_length()
-    return PIL.Image.fromarray(view.rgb(z))
+    return PIL.Image.fromarray(view.rgb(_halvings(view.size)))
+
+
+def sight_of(size: tuple[int, int], unit: Unit, image: ImageConfig | None) -> Sight:
+    """How a model sees a canvas of `size` that it was shown; `image`: what it makes of pictures, if known."""
+    shown = small_size(size, _halvings(size))
+    steps = () if image is None else plan_image(image, shown).views[-1].steps
+    return Sight(size, unit, Frame(shown, steps))
+
+
+def _halvings(size: tuple[int, int]) -> int:
+    return max(0, (max(size) - 1) // LONGEST).bit_length()
 
 
 def _scene(session: Session, rev: int) -> Scene | None:

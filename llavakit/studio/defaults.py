@@ -7,7 +7,16 @@ from functools import partial
 from typing import Any
 
 from llavakit.core.errors import pick
-from llavakit.studio.engines import Bench, Editor, Engine, Inpainter, LayoutGenerator, PromptSegmenter, Role
+from llavakit.studio.engines import (
+    Bench,
+    Editor,
+    Engine,
+    Inpainter,
+    Inventor,
+    LayoutGenerator,
+    PromptSegmenter,
+    Role,
+)
 from llavakit.studio.segment.classical import Classical
 from llavakit.text.calls import ToolUnavailable
 from llavakit.tools.flow import Flow
@@ -21,9 +30,9 @@ GENERATE = "pip install 'llavakit[generate]'"
 def default_bench(**weights: str | None) -> Bench:
     """All engines; those that need no hub are chosen.
 
-    `weights` are directories or hub ids by the names of HUB, of lama the URL of its server: what is given is there,
-    and chosen for what it does (clipseg, which knows words only, is asked by its name). ConfigError for an unknown
-    name.
+    `weights` are directories or hub ids by the names of HUB, of lama and seem the URLs of their servers: what is
+    given is there, and chosen for what it does (clipseg, which knows words only, is asked by its name). ConfigError
+    for an unknown name.
     """
     for name in weights:
         pick(HUB, name, "engine")
@@ -63,10 +72,22 @@ def _sam2(path: str) -> PromptSegmenter:
     return Sam2(path)
 
 
+def _sam3(path: str) -> PromptSegmenter:
+    from llavakit.studio.segment.sam3 import Sam3
+
+    return Sam3(path)
+
+
 def _clipseg(path: str) -> PromptSegmenter:
     from llavakit.studio.segment.hub import ClipSeg
 
     return ClipSeg(path)
+
+
+def _seem(url: str) -> PromptSegmenter:
+    from llavakit.studio.segment.seem import Seem
+
+    return Seem(url)
 
 
 def _lama(url: str) -> Inpainter:
@@ -75,7 +96,7 @@ def _lama(url: str) -> Inpainter:
     return Lama(url)
 
 
-def _inpainter(path: str) -> Inpainter:
+def _inventor(path: str) -> Inventor:
     from llavakit.studio.generative import DiffusersInpainter
 
     return DiffusersInpainter(path)
@@ -113,10 +134,12 @@ class _Hub:
 
 HUB: dict[str, _Hub] = {
     "sam2": _Hub("segment", "SAM-2", _sam2, "facebook/sam2.1-hiera-small"),
+    "sam3": _Hub("segment", "SAM-3, for marks and words", _sam3, "facebook/sam3"),
     "clipseg": _Hub("segment", "CLIPSeg, for words", _clipseg, "CIDAS/clipseg-rd64-refined", chosen=False),
+    "seem": _Hub("segment", "SEEM, a server of its own", _seem, "http://127.0.0.1:9172"),
     "lama": _Hub("inpaint", "LaMa, a server of its own", _lama, "http://127.0.0.1:9171"),
     "inpaint": _Hub(
-        "invent", "inpainting by a prompt", _inpainter, "stabilityai/stable-diffusion-2-inpainting", "diffusers"
+        "invent", "inpainting by a prompt", _inventor, "stabilityai/stable-diffusion-2-inpainting", "diffusers"
     ),
     "edit": _Hub("edit", "editing by an instruction", _editor, "timbrooks/instruct-pix2pix", "diffusers"),
     "layout": _Hub(

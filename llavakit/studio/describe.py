@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from llavakit.studio import masks
 from llavakit.studio.scene import Layer, Scene, Selection
 from llavakit.studio.tiles import Raster
@@ -50,5 +48,4 @@ def _selection(selection: Selection) -> dict[str, Any]:
 def _mask(mask: Raster) -> dict[str, Any]:
     """The box of a mask, None where it is empty, and the pixels it holds."""
     box = mask.content_box()
-    area = sum(int(np.count_nonzero(tile.pixels >= masks.INSIDE)) for tile in mask.tiles if tile is not None)
-    return {"box": None if box is None else list(box), "area": area}
+    return {"box": None if box is None else list(box), "area": masks.area(mask)}

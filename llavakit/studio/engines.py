@@ -14,6 +14,12 @@ from llavakit.studio.tiles import Box, Pixels
 E = TypeVar("E")
 # `inpaint` fills a hole from around it, `preview` does so at once, `invent` shows in it what a prompt says.
 Role = Literal["segment", "inpaint", "preview", "invent", "generate", "edit"]
+# Told how much is done, 0 to 1. What it raises ends the work.
+Watch = Callable[[float], None]
+
+
+def unwatched(done: float) -> None:
+    """Nobody waits for how much is done."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,17 @@ class PromptSegmenter(Protocol):
 
 
 class Inpainter(Protocol):
-    """Fills a hole so that it fits to what is around it, or shows what a prompt says."""
+    """Fills a hole so that it fits to what is around it."""
 
     def fill(self, rgb: Pixels, hole: Pixels, prompt: str = "", seed: int = 0) -> Pixels:
+        """uint8[h, w, 3] from uint8[h, w, 3] and bool[h, w]."""
+        ...
+
+
+class Inventor(Protocol):
+    """Shows in a hole what a prompt says."""
+
+    def invent(self, rgb: Pixels, hole: Pixels, prompt: str, seed: int, watch: Watch = unwatched) -> Pixels:
         """uint8[h, w, 3] from uint8[h, w, 3] and bool[h, w]."""
         ...
 
@@ -80,8 +94,9 @@ class LayoutGenerator(Protocol):
     """A picture from a caption, with phrases where boxes say."""
 
     def generate(
-        self, size: tuple[int, int], caption: str, boxes: Sequence[Box], phrases: Sequence[str], seed: int
-    ) -> Pixels:
+        self, size: tuple[int, int], caption: str, boxes: Sequence[Box], phrases: Sequence[str], seed: int,
+        watch: Watch = unwatched,
+    ) -> Pixels:  # fmt: skip
         """uint8[h, w, 3]."""
         ...
 
@@ -89,7 +104,7 @@ class LayoutGenerator(Protocol):
 class Editor(Protocol):
     """A picture changed as an instruction says."""
 
-    def edit(self, rgb: Pixels, prompt: str, seed: int) -> Pixels:
+    def edit(self, rgb: Pixels, prompt: str, seed: int, watch: Watch = unwatched) -> Pixels:
         """uint8[h, w, 3], as large as what it was given."""
         ...
 
@@ -111,6 +126,7 @@ class Bench:
 
     table: dict[str, Engine]
     chosen: dict[Role, str]
+    watch: Watch = unwatched  # of what takes long
     _made: dict[str, Any] = field(default_factory=dict)
 
     def segmenter(self, name: str = "") -> PromptSegmenter:
@@ -119,7 +135,7 @@ class Bench:
     def inpainter(self, name: str = "") -> Inpainter:
         return self._get("inpaint", name)
 
-    def inventor(self, name: str = "") -> Inpainter:
+    def inventor(self, name: str = "") -> Inventor:
         return self._get("invent", name)
 
     def previewer(self) -> Inpainter:

@@ -13,6 +13,7 @@ import PIL.Image
 import torch
 
 from llavakit.core.errors import ConfigError
+from llavakit.studio.engines import Watch, unwatched
 from llavakit.studio.tiles import Box, Pixels
 
 SIDE = 768  # pixels of the longer side of what a model is given
@@ -50,6 +51,15 @@ class _Pipeline:
         made: PIL.Image.Image = said.images[0].convert("RGB")
         return np.asarray(made if made.size == size else made.resize(size, PIL.Image.Resampling.LANCZOS))
 
+    def told(self, watch: Watch) -> Any:
+        """What diffusers calls after each step."""
+
+        def after(pipe: Any, step: int, timestep: Any, kept: dict[str, Any]) -> dict[str, Any]:
+            watch((step + 1) / self.steps)
+            return kept
+
+        return after
+
     def fit(self, width: int, height: int) -> tuple[int, int]:
         """The size that the model is given for a picture."""
         scale = min(1.0, self.side / max(width, height))
@@ -57,18 +67,19 @@ class _Pipeline:
 
 
 class DiffusersInpainter:
-    """An Inpainter: Stable Diffusion, SDXL, Flux Fill and others."""
+    """An Inventor: Stable Diffusion, SDXL, Flux Fill and others."""
 
     def __init__(self, path: str, *, steps: int = STEPS, side: int = SIDE) -> None:
         self._pipeline = _Pipeline(path, inpaints=True, steps=steps, side=side)
 
-    def fill(self, rgb: Pixels, hole: Pixels, prompt: str = "", seed: int = 0) -> Pixels:
+    def invent(self, rgb: Pixels, hole: Pixels, prompt: str, seed: int, watch: Watch = unwatched) -> Pixels:
         height, width = hole.shape
         size = self._pipeline.fit(width, height)
         made = self._pipeline.run(
             seed, (width, height), prompt=prompt, width=size[0], height=size[1],
             image=PIL.Image.fromarray(rgb).resize(size),
             mask_image=PIL.Image.fromarray(np.uint8(255) * hole).resize(size),
+            callback_on_step_end=self._pipeline.told(watch),
         )  # fmt: skip
         return np.where(hole[..., None], made, rgb)
 
@@ -79,10 +90,13 @@ class DiffusersEditor:
     def __init__(self, path: str, *, steps: int = STEPS, side: int = SIDE) -> None:
         self._pipeline = _Pipeline(path, steps=steps, side=side)
 
-    def edit(self, rgb: Pixels, prompt: str, seed: int) -> Pixels:
+    def edit(self, rgb: Pixels, prompt: str, seed: int, watch: Watch = unwatched) -> Pixels:
         height, width = rgb.shape[:2]
         image = PIL.Image.fromarray(rgb).resize(self._pipeline.fit(width, height))
-        return self._pipeline.run(seed, (width, height), prompt=prompt, image=image)
+        told = self._pipeline.told(watch)
+        return self._pipeline.run(
+            seed, (width, height), prompt=prompt, image=image, callback_on_step_end=told
+        )
 
 
 class Gligen:
@@ -95,11 +109,13 @@ class Gligen:
             raise ConfigError(f"{path}: not a GLIGEN model; one is masterful/gligen-1-4-generation-text-box")
 
     def generate(
-        self, size: tuple[int, int], caption: str, boxes: Sequence[Box], phrases: Sequence[str], seed: int
-    ) -> Pixels:
+        self, size: tuple[int, int], caption: str, boxes: Sequence[Box], phrases: Sequence[str], seed: int,
+        watch: Watch = unwatched,
+    ) -> Pixels:  # fmt: skip
         width, height = size
         shares = [[x0 / width, y0 / height, x1 / width, y1 / height] for x0, y0, x1, y1 in boxes]
         return self._pipeline.run(
             seed, size, prompt=caption, gligen_boxes=shares, gligen_phrases=list(phrases),
             gligen_scheduled_sampling_beta=GROUNDED, width=self._pipeline.side, height=self._pipeline.side,
+            callback=lambda step, timestep, latents: watch((step + 1) / self._pipeline.steps),
         )  # fmt: skip

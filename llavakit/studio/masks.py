@@ -1,6 +1,7 @@
 """Masks as arrays: uint8[h, w], 0 outside, 255 inside, between them where an edge is soft."""
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -8,6 +9,9 @@ from llavakit.studio.tiles import Box, Pixels, Raster, Tile, blank, full_tile, g
 from llavakit.tools.opencv import opencv
 
 INSIDE = 128  # what counts as inside where a yes or no is needed
+_COUNTED: WeakKeyDictionary[Tile, int] = (
+    WeakKeyDictionary()
+)  # pixels inside, of tiles that were counted before
 
 
 def mask_raster(size: tuple[int, int], at: tuple[int, int], mask: Pixels) -> Raster:
@@ -18,6 +22,18 @@ def mask_raster(size: tuple[int, int], at: tuple[int, int], mask: Pixels) -> Ras
 def read_mask(raster: Raster, box: Box | None = None) -> Pixels:
     """uint8[h, w]."""
     return raster.read(box)[..., 0]
+
+
+def area(raster: Raster) -> int:
+    """How many pixels are inside."""
+    return sum(_count(tile) for tile in raster.tiles if tile is not None)
+
+
+def _count(tile: Tile) -> int:
+    known = _COUNTED.get(tile)
+    if known is None:
+        known = _COUNTED[tile] = int(np.count_nonzero(tile.pixels >= INSIDE))
+    return known
 
 
 def grow(raster: Raster, by: int) -> Raster:

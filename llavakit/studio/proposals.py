@@ -1,42 +1,65 @@
 """What a chat model may propose: a few functions, calls read out of its words, as commands that wait for a yes.
 
-A model speaks of places in fractions of the picture, [left, top, right, bottom] from 0 to 1, as LLaVA's data does
-(arXiv 2310.03744); commands speak of pixels. Calls are written as Hermes and Qwen write them (`text/hermes.py`).
+A model speaks of places in a unit of its family: LLaVA's data (arXiv 2310.03744) in fractions of the picture
+without its padding, others in thousandths, or in pixels of what they see; commands speak of pixels of the canvas.
+Calls are written as Hermes and Qwen write them (`text/hermes.py`).
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 from llavakit.core.config import Config
+from llavakit.core.errors import DataError
 from llavakit.text.hermes import CLOSE, OPEN, tools_text
+from llavakit.vision.boxes import UNIT_WORDS, Frame, Unit, make_box
 
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
-Share = Annotated[float, Field(ge=0, le=1)]
+Corner = Annotated[float, Field(ge=-1e6, le=1e6)]
 Signed = Annotated[float, Field(ge=-1, le=1)]
-FRACTION = r"\s*(\d*\.\d+|[01])\s*"
-BOX = re.compile(rf"\[{','.join([FRACTION] * 4)}\]")
+FRACTION, NUMBER = r"\s*(\d*\.\d+|[01])\s*", r"\s*(\d{1,6}(?:\.\d+)?)\s*"
+BOX_OF_FRACTIONS, BOX = (re.compile(rf"\[{','.join([each] * 4)}\]") for each in (FRACTION, NUMBER))
+OUTSIDE = 0.02  # of a side: so far out of the picture a box of a model may reach
 CALL = re.compile(rf"{OPEN}(.*?)(?:{CLOSE}|$)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """How a model sees a canvas of `size`: what its boxes count, and the picture that it was shown."""
+
+    size: Size
+    unit: Unit = "0-1"
+    shown: Frame | None = None  # None: the canvas as it is
+
+    def pixels(self, numbers: Sequence[float]) -> Box:
+        """A box as the model writes it, in pixels of the canvas. DataError for one that is outside or empty."""
+        said = make_box("the picture", self.unit, numbers)
+        left, top, right, bottom = corners = said.to("0-1", self.shown or Frame(self.size)).corners
+        # What lies in the padding that a model sees is no mistake; a number beyond its unit is.
+        far = self.unit != "input" and (min(corners) < -OUTSIDE or max(corners) > 1 + OUTSIDE)
+        left, top, right, bottom = max(left, 0.0), max(top, 0.0), min(right, 1.0), min(bottom, 1.0)
+        if far or left >= right or top >= bottom:
+            raise DataError(f"the box {list(numbers)} is not one {UNIT_WORDS[self.unit]}")
+        width, height = self.size
+        return (round(left * width), round(top * height), round(right * width), round(bottom * height))
 
 
 class Proposed(Config):
     """Something done to a thing: one that words or a box name, or else what is selected."""
 
     object: Annotated[str, Field(max_length=200, description="words for the thing")] = ""
-    box: Annotated[
-        tuple[Share, Share, Share, Share] | None,
-        Field(description="around the thing: left, top, right, bottom, fractions of the picture"),
-    ] = None
+    box: tuple[Corner, Corner, Corner, Corner] | None = None
 
-    def select(self, size: Size) -> list[dict[str, Any]]:
+    def select(self, sight: Sight) -> list[dict[str, Any]]:
         """The command that selects the thing, if it is named."""
         if self.box is not None:
-            return [{"do": "select", "box": pixels(self.box, size)}]
+            return [{"do": "select", "box": sight.pixels(self.box)}]
         return [{"do": "select", "text": self.object}] if self.object else []
 
     def act(self, size: Size) -> dict[str, Any] | None:
@@ -127,64 +150,68 @@ class Reading:
     troubles: tuple[str, ...] = ()
 
 
-def tools() -> list[dict[str, Any]]:
-    """The functions as OpenAI describes them."""
+def tools(unit: Unit = "0-1") -> list[dict[str, Any]]:
+    """The functions as OpenAI describes them, for a model that writes boxes in this unit."""
     return [
         {
             "type": "function",
-            "function": {"name": name, "description": _summary(kind), "parameters": _fields(kind)},
+            "function": {"name": name, "description": _summary(kind), "parameters": _fields(kind, unit)},
         }
         for name, kind in FUNCTIONS.items()
     ]
 
 
-def instructions() -> str:
+def instructions(unit: Unit = "0-1") -> str:
     """The system text that tells a model of the functions."""
     return tools_text(
         "You look at a picture together with a person, who may want it changed. Propose a change by calling "
         "functions; it is done when the person agrees.",
-        tools(),
+        tools(unit),
     )
 
 
-def read(said: str, size: Size) -> Reading:
-    """Take calls and boxes out of what a model said about a picture of `size` (width, height)."""
+def read(said: str, sight: Sight) -> Reading:
+    """Take calls and boxes out of what a model said about a picture."""
     commands: list[dict[str, Any]] = []
     troubles = []
     for call in CALL.findall(said):
         try:
-            made = _commands(json.loads(call), size)
+            made = _commands(json.loads(call), sight)
+        except DataError as error:
+            troubles.append(f"the model called a function that makes no sense here: {error}")
+            continue
         except (ValueError, RecursionError):
             troubles.append(f"the model called a function in a way that cannot be read: {call.strip()[:200]}")
             continue
         commands += made
     text = CALL.sub("", said).strip()
-    boxes = (tuple(map(float, found)) for found in BOX.findall(text))
-    there = tuple(pixels(box, size) for box in boxes if box[0] < box[2] <= 1 and box[1] < box[3] <= 1)
-    return Reading(text, there, tuple(commands), tuple(troubles))
+    return Reading(text, tuple(_places(text, sight)), tuple(commands), tuple(troubles))
 
 
-def pixels(box: tuple[float, ...], size: Size) -> Box:
-    """Fractions of a picture to pixels."""
-    width, height = size
-    left, top, right, bottom = box
-    return (round(left * width), round(top * height), round(right * width), round(bottom * height))
+def _places(text: str, sight: Sight) -> Iterator[Box]:
+    """Where the words point; numbers that are no box are just numbers."""
+    for found in (BOX_OF_FRACTIONS if sight.unit == "0-1" else BOX).findall(text):
+        left, top, right, bottom = map(float, found)
+        if left < right and top < bottom:
+            with suppress(DataError):
+                yield sight.pixels((left, top, right, bottom))
 
 
-def _commands(call: Any, size: Size) -> list[dict[str, Any]]:
+def _commands(call: Any, sight: Sight) -> list[dict[str, Any]]:
     """ValueError (ValidationError is one) for what is no call."""
     if not isinstance(call, dict) or not isinstance(call.get("arguments", {}), Mapping):
         raise ValueError("no call")
     proposed = _ADAPTER.validate_python({**call.get("arguments", {}), "name": call.get("name")})
-    action = proposed.act(size)
-    return [*proposed.select(size), *([] if action is None else [action])]
+    action = proposed.act(sight.size)
+    return [*proposed.select(sight), *([] if action is None else [action])]
 
 
 def _summary(kind: type[Proposed]) -> str:
     return (kind.__doc__ or "").strip()
 
 
-def _fields(kind: type[Proposed]) -> dict[str, Any]:
+def _fields(kind: type[Proposed], unit: Unit) -> dict[str, Any]:
     schema = kind.model_json_schema()
     properties = {name: what for name, what in schema["properties"].items() if name != "name"}
+    properties["box"]["description"] = f"around the thing: left, top, right, bottom, {UNIT_WORDS[unit]}"
     return {"type": "object", "properties": properties, "required": schema.get("required", [])}

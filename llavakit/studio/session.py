@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,8 +24,9 @@ from llavakit.studio.commands import (
 )  # fmt: skip
 from llavakit.studio.damage import damage_between
 from llavakit.studio.describe import describe_scene
-from llavakit.studio.edits.table import perform, warnings
-from llavakit.studio.engines import Bench
+from llavakit.studio.edits.making import Making
+from llavakit.studio.edits.table import make, perform, warnings
+from llavakit.studio.engines import Bench, Watch, unwatched
 from llavakit.studio.history import History, Limits
 from llavakit.studio.picture import Picture, read_file, read_picture
 from llavakit.studio.pyramid import small
@@ -151,9 +152,14 @@ class Session:
         id: str = "",
         base_rev: int | None = None,
         gesture: str = "",
+        watch: Watch = unwatched,
     ) -> Answer:
-        """Do a command: see the contract of this package. EditError, Conflict; nothing is changed then."""
+        """Do a command: see the contract of this package. EditError, Conflict; nothing is changed then.
+
+        `watch` is told how much of a generative engine's work is done, and ends it by what it raises.
+        """
         asked = read_command(command) if isinstance(command, dict) else command
+        made: Making | None = None
         id, started = id or uuid.uuid4().hex, time.perf_counter()
         if len(id) > LONGEST_ID or len(gesture) > LONGEST_ID:
             raise EditError(f"an id has at most {LONGEST_ID} characters")
@@ -167,11 +173,13 @@ class Session:
                     raise Conflict(rev)
                 if isinstance(asked, Undo | Redo | Restore | SaveVersion | Say):
                     return self._commit(id, asked, gesture, None, started)
-            after = perform(before, asked, self.bench)
+            made = made or make(before, asked, replace(self.bench, watch=watch))
+            after = perform(before, asked, self.bench) if made is None else made.lay(before)
             with self._lock:
                 if self.rev == rev:
                     return self._commit(id, asked, gesture, after, started)
-                # Somebody was faster. Who said what they saw is told so above; else it is done again.
+                # Somebody was faster. Who said what they saw is told so above; else it is done again, but what an
+                # engine made is laid on what is there now.
 
     def describe(self) -> dict[str, Any]:
         """All but pixels, as JSON has it."""

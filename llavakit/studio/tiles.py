@@ -17,13 +17,14 @@ Pixels = np.ndarray
 class Tile:
     """One square, uint8[h, w, bands]; in memory, or read when it is first looked at. Compared by identity."""
 
-    __slots__ = ("__weakref__", "_pixels", "_read", "nbytes")
+    __slots__ = ("__weakref__", "_content", "_pixels", "_read", "nbytes")
 
     def __init__(
         self, pixels: Pixels | None = None, read: Callable[[], Pixels] | None = None, nbytes: int = 0
     ) -> None:
         self._pixels, self._read = pixels, read
         self.nbytes = nbytes if pixels is None else pixels.nbytes
+        self._content: tuple[Box | None] | None = None  # once it was looked for
         if pixels is not None:
             pixels.flags.writeable = False
 
@@ -35,6 +36,13 @@ class Tile:
             self._pixels = self._read()
             self._pixels.flags.writeable = False
         return self._pixels
+
+    @property
+    def content(self) -> Box | None:
+        """The smallest box with everything in it that is not zero in the last band."""
+        if self._content is None:
+            self._content = (nonzero_box(self.pixels[..., -1]),)
+        return self._content[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +112,7 @@ class Raster:
         found: Box | None = None
         for index, tile in enumerate(self.tiles):
             if tile is not None:
-                inner = nonzero_box(tile.pixels[..., -1])
+                inner = tile.content
                 if inner is not None:
                     x, y = self.tile_box(index)[:2]
                     found = union(found, (inner[0] + x, inner[1] + y, inner[2] + x, inner[3] + y))

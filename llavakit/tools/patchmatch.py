@@ -5,6 +5,8 @@ chance; then each pixel becomes the mean of what the patches over it say. Whole 
 it needs no compiler.
 """
 
+from itertools import product
+
 import numpy as np
 
 from llavakit.tools.flow import Flow
@@ -18,6 +20,7 @@ SHARPNESS = 3.0  # how much better patches count
 LARGEST = (
     50_000  # pixels of a hole that patches are searched for; larger ones are filled smaller, then made sharp
 )
+PARTS = slice(2, 5), slice(0, 2), slice(5, 7)  # rows of a patch in the order in which they are compared
 STEPS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
@@ -113,15 +116,19 @@ class _Search:
     def __init__(
         self, level: _Level, image: np.ndarray, found: np.ndarray | None, random: np.random.Generator
     ) -> None:
-        self.level, self.image = level, image
+        self.level, self.image = level, np.ascontiguousarray(image, np.float32)
         self.height, self.width = level.hole.shape
         self.targets = np.flatnonzero(level.targets)
         self.all_sources = np.flatnonzero(level.sources)
         self.is_source = level.sources.ravel()
         self.row = np.full(self.height * self.width, -1, np.int64)  # of a place in `targets`
         self.row[self.targets] = np.arange(len(self.targets))
-        side = np.arange(-RADIUS, RADIUS + 1)
-        self.offsets = (side[:, None] * self.width + side[None]).ravel()
+        self.corner = RADIUS * self.width + RADIUS  # from the middle of a patch back to its first pixel
+        side, strides = 2 * RADIUS + 1, self.image.strides
+        self.every = np.lib.stride_tricks.as_strided(  # the patch at each place, as rows of whole pixels
+            self.image, (self.height * self.width - 2 * self.corner, side, 3 * side),
+            (strides[1], strides[0], strides[2]), writeable=False,
+        )  # fmt: skip
         self.nearest = self._start(found, random)
         self._patches()
 
@@ -154,18 +161,18 @@ class _Search:
     def vote(self) -> None:
         """Each pixel of the hole becomes the mean of what patches over it say, the better ones counting more."""
         scale = float(np.percentile(self.cost, 75)) + 1e-3
-        weight = np.exp(-SHARPNESS * self.cost / scale)
-        flat = self.image.reshape(-1, 3)
-        pixels = np.flatnonzero(self.level.hole)
-        total, colour = np.full(len(pixels), 1e-12), np.zeros((len(pixels), 3))
-        last = len(self.row) - 1
-        for offset in self.offsets:
-            patch = self.row[np.clip(pixels - offset, 0, last)]
-            share = np.where(patch >= 0, weight[patch], 0.0)
-            total += share
-            colour += share[:, None] * flat[np.clip(self.nearest[patch] + offset, 0, last)]
-        reached = total > 1e-9
-        flat[pixels[reached]] = (colour[reached] / total[reached, None]).astype(np.float32)
+        weight_T1 = np.exp(-SHARPNESS * self.cost / scale)[:, None]
+        said_T7C = self._around(self.nearest)
+        total = np.full((self.height * self.width, 1), 1e-12, np.float32)
+        colour = np.zeros((self.height * self.width, 3), np.float32)
+        first = self.targets - self.corner
+        for row, column in product(range(2 * RADIUS + 1), repeat=2):
+            pixels = first + (row * self.width + column)  # no two targets have the same pixel there
+            total[pixels] += weight_T1
+            colour[pixels] += weight_T1 * said_T7C[:, row, 3 * column : 3 * column + 3]
+        holes = np.flatnonzero(self.level.hole)
+        holes = holes[total[holes, 0] > 1e-9]
+        self.image.reshape(-1, 3)[holes] = colour[holes] / total[holes]
         self._patches()
 
     def map(self) -> np.ndarray:
@@ -175,22 +182,29 @@ class _Search:
         return out.reshape(self.height, self.width, 2)
 
     def _patches(self) -> None:
-        flat = self.image.reshape(-1, 3)
-        self.patches = flat[self.targets[:, None] + self.offsets].reshape(len(self.targets), -1)
-        self.cost = self._cost(np.arange(len(self.targets)), self.nearest)
+        self.patches_T7C = self._around(self.targets)
+        self.cost = _apart(self._around(self.nearest), self.patches_T7C)
+
+    def _around(self, places: np.ndarray, rows: slice = slice(None)) -> np.ndarray:
+        """float32[n, 7 or fewer, 21]: rows of the patches there, each in one piece."""
+        found: np.ndarray = self.every[:, rows][places - self.corner]
+        return found
 
     def _try(self, places: np.ndarray) -> None:
+        """Take the places that are nearer; most are not, and the middle of their patches tells that already."""
         rows = np.flatnonzero(self.is_source[places] & (places != self.nearest))
-        if len(rows):
-            cost = self._cost(rows, places[rows])
-            better = cost < self.cost[rows]
-            chosen = rows[better]
-            self.nearest[chosen], self.cost[chosen] = places[chosen], cost[better]
+        cost = np.zeros(len(rows), np.float32)
+        for part in PARTS:
+            cost += _apart(self._around(places[rows], part), self.patches_T7C[:, part][rows])
+            near = cost < self.cost[rows]
+            rows, cost = rows[near], cost[near]
+        self.nearest[rows], self.cost[rows] = places[rows], cost
 
-    def _cost(self, rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-        flat = self.image.reshape(-1, 3)
-        apart = flat[places[:, None] + self.offsets].reshape(len(rows), -1) - self.patches[rows]
-        return np.einsum("ij,ij->i", apart, apart)
+
+def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float32[n]: the sums of squares between patches."""
+    apart = one - other
+    return np.einsum("nyx,nyx->n", apart, apart)
 
 
 def _halved(level: _Level) -> _Level:

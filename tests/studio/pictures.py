@@ -5,7 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from llavakit.studio.engines import Bench, Engine, Found
+from llavakit.studio.engines import Bench, Engine, Found, unwatched
 from llavakit.tools.flow import Flow
 
 
@@ -54,6 +54,10 @@ class Plain:
 
     def fill(self, rgb, hole, prompt="", seed=0):
         return np.where(hole[..., None], np.uint8([len(prompt), seed % 256, 7]), rgb)
+
+    def invent(self, rgb, hole, prompt, seed, watch=unwatched):
+        watch(0.5)
+        return self.fill(rgb, hole, prompt, seed)
 
 
 def bench():

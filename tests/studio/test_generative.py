@@ -76,7 +76,7 @@ def hole():
 
 def test_inpainting_changes_the_hole_only_and_follows_its_seed(weights):
     engine = DiffusersInpainter(weights["inpaint"], steps=1, side=32)
-    first, again, other = (engine.fill(RGB, hole(), "a hat", seed) for seed in (1, 1, 2))
+    first, again, other = (engine.invent(RGB, hole(), "a hat", seed) for seed in (1, 1, 2))
     assert first.shape == RGB.shape and np.array_equal(first[~hole()], RGB[~hole()])
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 

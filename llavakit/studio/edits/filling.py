@@ -164,5 +164,4 @@ def _without_layer(scene: Scene, id: int) -> Scene:
 
 def hole_share(mask: Raster) -> float:
     """How much of the picture a mask covers, 0 to 1."""
-    inside = sum(int((tile.pixels >= masks.INSIDE).sum()) for tile in mask.tiles if tile is not None)
-    return inside / (mask.size[0] * mask.size[1])
+    return masks.area(mask) / (mask.size[0] * mask.size[1])

@@ -42,12 +42,20 @@ EDITS: dict[type[asked.Command], Edit] = {
     asked.Duplicate: _plain(moving.duplicate),
     asked.ChangeLayer: _plain(moving.change_layer),
     asked.Merge: _plain(moving.merge),
+    asked.Vary: _plain(making.vary),
+}
+
+MAKES: dict[type[asked.Command], Callable[[Scene, Any, Bench], making.Making]] = {
     asked.Replace: making.make_replacement,
     asked.Add: making.add,
     asked.EditByText: making.edit_by_text,
     asked.Generate: making.generate,
-    asked.Vary: _plain(making.vary),
 }
+
+
+def make(scene: Scene, command: asked.Command, bench: Bench) -> making.Making | None:
+    """What a generative engine makes for a command, which may take minutes; None for any other command."""
+    return MAKES[type(command)](scene, command, bench) if type(command) in MAKES else None
 
 
 def perform(scene: Scene, command: asked.Command, bench: Bench) -> Scene:

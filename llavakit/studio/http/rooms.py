@@ -6,9 +6,10 @@ import secrets
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from threading import Lock
@@ -19,25 +20,31 @@ from llavakit.core.errors import ConfigError, DataError, UserError
 from llavakit.core.files import write_text
 from llavakit.core.progress import printable
 from llavakit.studio.engines import Bench
+from llavakit.studio.http.jobs import Line
 from llavakit.studio.http.receiving import receive
 from llavakit.studio.http.settings import StudioConfig
 from llavakit.studio.looking import SceneView
+from llavakit.studio.segment.naming import Noticed, notice
 from llavakit.studio.session import Session
 from llavakit.studio.tiles import Raster
+from llavakit.text.calls import ToolUnavailable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")  # what token_urlsafe(16) gives
 TITLE = "title.txt"
 LONGEST_TITLE = 120
 FIRST = "as it came"  # the version that every picture begins with
+NOTICED = 8  # things that are told of
 IDLE = 60  # seconds without a request after which a picture may be closed
 
 
 class Room:
-    """One picture: its session, and what the page is told besides."""
+    """One picture: its session, and what the page is told besides. `line`: what is being made for it."""
 
-    def __init__(self, name: str, session: Session, title: str) -> None:
-        self.name, self.session, self.title = name, session, title
+    def __init__(self, name: str, session: Session, title: str, line: Line) -> None:
+        self.name, self.session, self.title, self.line = name, session, title, line
         self.preparing = "under way"  # or "done", or why it failed
+        self.noticed: list[Noticed] = []  # the things in it that have names
+        self.looked_at: Hashable = None  # the key of what was noticed in
         self.used = 0.0  # when it was last asked for
         self._lock = Lock()
         self._numbers: WeakKeyDictionary[Raster, int] = WeakKeyDictionary()
@@ -49,7 +56,17 @@ class Room:
         layers = {layer.id: layer for layer in self.session.scene_at(said["rev"]).layers}
         for layer in said["layers"]:
             layer["raster"] = self._number(layers[layer["id"]].raster)
-        return said | {"title": self.title, "preparing": self.preparing}
+        return said | {"title": self.title, **self.news()}
+
+    def news(self) -> dict[str, Any]:
+        """What goes on beside the picture's history."""
+        jobs = self.line.of(self.session)
+        same = self.noticed and SceneView(self.session.scene).key == self.looked_at
+        return {
+            "preparing": self.preparing,
+            "jobs": [job.describe() for job in jobs],
+            "noticed": [asdict(each) for each in self.noticed] if same else [],
+        }
 
     def say(self, role: str, text: str, **more: Any) -> None:
         """A turn of the chat, whatever the page has done meanwhile."""
@@ -68,7 +85,7 @@ class Rooms:
     ) -> None:
         self.settings, self.bench, self._clock = settings, bench, clock
         self._open: OrderedDict[str, Room] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self.line = Lock(), Line()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="studio-prepare")
         try:
             settings.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,7 +111,7 @@ class Rooms:
             session.apply({"do": "save_version", "name": FIRST})  # undo forgets some time, versions never
         write_text(folder / TITLE, title)
         with self._lock:
-            return self._keep(Room(name, session, title))
+            return self._keep(Room(name, session, title, self.line))
 
     def get(self, name: str) -> Room | None:
         """The picture of this name, read from its files if need be."""
@@ -106,7 +123,7 @@ class Rooms:
                 folder = self.settings.folder / name
                 if folder.is_symlink() or not folder.is_dir():
                     return None
-                room = Room(name, Session.open(folder, self.bench), _title(folder))
+                room = Room(name, Session.open(folder, self.bench), _title(folder), self.line)
                 os.utime(folder)  # somebody has looked at it
                 return self._keep(room)
             self._open.move_to_end(name)
@@ -115,8 +132,11 @@ class Rooms:
 
     def remove(self, name: str) -> bool:
         """Forget a picture and delete its files; whether there was one."""
-        if self.get(name) is None:
+        room = self.get(name)
+        if room is None:
             return False
+        for job in self.line.of(room.session):
+            self.line.cancel(room.session, job.id)
         with self._lock:
             self._open.pop(name).session.close()
             shutil.rmtree(self.settings.folder / name, ignore_errors=True)
@@ -136,6 +156,7 @@ class Rooms:
 
     def close(self) -> None:
         """Close all files."""
+        self.line.close()
         self._pool.shutdown(cancel_futures=True)
         for room in self._open.values():
             room.session.close()
@@ -146,19 +167,27 @@ class Rooms:
         room.used = self._clock()
         self._open[room.name] = room
         self._pool.submit(_prepare, room)
-        idle = [each for each in self._open.values() if each.used < room.used - IDLE]
+        idle = [
+            each
+            for each in self._open.values()
+            if each.used < room.used - IDLE and not self.line.of(each.session)
+        ]
         for old in idle[: max(len(self._open) - self.settings.max_open, 0)]:
             self._open.pop(old.name).session.close()
         return room
 
 
 def _prepare(room: Room) -> None:
-    """Let the segmenter look at a picture before the first prompt comes."""
+    """Look at a picture before the first prompt comes: the segmenter, and what has a name."""
+    view = SceneView(room.session.scene)
     try:
-        room.session.bench.segmenter().prepare(SceneView(room.session.scene))
-        room.preparing = "done"
+        room.session.bench.segmenter().prepare(view)
     except UserError as error:
         room.preparing = str(error)
+        return
+    with suppress(ToolUnavailable):  # names are offered; nobody asked for them
+        room.looked_at, room.noticed = view.key, notice(view)[:NOTICED]
+    room.preparing = "done"
 
 
 def _title(folder: Path) -> str:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from llavakit.studio.commands import read_command
 from llavakit.studio.http.exports import EXPORTS
 from llavakit.studio.http.requests import find_room, read_body, read_json
 from llavakit.studio.http.rooms import Room, Rooms
@@ -40,6 +41,14 @@ class Asked(BaseModel):
     command: dict[str, Any]
 
 
+class Wanted(BaseModel):
+    """Something that a generative engine shall make when it is its turn."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    id: str = Field(min_length=8, max_length=64)
+    command: dict[str, Any]
+
+
 class Routes:
     """The HTTP face of the pictures."""
 
@@ -55,6 +64,8 @@ class Routes:
             (PICTURE, self.remove, "DELETE"),
             (f"{PICTURE}/rev", self.rev, "GET"),
             (f"{PICTURE}/commands", self.command, "POST"),
+            (f"{PICTURE}/jobs", self.make, "POST"),
+            (f"{PICTURE}/jobs/{{id}}", self.cancel, "DELETE"),
             (f"{PICTURE}/tile/{{rev:int}}/{{z:int}}/{{x:int}}/{{y:int}}.webp", self.tile, "GET"),
             (f"{PICTURE}/mask/{{rev:int}}/{{z:int}}/{{x:int}}/{{y:int}}.png", self.mask, "GET"),
             (f"{PICTURE}/thumbnail/{{rev:int}}.webp", self.thumbnail, "GET"),
@@ -107,7 +118,7 @@ class Routes:
     async def rev(self, request: Request) -> Response:
         """Whether there is news."""
         room = await self.room(request)
-        return JSONResponse({"rev": room.session.rev, "preparing": room.preparing})
+        return JSONResponse({"rev": room.session.rev, **room.news()})
 
     async def command(self, request: Request) -> Response:
         """Something is done; it is on the disk when the answer comes."""
@@ -129,6 +140,19 @@ class Routes:
                 "state": await asyncio.to_thread(room.describe),
             }
         )
+
+    async def make(self, request: Request) -> Response:
+        """Something is to be made; it comes when it is done, unless somebody takes it back."""
+        room = await self.room(request)
+        asked = await read_json(request, Wanted, self.rooms.settings.max_command_bytes)
+        room.line.add(room.session, asked.id, read_command(asked.command))
+        return JSONResponse(room.news(), 202)
+
+    async def cancel(self, request: Request) -> Response:
+        """It is not wanted any more."""
+        room = await self.room(request)
+        room.line.cancel(room.session, request.path_params["id"])
+        return JSONResponse(room.news())
 
     async def tile(self, request: Request) -> Response:
         """A square of what is visible, or of one layer."""

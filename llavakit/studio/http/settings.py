@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from llavakit.core.config import Config
+from llavakit.vision.boxes import Unit
 
 MIB = 2**20
 
@@ -25,4 +26,5 @@ class StudioConfig(Config):
     pictures_in_talk: int = Field(
         default=1, ge=1, le=64
     )  # how many states of the picture the model is shown; more than one is for models that know several pictures
+    boxes: Unit = "0-1"  # what the numbers of the model's boxes count
     may_propose: bool = False  # the model is told how to propose edits

@@ -13,10 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from llavakit.agent.opening import shown_as
 from llavakit.core.errors import UserError
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
-from llavakit.studio.conversing import conversation_about
+from llavakit.studio.conversing import conversation_about, sight_of
 from llavakit.studio.http.requests import find_room, read_json
 from llavakit.studio.http.rooms import Room, Rooms
 from llavakit.studio.http.settings import StudioConfig
@@ -40,7 +41,8 @@ class Talk:
     def __init__(self, responder: Responder | None, name: str, settings: StudioConfig) -> None:
         self.responder, self.name = responder, name if responder is not None else ""
         self.sampling = Sampling(max_tokens=settings.max_tokens)
-        self.system = instructions() if settings.may_propose else ""
+        self.unit, self.image = settings.boxes, None if responder is None else shown_as(responder)[0]
+        self.system = instructions(self.unit) if settings.may_propose else ""
         self.pictures = settings.pictures_in_talk
         self.pool = ThreadPoolExecutor(WAITING, thread_name_prefix="studio-talk")
         self.waiting = 0
@@ -78,7 +80,7 @@ class Talk:
             trouble = str(error)
         finally:
             del self._stops[room.name]
-        reading = read(said, room.session.scene.size)
+        reading = read(said, sight_of(room.session.scene.size, self.unit, self.image))
         if reading.text or reading.commands:
             room.say("assistant", reading.text, boxes=reading.boxes, proposal=reading.commands)
         yield {"done": True, "troubles": [*reading.troubles, *([trouble] if trouble else [])]}

@@ -76,5 +76,9 @@ export class Picture {
     }
   }
 
+  /** Something to be made by an engine; what is in line now. */
+  want = async (id, command) => (await call(`${this.base}/jobs`, asJson({ id, command }))).json();
+  unwant = async (id) => (await call(`${this.base}/jobs/${id}`, { method: "DELETE" })).json();
+
   stop = () => call(`${this.base}/chat/stop`, asJson({}));
 }

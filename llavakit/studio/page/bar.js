@@ -40,6 +40,19 @@ export function drawHint(editor) {
   at("status").textContent = before ? "" : editor.note || (doc.selection ? "" : HINTS[tool]);
 }
 
+/** Buttons for what was seen in the picture. @param {any} doc @param {(box: number[], event: any) => void} select */
+export function drawNoticed({ noticed }, select) {
+  const list = at("noticed"), now = JSON.stringify(noticed);
+  if (list.dataset.shown === now) return;
+  list.dataset.shown = now;
+  const count = new Map();
+  list.replaceChildren(...noticed.map(({ label, box }) => {
+    const number = (count.get(label) ?? 0) + 1;
+    count.set(label, number);
+    return button(number > 1 ? `${label} ${number}` : label, (event) => select(box, event), { title: `Select the ${label}` });
+  }));
+}
+
 /** The chips at the top. */
 export function drawChips(doc, doing) {
   const chips = [];

@@ -56,6 +56,14 @@ export function nameDialog(title, value) {
 const ROLES = { replace: "invent", add: "invent", edit: "edit", generate: "generate" };
 const TITLES = { replace: "Replace what is selected", add: "Add in the box", edit: "Change the picture by words", generate: "A new picture from boxes" };
 
+const NEEDS = { replace: "what is selected", add: "a box, or what is selected", edit: "all of it, or what is selected", generate: "kept objects say what is where" };
+
+/** What engines can make. @param {any} editor */
+export function makingsDialog(editor) {
+  const row = (what) => make("li", {}, make("button", { type: "button", onclick: () => (close(), makeDialog(what, editor)), "data-make": what }, make("strong", {}, TITLES[what]), make("small", {}, NEEDS[what])));
+  open("Make something", make("ul", { class: "choices" }, ...Object.keys(TITLES).map(row)));
+}
+
 /**
  * Words for an engine that makes something; engines that are missing are shown with what would install them.
  * @param {"replace" | "add" | "edit" | "generate"} what @param {any} editor
@@ -77,7 +85,7 @@ export function makeDialog(what, editor) {
       : { do: what, prompt: words.value, ...(what === "add" ? { box } : {}), ...shared };
     go.disabled = true;
     close();
-    await editor.do(command);
+    await editor.make(command);
   }, { class: "primary", disabled: !first || (what === "add" && !editor.box) || (what === "replace" && !editor.model.doc.selection) });
   const lacking = !first ? "No engine for this is installed here." : what === "add" && !editor.box ? "Draw a box first." : what === "replace" && !editor.model.doc.selection ? "Select something first." : "";
   trouble.textContent = lacking;

@@ -131,17 +131,38 @@ export class Editor {
     if (this.model.doc) this.on.drawn(this);
   }
 
-  /** Look for what others did, and how far the preparation is. */
+  /** Something that an engine makes: it waits in line, and comes when it is done. */
+  make = (command) => this.inLine(async () => {
+    await this.outbox.running; // it is about what was done before
+    return this.picture.want(crypto.randomUUID(), command);
+  });
+
+  cancel = (id) => this.inLine(() => this.picture.unwant(id));
+
+  async inLine(work) {
+    try {
+      this.heard(await work());
+      this.on.hurry();
+    } catch (error) {
+      this.on.noted(error.message, true);
+    }
+  }
+
+  /** Look for what others did, and what goes on beside. */
   async news() {
-    const { rev, preparing } = await this.picture.news();
-    const { doc } = this.model;
-    if (rev > doc.rev && !this.outbox.items.length) {
+    const { rev, ...beside } = await this.picture.news();
+    if (rev > this.model.doc.rev && !this.outbox.items.length) {
       this.show(await this.picture.state(), null);
       this.outbox.rev = Math.max(this.outbox.rev, this.model.doc.rev);
-    } else if (preparing !== doc.preparing) {
-      doc.preparing = preparing;
-      this.on.drawn(this);
-    }
+    } else this.heard(beside);
+  }
+
+  /** How far the preparation is, and what is being made. */
+  heard(beside) {
+    const { doc } = this.model;
+    if (Object.entries(beside).every(([name, value]) => JSON.stringify(doc[name]) === JSON.stringify(value))) return;
+    Object.assign(doc, beside);
+    this.on.drawn(this);
   }
 
   /** When nothing else is going on, previews of fills become fills. */

@@ -11,7 +11,7 @@ export const KEYS = [
   ["G", "grow", "Grow the selection"], ["Shift+G", "shrink", "Shrink it"], ["F", "feather", "Feather it"], ["I", "invert", "Invert it"],
   ["U", "reselect", "The last selection again"], ["K", "keep", "Keep it as a named object"], ["Escape", "clear", "Clear it, or say no"],
   ["Delete", "remove", "Remove what is selected"], ["Shift+Delete", "remove-shadow", "Remove it with its shadow"], ["Mod+D", "duplicate", "Duplicate"], ["M", "replace", "Replace by something else"], ["A", "add", "Add something in the box"], ["X", "edit", "Change the picture by words"],
-  ["L", "layout", "A new picture from boxes"], ["ArrowLeft", "left", "Crosshair or object to the left (Shift: farther)"],
+  ["L", "layout", "A new picture from boxes"], ["N", "make", "All that engines can make"], ["ArrowLeft", "left", "Crosshair or object to the left (Shift: farther)"],
   ["ArrowRight", "right", "to the right"], ["ArrowUp", "up", "up"], ["ArrowDown", "down", "down"],
   [",", "turn-left", "Rotate to the left"], [".", "turn-right", "Rotate to the right"], ["<", "smaller", "Smaller"], [">", "larger", "Larger"],
   ["PageUp", "raise", "Object one up"], ["PageDown", "lower", "Object one down"],

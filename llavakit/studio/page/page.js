@@ -3,9 +3,10 @@
 
 import { actionsOf } from "./actions.js";
 import { about, openPicture } from "./api.js";
-import { drawBar, drawChips, drawHint } from "./bar.js";
+import { drawBar, drawChips, drawHint, drawNoticed } from "./bar.js";
 import { at, make } from "./dom.js";
 import { Editor } from "./editor.js";
+import { drawJobs } from "./jobs.js";
 import { meaning } from "./keys.js";
 import { TalkPanel } from "./talk.js";
 
@@ -84,7 +85,7 @@ async function begin(name) {
   at("welcome").hidden = true;
   at("editor").hidden = at("actions").hidden = at("name").hidden = false;
   document.body.dataset.view = "editor";
-  editor = new Editor(name, { tell, noted, drawn, looked, choose });
+  editor = new Editor(name, { tell, noted, drawn, looked, choose, hurry });
   editor.about = offers;
   actions = actionsOf(editor, { choose, mode, brush, compare, talk, ask: () => (tab("chat"), at("question").focus()) });
   await editor.start();
@@ -106,6 +107,8 @@ function drawn(of) {
   document.title = `${doc.title} – llavakit studio`;
   for (const [what, can] of [["undo", doc.can_undo], ["redo", doc.can_redo]]) /** @type {any} */ (document.querySelector(`#actions [data-act=${what}]`)).disabled = !can;
   drawChips(doc, of.doing);
+  drawNoticed(doc, (box, event) => of.selectBox(box, event));
+  drawJobs(doc.jobs, of.cancel);
   drawBar(of, act);
   drawHint(of);
   talk.draw(doc.talk);
@@ -275,9 +278,19 @@ addEventListener("hashchange", () => {
   else if (name !== editor?.picture.name) location.reload(); // another picture: nothing of this one stays
 });
 
+let looking = 0; // the timer of the next look
+
 async function look() {
   if (editor?.model.doc && !document.hidden && !talk.said) await editor.news().catch(() => {});
-  setTimeout(look, editor?.model.doc?.preparing === "under way" ? OFTEN : SELDOM);
+  hurry();
+}
+
+/** The next look is soon where something goes on. */
+function hurry() {
+  const { preparing = "", jobs = [] } = editor?.model.doc ?? {};
+  const soon = preparing === "under way" || jobs.some((job) => job.state !== "failed");
+  clearTimeout(looking);
+  looking = setTimeout(look, soon ? OFTEN : SELDOM);
 }
 
 async function start() {

@@ -5,20 +5,24 @@ import { apply, enlarges, halved, inSight, level, tileBox, tilesIn } from "./vie
 
 const CHECK = 12;
 
+/** Two squares by two, which a pattern repeats. */
+function squares({ sheet, check }) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 2 * CHECK, height: 2 * CHECK });
+  const surface = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
+  surface.fillStyle = sheet;
+  surface.fillRect(0, 0, 2 * CHECK, 2 * CHECK);
+  surface.fillStyle = check;
+  for (const at of [0, CHECK]) surface.fillRect(CHECK - at, at, CHECK, CHECK);
+  return canvas;
+}
+
 /** The squares that transparent places show. */
 export function drawGround(surface, view, size, colours) {
-  const [x, y, w, h] = [view.x, view.y, size.width * view.scale, size.height * view.scale];
+  colours.squares ??= squares(colours);
   surface.save();
-  surface.beginPath();
-  surface.rect(x, y, w, h);
-  surface.clip();
-  surface.fillStyle = colours.sheet;
-  surface.fillRect(x, y, w, h);
-  surface.fillStyle = colours.check;
-  const { clientWidth: right, clientHeight: bottom } = surface.canvas;
-  for (let j = Math.floor(Math.max(-y, 0) / CHECK); j * CHECK + y < Math.min(y + h, bottom || y + h); j++)
-    for (let i = Math.floor(Math.max(-x, 0) / CHECK); i * CHECK + x < Math.min(x + w, right || x + w); i++)
-      if ((i + j) % 2) surface.fillRect(x + i * CHECK, y + j * CHECK, CHECK, CHECK);
+  surface.translate(view.x, view.y);
+  surface.fillStyle = surface.createPattern(colours.squares, "repeat");
+  surface.fillRect(0, 0, size.width * view.scale, size.height * view.scale);
   surface.restore();
 }
 

@@ -28,6 +28,7 @@ export class Stage {
     this.handles.add(this.frame, this.hold);
     this.frame.on("transform", () => this._handled(on, false));
     this.frame.on("transformend", () => this._handled(on, true));
+    this.still = null; // what lies below something that moves
     this.recolour();
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.recolour());
     new ResizeObserver(() => this.resize()).observe(element);
@@ -58,7 +59,7 @@ export class Stage {
     const colour = (name) => style.getPropertyValue(name).trim();
     this.colours = { sheet: colour("--sheet"), check: colour("--check"), accent: "#2f6bff", onAccent: "#fff", halo: "rgba(255,255,255,.9)", bad: "#e0342b" };
     this.hold.setAttrs({ borderStroke: this.colours.accent, anchorStroke: this.colours.accent, anchorFill: "#fff" });
-    this.tinted = null;
+    this.tinted = this.still = null;
     this.draw();
   }
 
@@ -86,11 +87,13 @@ export class Stage {
     const { doc, view, tiles, ghost, before } = this.model;
     if (!doc) return;
     const ratio = this.picture.getCanvas().getPixelRatio();
-    drawGround(surface, view, this.model.size, this.colours);
     tiles.begin();
-    for (const layer of doc.layers) {
-      if (!layer.visible || layer.opacity === 0 || layer.id === this.model.hidden) continue;
-      drawLayer(surface, view, this.screen, ratio, layer, this.matrixOf(layer), tiles, (z, x, y) => this.model.tileUrl(z, x, y, layer.id));
+    const seen = doc.layers.filter((layer) => layer.visible && layer.opacity > 0 && layer.id !== this.model.hidden);
+    const first = ghost ? seen.length : seen.findIndex((layer) => this.model.moved.has(layer.id));
+    if (first < 0) this._drawLayers(surface, ratio, seen, true);
+    else {
+      this._drawStill(surface, ratio, seen.slice(0, first));
+      this._drawLayers(surface, ratio, seen.slice(first), false);
     }
     if (ghost) this._drawGhost(surface, ghost);
     if (before) {
@@ -105,6 +108,27 @@ export class Stage {
       surface.fillRect(before.at * this.screen.width - 1.5, 0, 3, this.screen.height);
     }
     tiles.end();
+  }
+
+  _drawLayers(surface, ratio, layers, ground) {
+    const { view, tiles } = this.model;
+    if (ground) drawGround(surface, view, this.model.size, this.colours);
+    for (const layer of layers) drawLayer(surface, view, this.screen, ratio, layer, this.matrixOf(layer), tiles, (z, x, y) => this.model.tileUrl(z, x, y, layer.id));
+  }
+
+  /** What lies below something that moves: drawn once, and copied for as long as it looks the same. */
+  _drawStill(surface, ratio, layers) {
+    const { view, tiles, doc } = this.model, { width, height } = this.screen;
+    const key = [view.scale, view.x, view.y, width, height, ratio, doc.rev, tiles.version, ...layers.map((layer) => layer.id)].join();
+    if (this.still?.key !== key) {
+      const canvas = this.still?.canvas ?? document.createElement("canvas");
+      Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(height * ratio) }); // which clears it
+      const beside = canvas.getContext("2d");
+      beside.scale(ratio, ratio);
+      this._drawLayers(beside, ratio, layers, true);
+      this.still = { key: tiles.whole ? key : "", canvas }; // what lacks tiles is drawn again
+    }
+    surface.drawImage(this.still.canvas, 0, 0, width, height);
   }
 
   /** What is dragged before the server has cut it out: its pixels as they were on the screen, and its place dimmed. */

@@ -19,6 +19,7 @@ export class Tiles {
     this.wanted = [];
     this.loading = 0;
     this.clock = 0;
+    this.version = 0; // of what is there to draw
   }
 
   /** A frame begins: what is asked for from now on is wanted. */
@@ -102,6 +103,7 @@ export class Tiles {
       else {
         tile.bitmap?.close();
         Object.assign(tile, { bitmap, stale: false, failed: 0 });
+        this.version++;
       }
     } catch {
       if (!asked.signal.aborted) tile.failed++; // asked for again in a later frame, some times

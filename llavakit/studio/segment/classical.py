@@ -48,8 +48,9 @@ class Classical:
         self._lock = Lock()
 
     def prepare(self, view: View) -> None:
-        """What stands out in the picture."""
-        self._look(view)
+        """What stands out in the picture, and its pieces."""
+        known = self._look(view)
+        self._pieces(view, known, (0, 0, *view.size))
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """Candidates for a first mark, a box or a name; one corrected mask where there was one."""
@@ -105,7 +106,7 @@ class Classical:
             if wrong is None:
                 continue
             x, y, distance = wrong
-            if switch and 1 < len(marks) <= SWITCHES and distance > FAR * np.sqrt(mask.sum() + 1):
+            if switch and 1 < len(marks) <= SWITCHES and distance > FAR * np.sqrt(np.count_nonzero(mask) + 1):
                 other = self._other_guess(view, known, marks)
                 if other is not None:
                     return other
@@ -145,17 +146,18 @@ class Classical:
                     fixed[pieces.at(px - left, py - top)] = 1.0 if mark.inside else -1.0
         fixed[pieces.at(x - left, y - top)] = 1.0 if inside else -1.0
         reach = distance * pieces.scale / pieces.side
-        values_N = pieces.spread(prior_N, REACH / reach**2, fixed)
-        cv2 = opencv()
-        size = (right - left, bottom - top)
-        soft = cv2.resize(values_N[pieces.labels].astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
-        now = soft > 0
+        now = pieces.image(pieces.spread(prior_N, REACH / reach**2, fixed), window, room) > 0
+        left, top, right, bottom = room
+        part = mask[top:bottom, left:right]
         changed = (now & ~part) if inside else (part & ~now)
         if not changed[y - top, x - left]:  # a mark smaller than a piece: at least the mark is heeded
-            spot = draw_path(((x + 0.5, y + 0.5),), max(3.0, distance), window) > 0
+            spot = draw_path(((x + 0.5, y + 0.5),), max(3.0, distance), room) > 0
             changed = spot & (part != inside)
-        rows, columns = np.ogrid[top:bottom, left:right]
-        changed &= (rows - y) ** 2 + (columns - x) ** 2 <= (ROUND * distance) ** 2
+        rows, columns = (
+            np.float32(np.arange(top, bottom)[:, None] - y),
+            np.float32(np.arange(left, right) - x),
+        )
+        changed &= rows**2 + columns**2 <= (ROUND * distance) ** 2
         here = _together(changed, x - left, y - top)
         out = mask.copy()
         out[top:bottom, left:right] = (part | here) if inside else (part & ~here)
@@ -216,13 +218,11 @@ def _contradicted(mark: Mark, mask: np.ndarray) -> tuple[int, int, float] | None
     box = nonzero_box(mask)
     near = (0, 0, width, height) if box is None else _with_points(box, wrong, (width, height))
     left, top, right, bottom = near
-    part = np.pad(mask[top:bottom, left:right] != mark.inside, 1)
-    shrink = max(1, max(part.shape) // 1024)  # a distance needs no more pixels than that
+    shrink = max(1, max(right - left, bottom - top) // 1024)  # a distance needs no more pixels than that
+    part = np.pad(mask[top:bottom:shrink, left:right:shrink] != mark.inside, 1)
     cv2 = opencv()
-    away = cv2.distanceTransform(
-        np.ascontiguousarray(part[::shrink, ::shrink]).astype(np.uint8), cv2.DIST_L2, 3
-    )
-    depth = [float(away[(y - top + 1) // shrink, (x - left + 1) // shrink]) * shrink for x, y in wrong]
+    away = cv2.distanceTransform(part.view(np.uint8), cv2.DIST_L2, 3)
+    depth = [float(away[(y - top) // shrink + 1, (x - left) // shrink + 1]) * shrink for x, y in wrong]
     deepest = int(np.argmax(depth))
     return (*wrong[deepest], max(depth[deepest], 1.0))
 
@@ -251,14 +251,14 @@ def _oval(box: Box) -> Guess:
     height, width = box[3] - box[1], box[2] - box[0]
     y, x = np.mgrid[:height, :width]
     inside = ((x + 0.5) / width * 2 - 1) ** 2 + ((y + 0.5) / height * 2 - 1) ** 2 < 1
-    return Guess("object", box[:2], inside.astype(np.float32))
+    return Guess("object", box, inside.astype(np.float32))
 
 
 def _whole(guess: Guess, size: tuple[int, int]) -> np.ndarray:
     """bool[H, W] of the canvas."""
     out = np.zeros(size[::-1], bool)
-    x, y = guess.at
-    out[y : y + guess.soft.shape[0], x : x + guess.soft.shape[1]] = guess.soft > 0.5
+    left, top, right, bottom = guess.box
+    out[top:bottom, left:right] = guess.inside()
     return out
 
 

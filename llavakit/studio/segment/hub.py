@@ -17,7 +17,7 @@ from llavakit.studio.scene import EditError
 from llavakit.studio.segment.standing_out import level
 from llavakit.studio.tiles import Pixels, nonzero_box
 
-# Pixels as both models saw them in training.
+# Pixels as the models saw them in training.
 SAM_MEAN, SAM_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 POINTS_OF_STROKE = 3  # more of them make SAM think of more than one thing
@@ -26,13 +26,14 @@ WORDS_SURE = 0.4  # of CLIPSeg: what its authors cut at
 KEPT = 4  # pictures
 
 
-class Sam2:
-    """Clicks, strokes, boxes and a mask to correct (arXiv 2408.00714). A picture is looked at once."""
+class SamMarks:
+    """Clicks, strokes, boxes and a mask to correct, by a model of the SAM line. A picture is looked at once."""
 
-    def __init__(self, path: str) -> None:
-        """A directory or hub id. ConfigError where there is no such model."""
-        self._model: Any = _opened(Sam2Model, path)
-        self._side = int(self._model.config.vision_config.backbone_config.image_size[0])
+    def __init__(
+        self, model: Any, side: int, mean: tuple[float, ...], std: tuple[float, ...], name: str
+    ) -> None:
+        """`side`: pixels of the square that the model sees; `name`: how people call it."""
+        self._model, self._side, self._mean, self._std, self._name = model, side, mean, std, name
         self._pictures: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
         self._lock = Lock()
 
@@ -43,7 +44,9 @@ class Sam2:
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """Three candidates for a first prompt, one where a mask is corrected, the surest first."""
         if prompts.text:
-            raise EditError("SAM-2 understands marks and boxes, not words; choose clipseg for words")
+            raise EditError(
+                f"{self._name} understands marks and boxes, not words; choose clipseg or sam3 for words"
+            )
         scale = np.array([self._side / view.size[0], self._side / view.size[1]])
         points, labels = _points(prompts.marks)
         asked: dict[str, Any] = {"image_embeddings": self._look(view)}
@@ -65,7 +68,7 @@ class Sam2:
             found
             for index in order
             if (
-                found := _sized(
+                found := sized(
                     "object", said.pred_masks[0, 0, index], view, float(said.iou_scores[0, 0, index])
                 )
             )
@@ -74,7 +77,7 @@ class Sam2:
     def _look(self, view: View) -> list[Tensor]:
         with self._lock:
             if view.key not in self._pictures:
-                pixels = _pixels(view, self._side, SAM_MEAN, SAM_STD)
+                pixels = pixels_of(view, self._side, self._mean, self._std)
                 with torch.inference_mode():
                     self._pictures[view.key] = self._model.get_image_embeddings(pixels)
                 while len(self._pictures) > KEPT:
@@ -82,12 +85,22 @@ class Sam2:
             return self._pictures[view.key]
 
 
+class Sam2(SamMarks):
+    """SAM-2 (arXiv 2408.00714)."""
+
+    def __init__(self, path: str) -> None:
+        """A directory or hub id. ConfigError where there is no such model."""
+        model = opened(Sam2Model, path)
+        side = int(model.config.vision_config.backbone_config.image_size[0])
+        super().__init__(model, side, SAM_MEAN, SAM_STD, "SAM-2")
+
+
 class ClipSeg:
     """Words to a mask (arXiv 2112.10003)."""
 
     def __init__(self, path: str) -> None:
-        self._model: Any = _opened(CLIPSegForImageSegmentation, path)
-        self._tokenizer: Any = _opened(AutoTokenizer, path)
+        self._model: Any = opened(CLIPSegForImageSegmentation, path)
+        self._tokenizer: Any = opened(AutoTokenizer, path)
         self._side = int(self._model.config.vision_config.image_size)
 
     def prepare(self, view: View) -> None:
@@ -100,15 +113,15 @@ class ClipSeg:
             raise EditError("CLIPSeg understands words only; choose another segmenter for marks and boxes")
         # Special tokens that stand in the words stay text.
         ids = self._tokenizer(prompts.text, return_tensors="pt", truncation=True, split_special_tokens=True)
-        pixels = _pixels(view, self._side, CLIP_MEAN, CLIP_STD)
+        pixels = pixels_of(view, self._side, CLIP_MEAN, CLIP_STD)
         logits = self._model(input_ids=ids["input_ids"], pixel_values=pixels).logits
-        found = _sized(prompts.text, logits.reshape(logits.shape[-2:]), view, 1.0, WORDS_SURE)
+        found = sized(prompts.text, logits.reshape(logits.shape[-2:]), view, 1.0, WORDS_SURE)
         if found is None:
             raise EditError(f"nothing like {prompts.text!r} was found")
         return [found]
 
 
-def _opened(kind: Any, path: str) -> Any:
+def opened(kind: Any, path: str) -> Any:
     try:
         made = kind.from_pretrained(path, use_safetensors=True)  # what unpickles could run code
     except (OSError, ValueError) as error:
@@ -128,7 +141,7 @@ def _points(marks: Sequence[Mark]) -> tuple[list[tuple[float, float]], list[int]
     return points, labels
 
 
-def _pixels(view: View, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def pixels_of(view: View, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """float32[1, 3, side, side]: the picture squeezed to a square, as these models take it."""
     rgb = view.rgb(level(max(view.size), side))
     tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255
@@ -136,7 +149,7 @@ def _pixels(view: View, side: int, mean: tuple[float, ...], std: tuple[float, ..
     return (square - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
-def _sized(name: str, logits_HW: Tensor, view: View, score: float, sure: float = 0.5) -> Found | None:
+def sized(name: str, logits_HW: Tensor, view: View, score: float, sure: float = 0.5) -> Found | None:
     """A mask as large as the picture; None for an empty one."""
     width, height = view.size
     whole = F.interpolate(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llavakit.studio.tiles import Pixels
+from llavakit.studio.tiles import Box, Pixels
 from llavakit.tools.opencv import opencv
 
 SIDE = 512  # pixels of the longer side of what is cut into pieces
@@ -38,14 +38,33 @@ class Pieces:
         )
         return int(self.labels[row, column])
 
-    def means(self, image_HW: np.ndarray) -> np.ndarray:
-        """float[N] of an image of the part's size."""
+    def means(self, inside_HW: np.ndarray) -> np.ndarray:
+        """float[N]: how much of each piece is inside, for bool[H, W] of the part's size."""
         cv2 = opencv()
-        small = cv2.resize(image_HW.astype(np.float32), self.labels.shape[::-1], interpolation=cv2.INTER_AREA)
+        size = self.labels.shape[::-1]
+        small = cv2.resize(np.uint8(255) * inside_HW, size, interpolation=cv2.INTER_AREA)
         count = len(self.size_N)
-        return np.bincount(self.labels.ravel(), small.ravel(), count) / np.bincount(
-            self.labels.ravel(), minlength=count
+        return np.bincount(self.labels.ravel(), small.ravel(), count) / (
+            255 * np.bincount(self.labels.ravel(), minlength=count)
         )
+
+    def image(self, values_N: np.ndarray, window: Box, room: Box) -> np.ndarray:
+        """float32[h, w]: a value for each pixel of `room`, a part of the `window` that these are the pieces of."""
+        cv2 = opencv()
+        size = (room[2] - room[0], room[3] - room[1])
+        across, down = (
+            self.labels.shape[1] / (window[2] - window[0]),
+            self.labels.shape[0] / (window[3] - window[1]),
+        )
+        # Middles of pixels lie on middles of pixels: where a pixel of the room lies in `labels`.
+        back = np.array([
+            [across, 0, (room[0] - window[0] + 0.5) * across - 0.5],
+            [0, down, (room[1] - window[1] + 0.5) * down - 0.5],
+        ])  # fmt: skip
+        small = values_N[self.labels].astype(np.float32)
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        found: np.ndarray = cv2.warpAffine(small, back, size, flags=how, borderMode=cv2.BORDER_REPLICATE)
+        return found
 
     def spread(self, prior_N: np.ndarray, pull: float, fixed: dict[int, float]) -> np.ndarray:
         """float[N]: `prior_N` after spreading. `pull`: how strongly pieces stay what they were."""

@@ -3,7 +3,7 @@
 A window that holds the thing whole is a good one: its guess does not reach the window's border.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,17 +22,29 @@ SAME = 0.9  # IoU of guesses of which one is enough
 
 @dataclass(frozen=True)
 class Guess:
-    """What may be meant: float32[h, w] from 0 to 1, whose corner lies at `at` on a canvas."""
+    """What may be meant: float32[h, w] from 0 to 1, spread over a box of the canvas that may have more pixels."""
 
     name: str
-    at: tuple[int, int]
+    box: Box
     soft: np.ndarray
 
     def holds(self, x: float, y: float) -> bool:
         """Whether a point of the canvas is inside."""
-        column, row = int(x) - self.at[0], int(y) - self.at[1]
+        left, top, right, bottom = self.box
+        if not (left <= x < right and top <= y < bottom):
+            return False
         height, width = self.soft.shape
-        return 0 <= column < width and 0 <= row < height and bool(self.soft[row, column] > SURE)
+        row, column = int((y - top) * height / (bottom - top)), int((x - left) * width / (right - left))
+        return bool(self.soft[row, column] > SURE)
+
+    def inside(self) -> np.ndarray:
+        """bool[h, w] of its box, in pixels of the canvas."""
+        size = (self.box[2] - self.box[0], self.box[3] - self.box[1])
+        if self.soft.shape[::-1] == size:
+            return self.soft > SURE
+        # Bytes: at the size of the canvas floats cost four times as much, and the edge is where they cross SURE.
+        found: np.ndarray = _sized(np.rint(255 * self.soft).astype(np.uint8), size) > 255 * SURE
+        return found
 
 
 def whole_picture(view: View) -> np.ndarray:
@@ -52,7 +64,7 @@ def guesses(view: View, whole: np.ndarray, x: float, y: float) -> list[Guess]:
             found.append((touched, guess))
     over = _around(whole, x * whole.shape[1] / view.size[0], y * whole.shape[0] / view.size[1])
     if over is not None:
-        found.append((0.0, Guess("salient", (0, 0), _sized(over, view.size))))
+        found.append((0.0, Guess("salient", (0, 0, *view.size), over)))
     good = [guess for touched, guess in found if touched < TOUCHING]
     if not good and found:
         good = [min(found, key=lambda pair: pair[0])[1]]
@@ -66,7 +78,7 @@ def guess_box(view: View, box: Box) -> Guess | None:
     soft = _sized(_window(view, window), (window[2] - window[0], window[3] - window[1]))
     left, top = box[0] - window[0], box[1] - window[1]
     soft = soft[top : top + box[3] - box[1], left : left + box[2] - box[0]]
-    return Guess("object", box[:2], soft) if (soft > SURE).any() else None
+    return Guess("object", box, soft) if (soft > SURE).any() else None
 
 
 def level(longest: int, wanted: int) -> int:
@@ -87,11 +99,11 @@ def _guess_window(view: View, window: Box, x: float, y: float) -> tuple[float, G
     found = _around(small, small_x, small_y)
     if found is None:
         return 0.0, None
-    soft, sure = _sized(found, size), found > SURE
+    sure = found > SURE
     inner = (window[1] > 0, window[3] < view.size[1], window[0] > 0, window[2] < view.size[0])
     sides = (sure[0], sure[-1], sure[:, 0], sure[:, -1])
     touched = sum(int(side.sum()) for side, counts in zip(sides, inner, strict=True) if counts)
-    return touched / float(np.sqrt(sure.sum())), Guess("object", window[:2], soft)
+    return touched / float(np.sqrt(sure.sum())), Guess("object", window, found)
 
 
 def _window(view: View, window: Box) -> np.ndarray:
@@ -125,7 +137,7 @@ def _different(found: list[Guess], size: tuple[int, int]) -> list[Guess]:
         if all(_iou(guess, other, size) < SAME for other in kept):
             kept.append(guess)
     if len(kept) > 1:
-        kept[0] = Guess("part", kept[0].at, kept[0].soft)
+        kept[0] = replace(kept[0], name="part")
     return kept
 
 
@@ -139,8 +151,9 @@ def _iou(one: Guess, other: Guess, size: tuple[int, int]) -> float:
 def _sampled(guess: Guess, size: tuple[int, int], step: int) -> np.ndarray:
     """bool[H / step, W / step]: every so many pixels of the canvas."""
     out = np.zeros((-(-size[1] // step), -(-size[0] // step)), bool)
-    (x, y), first_x, first_y = guess.at, -guess.at[0] % step, -guess.at[1] % step
-    part = guess.soft[first_y::step, first_x::step] > SURE
-    top, left = (y + first_y) // step, (x + first_x) // step
-    out[top : top + part.shape[0], left : left + part.shape[1]] = part
+    left, top, right, bottom = guess.box
+    height, width = guess.soft.shape
+    y, x = np.arange(-(-top // step), -(-bottom // step)), np.arange(-(-left // step), -(-right // step))
+    rows, columns = (y * step - top) * height // (bottom - top), (x * step - left) * width // (right - left)
+    out[y[:, None], x] = guess.soft[rows[:, None], columns] > SURE
     return out

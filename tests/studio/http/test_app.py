@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from llavakit.core.errors import DataError
-from llavakit.studio.engines import Engine
+from llavakit.studio.engines import Engine, Watch
 from llavakit.studio.http.app import page_files, policy
 from tests.studio.http.served import BYTES, pixels_of, png, studio_app
 
@@ -260,7 +260,7 @@ def test_every_kind_of_file_is_given_back_and_read_again(client):
 class Tint:
     """An engine that edits: the seed is the colour."""
 
-    def edit(self, rgb: np.ndarray, prompt: str, seed: int) -> np.ndarray:
+    def edit(self, rgb: np.ndarray, prompt: str, seed: int, watch: Watch) -> np.ndarray:
         return np.full_like(rgb, 40 * (seed + 1))
 
 

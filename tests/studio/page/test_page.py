@@ -11,9 +11,11 @@ import PIL.Image
 import pytest
 import skimage.data
 
+from llavakit.studio.engines import Engine
 from tests.browser import ALT, CONTROL, SHIFT, Browser
 from tests.studio.http.served import Scripted, serving
 from tests.studio.http.test_app import add_tint
+from tests.studio.http.test_jobs import Slow
 from tests.studio.page.hand import (
     IDLE,
     SELECTED,
@@ -108,7 +110,14 @@ def select_and_seek(browser: Browser, url: str, photo: Path) -> None:
     upload(browser, url, photo)
     browser.until("!document.querySelector('#chips').innerText.includes('Looking')", seconds=60)
     assert browser.value("document.querySelectorAll('#chips .failed').length") == 0
-    browser.press("b")
+    names = browser.value("[...document.querySelectorAll('#noticed button')].map(each => each.textContent)")
+    assert "cup" in names and len(names) <= 8
+    browser.click(f"#noticed button:nth-child({names.index('cup') + 1})")
+    settle(browser, SELECTED)
+    left, _, right, _ = state(browser, url)["selection"]["box"]
+    assert 100 < left < 300 < right < 500  # the cup of coffee.png
+    browser.value("document.querySelector('#stage').focus()")
+    browser.press("Escape", "b")
     browser.drag(screen_of(browser, 250, 150), screen_of(browser, 300, 170), screen_of(browser, 340, 160))
     settle(browser, SELECTED)
     selection = state(browser, url)["selection"]
@@ -243,6 +252,36 @@ def test_what_an_engine_made_is_chosen_from(browser, photos, tmp_path):
         browser.click("#bar [data-act=vary-1]")
         settle(browser)
         assert (seen(browser, url) == 80).all()
+
+
+def test_what_is_being_made_is_seen_and_taken_back(browser, photos, tmp_path):
+    slow = Slow()
+
+    def add(rooms):
+        rooms.bench.table["slow"] = Engine("edit", "Slow", lambda: slow)
+        rooms.bench.chosen["edit"] = "slow"
+
+    with serving(tmp_path, prepared=add) as url:
+        upload(browser, url, photos / "chelsea.png")
+        for words in ("make it winter", "make it night"):
+            browser.press("x")
+            browser.until("document.activeElement.tagName == 'TEXTAREA'")
+            browser.write(words)
+            browser.click("#dialog-body button.primary")
+            browser.until(f"document.querySelector('#jobs').innerText.includes('{words}')")
+        browser.until("document.querySelector('#jobs li').innerText.includes('Making')")
+        browser.press("p")  # meanwhile the picture is worked on
+        x, y = browser.middle("#stage")
+        browser.drag((x, y), (x + 60, y + 20))
+        settle(browser, SELECTED)
+        browser.click("#jobs li:last-child button")
+        browser.until("document.querySelectorAll('#jobs li').length == 1")
+        slow.step.set()
+        browser.until("!document.querySelector('#jobs li')")
+        settle(browser, "document.querySelectorAll('#bar .variant img').length == 2")
+        assert (
+            slow.begun == 2 and state(browser, url)["selection"]
+        )  # two variants of the first, none of the second
 
 
 def test_masks_from_elsewhere_become_objects(browser, studio, photos, tmp_path):
