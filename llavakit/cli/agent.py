@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from llavakit.cli.asked import open_asked
-from llavakit.cli.options import RemoteKeys, RemoteModel, RemoteUrl, Template, finite
+from llavakit.cli.options import BoxUnit, RemoteKeys, RemoteModel, RemoteUrl, Template, finite
 from llavakit.core.errors import ConfigError, Interrupted
 
 RUNS = Path("runs/agent")
@@ -36,12 +36,6 @@ Boxes = Annotated[
 Sketch = Annotated[
     Path | None, typer.Option(help="A picture whose painted pixels mark a place on the first one.")
 ]
-Unit = Annotated[
-    str,
-    typer.Option(
-        help="What the model's boxes count: 0-1, 0-1000, px, input, or a family of models (qwen3-vl)."
-    ),
-]
 Limits = Annotated[
     list[str] | None, typer.Option(help="A bound of the run as name=value (steps=4); may be repeated.")
 ]
@@ -66,7 +60,7 @@ def agent(
     box: Boxes = None,
     sketch: Sketch = None,
     form: Form = None,
-    boxes: Unit = "0-1",
+    boxes: BoxUnit = "0-1",
     limit: Limits = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer of the model.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,

@@ -70,3 +70,9 @@ RemoteKeys = Annotated[
     list[str] | None,
     typer.Option(envvar=API_KEY, help="--remote: the server's key; of several the first is used."),
 ]
+BoxUnit = Annotated[
+    str,
+    typer.Option(
+        help="What the model's boxes count: 0-1, 0-1000, px, input, or a family of models (qwen3-vl)."
+    ),
+]

@@ -5,8 +5,17 @@ from typing import Annotated
 
 import typer
 
-from llavakit.cli.options import RemoteKeys, RemoteModel, RemoteUrl, Template
+from llavakit.cli.options import BoxUnit, RemoteKeys, RemoteModel, RemoteUrl, Template
 from llavakit.core.errors import ConfigError
+
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=WEIGHTS",
+        help="Weights of an engine, a directory or hub id: sam2, sam3, clipseg, inpaint, edit, layout; "
+        "lama=URL, seem=URL.",
+    ),
+]
 
 
 def studio(
@@ -27,12 +36,7 @@ def studio(
             "--propose", help="Tell the model how to propose edits; for models that can call functions."
         ),
     ] = False,
-    boxes: Annotated[
-        str,
-        typer.Option(
-            help="What the model's boxes count: 0-1, 0-1000, px, input, or a family of models (qwen3-vl)."
-        ),
-    ] = "0-1",
+    boxes: BoxUnit = "0-1",
     pictures: Annotated[
         int,
         typer.Option(
@@ -40,14 +44,7 @@ def studio(
         ),
     ] = 1,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
-    engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=WEIGHTS",
-            help="Weights of an engine, a directory or hub id: sam2, sam3, clipseg, inpaint, edit, layout; "
-            "lama=URL, seem=URL.",
-        ),
-    ] = None,
+    engine: Engines = None,
     folder: Annotated[
         Path, typer.Option(help="Where pictures and all that was done to them are kept.")
     ] = Path("runs/studio"),
