@@ -38,6 +38,17 @@ class Pieces:
         )
         return int(self.labels[row, column])
 
+    def near(self, x: float, y: float, distance: float) -> list[int]:
+        """The pieces that lie whole within a distance of a pixel of the part, both in its pixels."""
+        if distance * self.scale < self.side:
+            return []
+        height, width = self.labels.shape
+        rows = np.arange(height, dtype=np.float32)[:, None] - y * self.scale
+        columns = np.arange(width, dtype=np.float32) - x * self.scale
+        far_HW = rows**2 + columns**2 > (distance * self.scale) ** 2
+        touched_N = np.bincount(self.labels.ravel(), far_HW.ravel(), len(self.size_N))
+        return [int(piece) for piece in np.flatnonzero(touched_N == 0)]
+
     def means(self, inside_HW: np.ndarray) -> np.ndarray:
         """float[N]: how much of each piece is inside, for bool[H, W] of the part's size."""
         cv2 = opencv()
