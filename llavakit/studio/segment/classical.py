@@ -22,7 +22,7 @@ from llavakit.studio.tiles import Box, Pixels, grown, intersect, nonzero_box
 from llavakit.tools.opencv import opencv
 
 REACH = 0.05  # of a correction: smaller reaches farther
-SURE_SHARE = 0.7  # of the mark's distance: so far around it everything alike is what it says
+SURE_SHARE = 0.7  # of the mark's distance: so far around it everything is what it says
 ROUND = 3.0  # times the mark's distance: no correction reaches farther, so none costs much
 FAR = 0.25  # of the square root of the mask's area: a mark as far as that from its edge means another thing
 SWITCHES = 3  # marks up to which another guess may be taken; later ones would undo what was corrected
@@ -146,7 +146,7 @@ class Classical:
                 if left <= px < right and top <= py < bottom:
                     fixed[pieces.at(px - left, py - top)] = 1.0 if mark.inside else -1.0
         value = 1.0 if inside else -1.0
-        # People click in the middle of what is wrong: so is what lies near, as far as it hangs together.
+        # People click in the middle of what is wrong: so is what lies near.
         for piece in pieces.near(x - left, y - top, SURE_SHARE * distance):
             fixed.setdefault(piece, value)
         fixed[pieces.at(x - left, y - top)] = value
