@@ -19,6 +19,7 @@ from llavakit.cli.eval import eval_
 from llavakit.cli.export import export
 from llavakit.cli.inspect import inspect
 from llavakit.cli.judge import pairwise, pointwise, prefer, report
+from llavakit.cli.judge import rank as rank_answers
 from llavakit.cli.measuring import measure
 from llavakit.cli.merge import merge
 from llavakit.cli.models import models
@@ -43,7 +44,7 @@ VERBS: tuple[Verb, ...] = (
 )  # fmt: skip
 DATA_VERBS: tuple[Verb, ...] = (check, pairs, choose, convert_data)
 TOOLS_VERBS: tuple[Verb, ...] = (tools.list_, tools.card, tools.call, tools.serve, measure, lessons)
-JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, prefer, report)
+JUDGE_VERBS: tuple[Verb, ...] = (pointwise, pairwise, rank_answers, prefer, report)
 
 
 def _version(wanted: bool) -> None:

@@ -110,6 +110,34 @@ def pairwise(
     ask.run(cases, out, judge, template, model_name, api_key, limits, both=not one_order)
 
 
+def rank(
+    file: Cases,
+    judge: JudgeAt,
+    out: Out,
+    template: Template = None,
+    model_name: ModelName = None,
+    api_key: Key = None,
+    max_tokens: MaxTokens = 1024,
+    at_once: AtOnce = 16,
+    seconds: Seconds = 600,
+    gold: Gold = None,
+    bar: Bar = 0.6,
+    most_failed: MostFailed = 0.05,
+    price: Price = None,
+) -> None:
+    """Rank several answers to a question, all shown at once.
+
+    Exit code 1 if too many asks have no ranking: they are counted by why and never become one.
+    """
+    from llavakit.critic.formats import SEVERAL
+    from llavakit.data.cases import of_answers, read_cases
+
+    limits = {"at_once": at_once, "seconds": seconds}
+    ask = _Ask(SEVERAL, None, False, max_tokens, gold, bar, most_failed, price)
+    cases = of_answers(read_cases(file), 2, SEVERAL, file)
+    ask.run(cases, out, judge, template, model_name, api_key, limits, both=False)
+
+
 def prefer(
     file: Annotated[Path, typer.Argument(help="Cases of two answers or more, or rollouts (docs/judge.md).")],
     judge: JudgeAt,
@@ -148,7 +176,7 @@ def prefer(
 
 
 def report(
-    file: Annotated[Path, typer.Argument(help="Verdicts that `pointwise` or `pairwise` wrote.")],
+    file: Annotated[Path, typer.Argument(help="Verdicts that `pointwise`, `pairwise` or `rank` wrote.")],
 ) -> None:
     """How far a judge agrees with the labels of the cases, and what place and length do to it."""
     from llavakit.critic.report import draw_report, read_report
@@ -160,7 +188,7 @@ def report(
 class _Ask:
     """What the verbs that ask a judge have in common."""
 
-    answers: Literal[1, 2]
+    answers: Literal[1, 2, 26]
     format_name: str | None
     expected: bool
     max_tokens: int
@@ -215,12 +243,14 @@ class _Ask:
         from llavakit.critic.gold import drawn_cases
         from llavakit.data.cases import of_answers, read_cases
 
+        least = min(2, self.answers)
+
         if self.gold is None:  # drawn cases say nothing about prompts that the cases bring
             return [] if all(case.asked for case in cases) else drawn_cases(self.answers)
         if self.gold == "none":
             return []
         path = Path(self.gold)
-        return of_answers(read_cases(path), self.answers, self.answers, path)
+        return of_answers(read_cases(path), least, self.answers, path)
 
 
 def read_prices(text: str | None) -> tuple[float, float] | None:

@@ -11,6 +11,7 @@ from llavakit.core.errors import DataError, pick
 from llavakit.critic import prompts
 from llavakit.data.cases import Case
 from llavakit.rules import verdicts
+from llavakit.rules.rankings import last_ranking
 from llavakit.text.conversation import Conversation, Message, Text
 
 Problem = Literal["", "unread", "range"]
@@ -19,27 +20,33 @@ EVERYTHING = float("inf")
 
 @dataclass(frozen=True)
 class Reading:
-    """What a judge said: a score or a margin (by how much the second answer is better), or why there is none."""
+    """What a judge said: a score or a margin (by how much the second answer is better), or why there is none.
+
+    Of several answers it is a ranking: their letters in the order in which they were shown, from best to worst.
+    """
 
     value: float | None
     problem: Problem = ""
+    ranking: str = ""
 
 
 UNREAD, OUTSIDE = Reading(None, "unread"), Reading(None, "range")
+SEVERAL: Literal[26] = 26  # answers at most in a ranking: each has a letter
+Answers = Literal[1, 2, 26]
 Read = Callable[[str], Reading]
 Said = TypeVar("Said", str, int)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to ask a judge about one answer or about two, and to read what it says.
+    """A way to ask a judge about one answer, about two or about several, and to read what it says.
 
     `verdicts` are what may stand behind `lead` in an answer, with their values: whoever has the judge's
     probabilities weighs them (`expected.py`).
     """
 
     name: str
-    answers: Literal[1, 2]
+    answers: Answers
     prompt: str
     read: Read
     lead: str
@@ -60,10 +67,16 @@ class Format:
         if missing:
             raise DataError(f"case {case.id!r} has no {missing[0]!r}, which the format {self.name!r} needs")
         shown = case.answers[::-1] if swapped else case.answers
+        listed = prompts.listed(shown) if self.answers == SEVERAL else ""
         text = self.prompt.format(
-            question=case.question, first=shown[0], second=shown[-1], **have, **self.words
+            question=case.question, first=shown[0], second=shown[-1], answers=listed, **have, **self.words
         )
         return Conversation((Message("user", (*(case.media if self.sees else ()), Text(text))),))
+
+    def reading(self, said: str, case: Case) -> Reading:
+        """What was said about a case. A ranking of more or fewer answers than it has is outside the scale."""
+        found = self.read(said)
+        return OUTSIDE if found.ranking and len(found.ranking) != len(case.answers) else found
 
 
 def scores(lowest: float, highest: float, read: Callable[[str, float, float], float | None]) -> Read:
@@ -98,6 +111,12 @@ def pair_of_scores(value: Callable[[float, float], float]) -> Read:
         return Reading(value(*found)) if all(1 <= number <= 10 for number in found) else OUTSIDE
 
     return reader
+
+
+def ranked(text: str) -> Reading:
+    """A reader of rankings."""
+    found = last_ranking(text)
+    return UNREAD if found is None else Reading(None, ranking=found)
 
 
 ARENA = {"A>>B": -1.0, "A>B": -0.5, "A=B": 0.0, "B>A": 0.5, "B>>A": 1.0}
@@ -178,13 +197,18 @@ POINTWISE = (
         "vibe", 1, prompts.VIBE, scores(1, 5, verdicts.one_rating), "Rating: ", _numbers(1, 5), needs=("reference",)
     ),
 )  # fmt: skip
+RANKING = Format("ranking", SEVERAL, prompts.RANKING, ranked, "", {})
 FORMATS = {each.name: each for each in (*PAIRWISE, *POINTWISE)}
+WANTED: dict[Answers, tuple[str, tuple[Format, ...]]] = {
+    1: ("1 answer", POINTWISE), 2: ("2 answers", PAIRWISE), SEVERAL: ("a ranking", (RANKING,)),
+}  # fmt: skip
 
 
-def choose(name: str | None, answers: Literal[1, 2]) -> Format:
+def choose(name: str | None, answers: Answers) -> Format:
     """The format of this name for so many answers; without a name the first."""
-    table = {each.name: each for each in (POINTWISE if answers == 1 else PAIRWISE)}
-    return pick(table, name or next(iter(table)), f"format for {answers} answer{'s' * (answers - 1)}")
+    wanted, formats = WANTED[answers]
+    table = {each.name: each for each in formats}
+    return pick(table, name or next(iter(table)), f"format for {wanted}")
 
 
 def recognise(verdict: str) -> tuple[Format, float] | None:

@@ -12,7 +12,8 @@ import PIL.Image
 from PIL import ImageDraw
 
 from llavakit.core.errors import ConfigError, RemoteError
-from llavakit.critic.judge import LOST, Judge, label_of
+from llavakit.critic.formats import SEVERAL
+from llavakit.critic.judge import LOST, Judge, Judgement, label_of
 from llavakit.critic.run import asks_of
 from llavakit.data.cases import Case
 from llavakit.rules.agreement import sign
@@ -25,7 +26,7 @@ BAR = 0.6
 
 
 def drawn_cases(answers: int) -> list[Case]:
-    """Six pictures with a right and a wrong answer: as pairs, or as twelve cases of one answer each."""
+    """Six pictures with a right and a wrong answer: as pairs (to rank, too), or as twelve cases of one answer."""
     cases = []
     for number, colour in enumerate(COLOURS):
         shape = ("circle", "rectangle")[number % 2]
@@ -35,15 +36,16 @@ def drawn_cases(answers: int) -> list[Case]:
         case = Case(
             f"gold-{number}", f"What color is the {shape}?", (_draw(shape, colour),), both,
             reference=right, context=f"One {colour} {shape} on a white ground.", label=-1.0 if number % 2 else 1.0,
+            ranking="AB" if number % 2 else "BA",
         )  # fmt: skip
-        cases += [case] if answers == 2 else _apart(case, right)
+        cases += _apart(case, right) if answers == 1 else [case]
     return cases
 
 
 def _apart(case: Case, right: str) -> list[Case]:
     """One case for each answer; the right one has the higher label."""
     return [
-        replace(case, id=f"{case.id}-{at}", answers=(text,), label=float(text == right))
+        replace(case, id=f"{case.id}-{at}", answers=(text,), label=float(text == right), ranking="")
         for at, text in enumerate(case.answers)
     ]
 
@@ -62,18 +64,23 @@ def _draw(shape: str, colour: str) -> Image:
 
 
 def agreement(judge: Judge, cases: Sequence[Case]) -> float:
-    """Of pairs the share of right verdicts, both orders. Of single answers the share of pairs told apart rightly.
+    """Of pairs the share of right verdicts, both orders, and so of rankings. Of single answers the share of pairs
+    told apart rightly.
 
     Only cases with a label count, and only single answers with different ones. What was not read is wrong.
     ConfigError where nothing can be compared.
     """
-    values: list[tuple[float, float | None]] = []
-    asks = asks_of([case for case in cases if label_of(case) is not None], both=True)
-    for _, came in judge.judge(asks):
+    ranks = judge.format.answers == SEVERAL
+    known = [case for case in cases if (case.ranking if ranks else label_of(case) is not None)]
+    found: list[Judgement] = []
+    for _, came in judge.judge(asks_of(known, both=True)):
         if came.problem in LOST:
             raise RemoteError(f"the gold set was not judged: {came.said}")
-        values.append((label_of(came.ask.case) or 0.0, came.value))
-    if judge.format.answers == 2:
+        found.append(came)
+    values = [(label_of(came.ask.case) or 0.0, came.value) for came in found]
+    if ranks:
+        right = [came.ranking == came.ask.case.ranking for came in found]
+    elif judge.format.answers == 2:
         right = [value is not None and sign(value) == sign(label) for label, value in values]
     else:
         right = [

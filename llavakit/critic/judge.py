@@ -12,6 +12,7 @@ from llavakit.critic.formats import Format, recognise
 from llavakit.data.cases import Case
 from llavakit.engine.responder import Answer, Responder
 from llavakit.engine.sampler import Sampling
+from llavakit.rules.rankings import reverse_letters
 from llavakit.rules.thinking import strip_thinking
 from llavakit.text.conversation import Conversation, words_digest
 
@@ -45,6 +46,7 @@ class Judgement:
     finish: str = ""
     prompt_tokens: int = 0
     answer_tokens: int = 0
+    ranking: str = ""  # of several answers: their letters in the case, from best to worst
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,11 @@ class Judge:
     def _read(self, ask: Ask, outcome: Answer | UserError) -> Judgement:
         if isinstance(outcome, UserError):
             return Judgement(ask, None, _problem(outcome), str(outcome))
-        reading = self.format_of(ask.case).read(strip_thinking(outcome.text))
+        reading = self.format_of(ask.case).reading(strip_thinking(outcome.text), ask.case)
+        ranking = reverse_letters(reading.ranking) if ask.swapped else reading.ranking
         return Judgement(
             ask, _in_order(reading.value, ask), reading.problem, outcome.text, outcome.finish,
-            outcome.prompt_tokens or 0, outcome.answer_tokens or 0,
+            outcome.prompt_tokens or 0, outcome.answer_tokens or 0, ranking,
         )  # fmt: skip
 
     def _weigh(self, start: int, asks: Sequence[Ask]) -> list[Judgement]:

@@ -3,6 +3,9 @@
 The question stands before the answers, so that both orders of two answers share the picture and the question.
 """
 
+from collections.abc import Sequence
+from string import ascii_uppercase
+
 QUESTION = "[Question]\n{question}\n[End of question]\n\n"
 CONTEXT = "[What is in the image]\n{context}\n[End of what is in the image]\n\n"
 REFERENCE = "[Reference answer]\n{reference}\n[End of reference answer]\n\n"
@@ -37,6 +40,21 @@ BOXED = (
     "Think between <think> and </think>. Then give the number of the better response as \\boxed{{1}} "
     "or \\boxed{{2}}."
 )
+
+RANKING = (
+    "Rank the answers of several assistants to a user's instruction about an image, from best to worst. Weigh how "
+    "well each follows the instruction, and how relevant, accurate, complete, creative and detailed it is; neither "
+    "length, name nor place counts.\n\n[User instruction]\n{question}\n[End of user instruction]\n\n{answers}"
+    "Analyse the answers first. Then end with your ranking, the best first, as in: [[C]], [[A]], [[B]]"
+)
+
+
+def listed(answers: Sequence[str]) -> str:
+    """Answers behind each other, with their letters."""
+    named = zip(ascii_uppercase, answers, strict=False)
+    return "".join(
+        f"[Answer of assistant {letter}]\n{text}\n[End of answer {letter}]\n\n" for letter, text in named
+    )
 
 
 def arena(first: str, second: str) -> str:

@@ -16,6 +16,7 @@ from llavakit.rules.agreement import (
     sign,
 )
 from llavakit.rules.means import mean
+from llavakit.rules.rankings import ranking_figures
 
 FIELDS = ("id", "swapped", "value", "problem", "label", "group", "lengths", "run")
 
@@ -44,13 +45,26 @@ def read_report(path: Path) -> Report:
     if not labelled:
         raise DataError("no case has a label to compare with", path=path)
     first = [row for (_, swapped), row in labelled.items() if not swapped]
-    pairwise = any(len(row["lengths"]) != 1 for row in first)
     run = first[0]["run"]
+    figures: Mapping[str, Figures]
+    if isinstance(first[0]["label"], str):
+        figures = _of_rankings(first)
+    elif any(len(row["lengths"]) != 1 for row in first):
+        figures = _of_pairs(first, labelled)
+    else:
+        figures = {"scores": _of_scores(first)}
     return Report(
         str(run.get("judge")), str(run.get("format")), len(first), sum(not key[1] for key in kept) - len(first),
-        Counter(row["problem"] for row in kept.values() if row["problem"]),
-        _of_pairs(first, labelled) if pairwise else {"scores": _of_scores(first)},
+        Counter(row["problem"] for row in kept.values() if row["problem"]), figures,
     )  # fmt: skip
+
+
+def _of_rankings(rows: Sequence[Row]) -> dict[str, Figures]:
+    return {
+        "rankings": ranking_figures(
+            [row["value"] for row in rows], [row["label"] for row in rows], [row["group"] for row in rows]
+        )
+    }
 
 
 def _of_scores(rows: Sequence[Row]) -> Figures:

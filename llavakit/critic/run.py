@@ -139,10 +139,10 @@ def _row(came: Judgement, prompt: str, run: Row) -> Row:
     case = came.ask.case
     lengths = [len(answer) for answer in case.answers]
     return {
-        "id": case.id, "swapped": came.ask.swapped, "value": came.value, "problem": came.problem, "said": came.said,
-        "finish": came.finish, "label": label_of(case), "group": case.group, "lengths": lengths, "prompt": prompt,
-        "pictures": _pictures(case), "prompt_tokens": came.prompt_tokens, "answer_tokens": came.answer_tokens,
-        "run": run,
+        "id": case.id, "swapped": came.ask.swapped, "value": came.ranking or came.value, "problem": came.problem,
+        "said": came.said, "finish": came.finish, "label": case.ranking or label_of(case), "group": case.group,
+        "lengths": lengths, "prompt": prompt, "pictures": _pictures(case), "prompt_tokens": came.prompt_tokens,
+        "answer_tokens": came.answer_tokens, "run": run,
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from llavakit.core.errors import DataError, shorten
 from llavakit.data.dialects.pair_table import PAIR_DIALECTS
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.records import ADVICE, FAULTS, Record, read_records
+from llavakit.rules.rankings import LETTERS, is_ranking
 from llavakit.text.conversation import Conversation, Medium, Message, Text, assistant
 
 # How VL-RewardBench's ids begin, up to the first "-" or "_", and its three groups.
@@ -38,6 +39,7 @@ class Case:
     reference: str = ""  # an answer that is known to be right
     context: str = ""  # what a judge that sees no picture is told about it
     label: float | None = None  # of one answer its score, of two their margin; None: nobody said
+    ranking: str = ""  # of several answers: their letters (A is the first) from best to worst, as people said
     group: str = ""  # category, for figures of their own
     verdict: str = ""  # of a row that brings its own prompt (`question`, no answers): what was said to it
     prompt: Conversation | None = None  # where there is more to it than one question: all before the answer
@@ -111,7 +113,9 @@ def _own(reader: Reader, _: Record) -> Case:
         answers = [reader.top.get("answer")]
     if not isinstance(answers, list) or not answers or not all(isinstance(text, str) for text in answers):
         raise DataError("'answers' must be a list of texts, or 'answer' a text")
-    label = reader.top.get("label")
+    label, ranking = reader.top.get("label"), _optional(reader, "ranking")
+    if ranking and not is_ranking(ranking, len(answers)):
+        raise DataError(f"'ranking' is {shorten(repr(ranking))}, not each of {LETTERS[: len(answers)]} once")
     return Case(
         id=_name(reader, "id"),
         question=_text(reader, "question"),
@@ -120,6 +124,7 @@ def _own(reader: Reader, _: Record) -> Case:
         reference=_optional(reader, "reference"),
         context=_optional(reader, "context"),
         label=None if label is None else _pair_label(label) if len(answers) > 1 else _score(label),
+        ranking=ranking,
         group=_optional(reader, "group"),
     )
 
@@ -201,6 +206,22 @@ def _mllm_score(reader: Reader, _: Record) -> Case:
     )  # fmt: skip
 
 
+def _mllm_ranking(reader: Reader, _: Record) -> Case:
+    """MLLM-as-a-Judge, batches: answers to rank. An `id` is a picture's, so a case is named by its line."""
+    found, ranking = reader.top.get("answers"), reader.top.get("human_answer")
+    texts = [each.get("answer") if isinstance(each, dict) else None for each in found or ()]
+    if len(texts) < 2 or not all(isinstance(text, str) for text in texts):
+        raise DataError("'answers' must be a list of at least two objects with a text 'answer' each")
+    if not isinstance(ranking, str) or not is_ranking(ranking, len(texts)):
+        raise DataError(
+            f"'human_answer' is {shorten(repr(ranking))}, not each of {LETTERS[: len(texts)]} once"
+        )
+    return Case(
+        "", _text(reader, "instruction"), tuple(reader.images("image_path")), tuple(map(str, texts)),
+        ranking=ranking, group=_optional(reader, "original_dataset"),
+    )  # fmt: skip
+
+
 def _critic(reader: Reader, _: Record) -> Case:
     """LLaVA-Critic-113k: a prompt and the verdict that was given to it."""
     turns = reader.top.get("conversations")
@@ -232,6 +253,7 @@ LAYOUTS = (
     Layout("Multimodal RewardBench", ("Text", "Output1", "Output2", "Better"), _multimodal_reward_bench),
     Layout("MLLM-as-a-Judge, pairs", ("instruction", "answer1", "answer2", "human_answer"), _mllm_pair),
     Layout("MLLM-as-a-Judge, scores", ("instruction", "answer", "human", "score_id"), _mllm_score),
+    Layout("MLLM-as-a-Judge, rankings", ("instruction", "answers", "human_answer"), _mllm_ranking),
     Layout("LLaVA-Critic-113k", ("conversations",), _critic, has_answers=False),
 )
 
@@ -277,6 +299,6 @@ def of_answers(cases: Sequence[Case], least: int, most: int, path: Path) -> Sequ
     """The cases, if each has so many answers or brings its own prompt; else a DataError that names the first."""
     for case in cases:
         if not case.asked and not least <= len(case.answers) <= most:
-            wanted = str(least) if least == most else f"at least {least}"
+            wanted = str(least) if least == most else f"{least} to {most}"
             raise DataError(f"case {case.id!r} has {len(case.answers)} answers, not {wanted}", path=path)
     return cases

@@ -100,6 +100,7 @@ MISTAKES = {
     "a number as an answer": (OWN | {"answers": ["red", 3]}, r":2: 'answers' must be a list of texts"),
     "a label of another kind": (OWN | {"answer": "red", "label": "good"}, r":2: 'label' of one answer is a number"),
     "a winner that is none": (OWN | {"answers": ["a", "b"], "label": 3}, r":2: 'label' of two answers is 1, 2 or"),
+    "a ranking of others": (OWN | {"answers": ["a", "b"], "ranking": "AC"}, r":2: 'ranking' is 'AC', not each"),
     "a third ranking": (
         {"id": "mmmu_1", "query": "?", "response": ["a", "b"], "human_ranking": [1, 1]}, r"'response' must be two",
     ),
@@ -129,6 +130,30 @@ def test_mllm_as_a_judge(tmp_path):
     assert found[0].media == (Image(tmp_path / "8.jpg"),)
     scores = [about | {"score_id": at, "answer": "High.", "human": said} for at, said in enumerate((3, "4"))]
     assert [case.label for case in read_cases(written(tmp_path, *scores))] == [3.0, 4.0]
+
+
+def test_rankings_of_mllm_as_a_judge_are_named_by_their_line(tmp_path):
+    answers = [{"name": name, "answer": f"{name} says so"} for name in ("llava", "cogvlm", "gpt4", "gemini")]
+    row = {
+        "id": 200, "instruction": "Which fruit?", "image_path": "image/200.jpg", "original_dataset": "coco",
+        "answers": answers, "human_answer": "CDAB",
+    }  # fmt: skip
+    found = read_cases(written(tmp_path, row, row | {"human_answer": "BACD", "comparison": 2}))
+    assert [(case.id, case.ranking, case.group) for case in found] == [
+        ("1", "CDAB", "coco"),
+        ("2", "BACD", "coco"),
+    ]
+    assert found[0].answers[3] == "gemini says so" and found[0].label is None
+    assert found[0].media == (Image(tmp_path / "image/200.jpg"),)
+    for broken, what in (
+        ({"human_answer": "CDAA"}, "'human_answer' is 'CDAA', not each of ABCD once"),
+        ({"human_answer": 3}, "'human_answer' is 3, not each of ABCD once"),
+        ({"answers": answers[:1]}, "'answers' must be a list of at least two objects"),
+        ({"answers": "ab"}, "'answers' must be a list of at least two objects"),
+        ({"answers": [{"name": "a"}, {"answer": "b"}]}, "'answers' must be a list of at least two objects"),
+    ):
+        with pytest.raises(DataError, match=f":2: {what}"):
+            read_cases(written(tmp_path, row, row | broken))
 
 
 @pytest.mark.parametrize(
