@@ -14,9 +14,8 @@ from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Video
 from llavakit.vision.video import probe_video
-from llavakit.wire import Server, read_events, said, write_message
+from llavakit.wire import CHAT, Server, read_events, said, write_message
 
-CHAT = "/chat/completions"
 # What other servers know under the same names; sent only where it differs from the default.
 EXTRA = (
     "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias",

@@ -8,6 +8,7 @@ from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
 from llavakit.align.pictures import Pictures
 from llavakit.align.prompts import Prompts
+from llavakit.align.remote_sampler import RemoteSampler
 from llavakit.align.rewards.composer import Composer, OpenCritic
 from llavakit.align.rewards.models import OpenResponder
 from llavakit.align.sampler import EngineSampler, Sampler
@@ -55,7 +56,7 @@ def open_policy(
             f"policy.algorithm.filter={wanted} is no term of policy.rewards{nearest(wanted, names)}"
         )
     switch_off_dropout(checkpoint.model)
-    sampler = _open_sampler(run, policy, checkpoint, loader, open_loop)
+    sampler = _open_sampler(run, policy, checkpoint, loader, ranks, open_loop)
     value = ValueModel(checkpoint) if policy.has_value else None
     begins = policy.algorithm.value.start
     if value is not None and newest is not None:
@@ -79,9 +80,16 @@ def open_policy(
 
 
 def _open_sampler(
-    run: Run, policy: PolicyConfig, checkpoint: Checkpoint, loader: Loader, open_loop: OpenLoop | None
+    run: Run,
+    policy: PolicyConfig,
+    checkpoint: Checkpoint,
+    loader: Loader,
+    ranks: Ranks,
+    open_loop: OpenLoop | None,
 ) -> Sampler:
-    """Who answers: an engine here, whose answers may call tools."""
+    """Who answers: a server, or an engine here, whose answers may call tools."""
+    if policy.rollouts is not None:
+        return RemoteSampler(run, policy, policy.rollouts, checkpoint, ranks)
     engine = EngineSampler(run, policy, checkpoint)
     if policy.tools is None:
         return engine

@@ -39,10 +39,10 @@ class Case:
     reference: str = ""  # an answer that is known to be right
     context: str = ""  # what a judge that sees no picture is told about it
     label: float | None = None  # of one answer its score, of two their margin; None: nobody said
-    ranking: str = ""  # of several answers: their letters (A is the first) from best to worst, as people said
     group: str = ""  # category, for figures of their own
     verdict: str = ""  # of a row that brings its own prompt (`question`, no answers): what was said to it
     prompt: Conversation | None = None  # where there is more to it than one question: all before the answer
+    ranking: str = ""  # of several answers: their letters (A is the first) from best to worst, as people said
 
     @property
     def asked(self) -> bool:

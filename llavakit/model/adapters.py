@@ -31,6 +31,7 @@ from llavakit.model.tower import ViTTower
 
 SECTION = "llavakit_adapter"  # of config.json: says that the directory holds adapters, and of what
 WEIGHTS, PARTS_FILE = "adapter_model.safetensors", "connector.safetensors"
+CONFIG = "adapter_config.json"  # peft's
 TOWER_FOLDER = "tower"  # has the two files of peft for the tower, where it has adapters
 FIRST = "default"  # peft's name for the adapters that a part had first
 PEFT_PREFIX = "base_model.model."  # what peft puts before every name in an adapter file
@@ -183,6 +184,19 @@ def write_adapter(model: Llava, adapter: Adapter, files: dict[str, dict[str, Ten
         save_file(here, folder / file, metadata={"format": "pt"})
 
 
+def write_foreign_adapter(folder: Path, target: Path) -> None:
+    """The decoder's adapters of an adapter directory as vLLM loads them onto the whole model: peft's two files."""
+    target.mkdir()
+    tensors = {
+        f"{PEFT_PREFIX}language_model.{key.removeprefix(PEFT_PREFIX)}": tensor
+        for key, tensor in _load(folder / WEIGHTS).items()
+    }
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    settings = json.loads((folder / CONFIG).read_text())
+    settings.pop("exclude_modules", None)  # names of modules of the decoder alone
+    (target / CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
 def read_adapter(config: dict[str, Any], folder: Path) -> Adapter | None:
     """The adapter that a config.json speaks of, its base found and checked; None for an ordinary checkpoint."""
     if SECTION not in config:
@@ -255,11 +269,11 @@ def _write_peft_config(part: nn.Module, adapter: Adapter, folder: Path) -> None:
     config = vars(part)["peft_config"][FIRST]  # put there by peft, whose classes do not declare it
     config.base_model_name_or_path = hub_id_of(adapter.base.resolve()) or str(adapter.base)
     config.save_pretrained(folder)
-    settings = json.loads((folder / "adapter_config.json").read_text())
+    settings = json.loads((folder / CONFIG).read_text())
     for key in ("target_modules", "exclude_modules"):  # peft keeps them in sets, whose order changes
         settings[key] = sorted(settings[key] or [])
     text = json.dumps(settings | {"inference_mode": True}, indent=2, sort_keys=True)
-    (folder / "adapter_config.json").write_text(text + "\n")
+    (folder / CONFIG).write_text(text + "\n")
 
 
 def fill_second_adapter(part: nn.Module, name: str, folder: Path) -> None:

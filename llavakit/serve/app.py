@@ -22,6 +22,7 @@ from llavakit.serve.gate import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, Gate
 from llavakit.serve.metrics import Metrics
 from llavakit.serve.places import Places
 from llavakit.serve.pooling import PoolingList, PoolingRequest
+from llavakit.serve.reload import add_reload
 from llavakit.serve.response_writer import Response as ResponseObject
 from llavakit.serve.responses import ResponsesRequest
 from llavakit.serve.routes import Routes
@@ -112,6 +113,8 @@ def create_app(service: Service) -> FastAPI:
             openapi_extra={"requestBody": {"content": content, "required": True}},
         )
     _add_pages(app, routes)
+    if service.settings.reload_root is not None:
+        add_reload(app, service, service.settings.reload_root)
     return app
 
 

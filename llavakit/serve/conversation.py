@@ -156,13 +156,15 @@ def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[
 
 def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
     """How to draw the answer."""
-    return request.sampling(
+    how = request.sampling(
         request.max_completion_tokens or request.max_tokens or settings.max_tokens,
         n=request.n,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         schema=_schema(request),
         call_schema=_call_schema(request),
     )
+    # The engine does not tell the token that ends an answer; who is asked for it reads it as any other.
+    return how.model_copy(update={"ignore_end": True, "stop_ids": ()}) if request.by_numbers else how
 
 
 def video_rule(request: ChatRequest, video: VideoConfig | None) -> VideoConfig | None:

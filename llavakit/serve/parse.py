@@ -9,13 +9,13 @@ from pydantic_core import from_json
 
 from llavakit.core.errors import nearest
 from llavakit.serve.errors import ApiError
-from llavakit.serve.fields import Asked
+from llavakit.serve.fields import Wire
 from llavakit.serve.settings import ServeConfig
 
 # One for each value of a JSON text, or nearly: values are behind a comma or the first of their list or object. The
 # second branch takes strings whole, so that what stands in them is not counted.
 VALUE = re.compile(rb'[,\[{]|"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-R = TypeVar("R", bound=Asked)
+R = TypeVar("R", bound=Wire)
 Body = bytes | bytearray
 LONGEST_NAME = 64  # letters of a field that are said again
 

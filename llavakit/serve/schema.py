@@ -164,6 +164,7 @@ class ChatRequest(Generated):
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
+    return_tokens_as_token_ids: bool | None = None  # vLLM's: log-probabilities name tokens by number
     response_format: Annotated[TextFormat | JsonFormat | SchemaFormat, Field(discriminator="type")] | None = (
         None
     )
@@ -192,6 +193,11 @@ class ChatRequest(Generated):
     functions: Unset = None
     moderation: Unset = None
     web_search_options: Unset = None
+
+    @property
+    def by_numbers(self) -> bool:
+        """Whether the tokens of the answer are asked for, its end included (token_ids.py)."""
+        return bool(self.logprobs and self.return_tokens_as_token_ids)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ChatRequest":

@@ -74,6 +74,7 @@ from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
 from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
+from llavakit.serve.token_ids import numbered_choices
 from llavakit.text.conversation import Conversation, Medium
 from llavakit.text.grading import Grading
 from llavakit.vision.frames import VideoConfig
@@ -172,10 +173,12 @@ class Service:
                 job.stop.set()
         # Of several answers the best is known at their end. Log-probabilities are many: they are told as they come.
         live = bool(request.logprobs or request.stream) and self.best_of is None
+        numbers = numbered_choices(request, prepared, self.encoder, self.engine.stop_ids)
         stops = (*self._stops, *request.stops)
         answer = self._answer(
-            [prepared], stops, calling(request), _shaping(request), deadline=deadline, live=live
-        )
+            [prepared], stops, calling(request), _shaping(request), deadline=deadline, live=live,
+            numbers=numbers,
+        )  # fmt: skip
         if self.best_of is None:
             return answer
         choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)
@@ -258,6 +261,7 @@ class Service:
         deadline: float,
         live: bool,
         trim: bool = True,
+        numbers: Sequence[Choice] = (),
     ) -> Answer:
         """Hand requests over to the engine. Their choices are numbered one request after the other."""
         if self._bridge is None:
@@ -265,7 +269,7 @@ class Service:
         count = sum(request.sampling.n for request in prepared)
         choices = [Choice(index, self._spelling, stops, how, trim=trim, live=live) for index in range(count)]
         return Answer(
-            self.worker, self._bridge, prepared, choices, shaping,
+            self.worker, self._bridge, prepared, numbers or choices, shaping,
             live=live, deadline=deadline, late=self._late,
         )  # fmt: skip
 

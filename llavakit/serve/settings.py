@@ -18,6 +18,7 @@ class ServeConfig(Config):
         Annotated[SecretStr, Field(min_length=1)], ...
     ] = ()  # none: whoever reaches the port may ask
     media_root: Path | None = None  # file:// is refused without it
+    reload_root: Path | None = None  # new weights are loaded from below it, by whoever asks (docs/rl.md)
     allow_http: bool = False  # fetch pictures over http:// too
     fetch_ports: tuple[Annotated[int, Field(ge=1, le=65535)], ...] = (80, 443)
     refuse_networks: tuple[
@@ -64,7 +65,7 @@ class ServeConfig(Config):
     decode_processes: int = Field(default=2, ge=1)
     log_content: bool = False  # prompts and answers in the log
 
-    @field_validator("media_root")
+    @field_validator("media_root", "reload_root")
     @classmethod
     def _is_folder(cls, root: Path | None) -> Path | None:
         if root is not None and not root.is_dir():

@@ -11,11 +11,12 @@ from llavakit.core.errors import ConfigError, DataError, RemoteError, UserError
 from llavakit.core.journal import scan_journal
 from llavakit.engine.responder import Answer
 from llavakit.engine.sampler import Sampling
-from llavakit.remote import CHAT, Remote, read_answer
+from llavakit.remote import Remote, read_answer
 from llavakit.synth.answers import Answers, name_request
 from llavakit.synth.rows import RowFile
 from llavakit.synth.writers import Writer
 from llavakit.text.conversation import Conversation
+from llavakit.wire import CHAT
 
 
 class Missing(UserError):

@@ -141,7 +141,7 @@ def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:
         return 0.0, 0.0
     learned = sum(p.numel() for p in model.language.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
-    copy = run.policy.engine == "copy"
+    copy = run.policy.engine == "copy" and run.policy.rollouts is None
     return 16.0 * learned if run.policy.has_value else 0.0, float(product * every) if copy else 0.0
 
 

@@ -117,6 +117,18 @@ class ToolLoop(Config):
     pictures: int = Field(4, ge=0)  # that tools made and the model sees
 
 
+class RolloutServer(Config):
+    """A server that draws the answers: vLLM's, or `llavakit serve` (docs/rl.md)."""
+
+    url: str
+    model: str | None = None  # of several that it serves
+    # it loads a directory with all weights, or (vLLM) adapters under a name of their own
+    reload: Literal["directory", "lora"] = "directory"
+    weights: Path | None = None  # where the server finds them under the same path; default: OUT/weights
+    at_once: int = Field(32, ge=1)  # prompts under way
+    seconds: float = Field(600, gt=0)  # what the answers to a prompt may take
+
+
 class PolicyConfig(Config):
     """Learning from answers that the model samples and rewards score. A round is prompts with new answers."""
 
@@ -141,6 +153,7 @@ class PolicyConfig(Config):
     top_p: float = Field(1.0, gt=0, le=1)  # below 1 for pairs and best only
     engine: Literal["copy", "shared"] = "copy"  # fast decoder on its own weights; or the modules that learn
     tools: ToolLoop | None = None  # answers may have several turns, with calls of tools between them
+    rollouts: RolloutServer | None = None  # who answers in the place of an engine here
     drift: float = Field(0.1, gt=0)  # nats: alarm if sampler and learner differ by more, in the mean
     unscorable: float = Field(0.01, ge=0, le=1)  # the run stops if more of its answers have no score
     tries: int = Field(10, ge=1)  # how often a round looks for other prompts in the place of filtered groups
@@ -153,6 +166,8 @@ class PolicyConfig(Config):
             raise ConfigError(
                 f"policy.answers={self.answers}: advantages of groups compare answers; take at least 2"
             )
+        if self.tools is not None and self.rollouts is not None:
+            raise ConfigError("policy.tools runs beside an engine here; leave policy.rollouts out")
         if self.learn == "all" and self.top_p != 1:
             raise ConfigError("policy.top_p below 1 draws from another distribution than the loss is told of")
         if self.learn != "all" and (self.algorithm.kl_in == "reward" or self.has_value):

@@ -56,6 +56,12 @@ def save_checkpoint(
         remove_old(run.out, path, keep=run.keep)
 
 
+def save_model(checkpoint: Checkpoint, path: Path, ranks: Ranks) -> None:
+    """Write the model directory alone, all or nothing. Every rank calls it."""
+    with _shared_draft(path, ranks) as draft:
+        _write_model(checkpoint, draft, ranks)
+
+
 @contextmanager
 def _shared_draft(path: Path, ranks: Ranks) -> Iterator[Path]:
     """The draft of `path` that every rank writes into; the first one makes it, and names it when all have ended."""
