@@ -107,9 +107,8 @@ def test_a_server_tells_tokens_by_number_and_the_end_too():
         plain = post(http, **fields)["choices"][0]
         told = post(http, **fields, return_tokens_as_token_ids=True)["choices"][0]
         tokens = [int(each["token"].removeprefix("token_id:")) for each in told["logprobs"]["content"]]
-        ended = post(http, **fields, return_tokens_as_token_ids=True, stop_token_ids=tokens[1:2]).json()[
-            "choices"
-        ][0]
+        how = fields | {"return_tokens_as_token_ids": True, "stop_token_ids": tokens[1:2]}
+        ended = post(http, **how)["choices"][0]
     assert told["message"] == plain["message"]
     short = [each["logprob"] for each in plain["logprobs"]["content"]]
     assert [each["logprob"] for each in told["logprobs"]["content"]][: len(short)] == pytest.approx(short)
