@@ -54,7 +54,7 @@ def score(answer, **_):
     return sum(number % 2 == 0 for number in numbers) / max(1, len(numbers))
 '''
 FEW = 0.05  # of the tokens: answers that end by chance
-CHANCE = 0.1  # how far from 1/2 the mean reward of a step may be
+CHANCE = 5  # by how many deviations the mean reward of a step may be off 1/2
 
 
 def write_prompts(folder: Path, count: int) -> None:
@@ -128,7 +128,8 @@ def check_same(results: dict[str, dict], words: int) -> None:
     for side, result in results.items():
         if min(result["learned"]) < (1 - FEW) * whole:
             raise SystemExit(f"{side} learned {result['learned']} tokens in its steps, not {whole}")
-        if max(abs(reward - 0.5) for reward in result["rewards"]) > CHANCE:
+        off = max(abs(reward - 0.5) for reward in result["rewards"])
+        if off > CHANCE * 0.5 / whole**0.5:  # every token is a fair coin
             raise SystemExit(f"{side} was rewarded by {result['rewards']}, which is not chance")
 
 

@@ -25,8 +25,8 @@ LONGEST_PAUSE = 60.0  # seconds
 POOLING = "/pooling"  # of vLLM and of ours: what a model that does not answer makes of a conversation
 CHAT = "/chat/completions"
 # Of vLLM and of ours: new weights out of a directory, and forgetting what was computed with the old ones.
-CONTROL, FORGET = "/collective_rpc", "/reset_prefix_cache"
-UNVERSIONED = (POOLING, CONTROL, FORGET)  # have no /v1 before them
+CONTROL, FORGET = "/collective_rpc", ("/reset_prefix_cache", "/reset_encoder_cache")
+UNVERSIONED = (POOLING, CONTROL, *FORGET)  # have no /v1 before them
 
 
 class Server:

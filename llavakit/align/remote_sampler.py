@@ -87,9 +87,12 @@ class RemoteSampler(Sampler):
                 merge(path, whole := path.with_name(f"{path.name}-merged"))
             asked = {"method": "reload_weights", "kwargs": {"weights_path": str(whole)}}
             self._control(CONTROL, asked)
-            answer = self._control(FORGET, {})
-            if not isinstance(answer, dict) or answer.get("success") is not True:
-                raise RemoteError(f"{self.server.url} did not forget what it computed with the old weights")
+            for path_of_cache in FORGET:
+                answer = self._control(path_of_cache, {})
+                if isinstance(answer, dict) and answer.get("success") is False:
+                    raise RemoteError(
+                        f"{self.server.url} did not forget what it computed with the old weights"
+                    )
         if self._newest is not None:
             for old in (self._newest, self._newest.with_name(f"{self._newest.name}-merged")):
                 shutil.rmtree(old, ignore_errors=True)

@@ -106,6 +106,8 @@ class EngineSampler(Sampler):
             with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):
                 yield
         finally:
+            # Nothing runs any more: what keys, values and pictures took is free while the model learns.
+            self.engine.abort("cancelled")
             self.learner.train(training)
 
     def begin(

@@ -71,4 +71,5 @@ def add_reload(app: FastAPI, service: Service, root: Path) -> None:
         return {"success": True}
 
     app.add_api_route(CONTROL, reload_weights, methods=["POST"])
-    app.add_api_route(FORGET, forget, methods=["POST"])
+    for path in FORGET:
+        app.add_api_route(path, forget, methods=["POST"])

@@ -18,6 +18,7 @@ from llavakit.engine.engine import Engine
 from llavakit.model import checkpoint as checkpoints
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics
+from llavakit.wire import FORGET
 from tests import tiny
 from tests.align.test_rounds import policy_run, rows_and_weights
 from tests.serve.live import client, post, process
@@ -95,7 +96,7 @@ def test_weights_come_from_below_the_root_alone(tmp_path):
         assert gone.status_code == 400 and "gone" in gone.json()["error"]["message"]
         other = http.post("/collective_rpc", json={"method": "sleep", "kwargs": {"weights_path": "x"}})
         assert other.status_code == 400 and other.json()["error"]["param"] == "method"
-        assert http.post("/reset_prefix_cache", json={}).json() == {"success": True}
+        assert [http.post(path, json={}).json() for path in FORGET] == [{"success": True}] * 2
     with client() as http:
         assert http.post("/collective_rpc", json=load(tmp_path / "in" / "new")).status_code == 404
 
@@ -127,7 +128,7 @@ class Fake:
     def answer(self, path, body):
         if path != "/v1/chat/completions":
             self.controls.append((path, body))
-            if path == "/reset_prefix_cache":
+            if path in FORGET:
                 return 200, {"success": self.forgets}
             return self.status, {"results": [None]} if self.status == 200 else {"detail": "Not Found"}
         self.asked.append(body)
@@ -200,7 +201,7 @@ def test_vllm_is_asked_in_its_words_and_told_of_new_weights(tmp_path, fake):
     assert kinds == {"image_url", "text"}
     assert {ids for ids, _, _ in said(run)} == {(40 + index, 50, fake.end) for index in range(3)}
     assert {finish for *_, finish in said(run)} == {"stop"}
-    assert [path for path, _ in fake.controls] == ["/collective_rpc", "/reset_prefix_cache"] * 2
+    assert [path for path, _ in fake.controls] == ["/collective_rpc", *FORGET] * 2
     paths = [body["kwargs"]["weights_path"] for path, body in fake.controls if path == "/collective_rpc"]
     assert len(set(paths)) == 2 and not Path(paths[0]).exists()
     tensors = load_file(Path(paths[1]) / "model.safetensors")
