@@ -154,12 +154,11 @@ class Learner:
         batch = batch.to(self.model.device)
         with self._precise():
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
-            new_L, _ = token_logprobs(
-                hidden_LD, batch.labels_L, logits, whole=CHUNK
-            )  # entropy takes twice as much
+            # The entropy takes twice as much.
+            new_L = token_logprobs(hidden_LD, batch.labels_L, logits, whole=CHUNK)
             plain_L = new_L
             if temperature != 1:
-                plain_L, _ = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)
+                plain_L = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)
         return new_L.cpu(), plain_L.cpu(), float(torch.stack(sums).sum())
 
     def _encode(self, rollout: Rollout) -> Sample:

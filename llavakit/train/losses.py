@@ -24,7 +24,7 @@ def weighted_cross_entropy(
 
     `logits` and the sizes are those of `token_logprobs`.
     """
-    logprobs_L, hits_L = token_logprobs(hidden_LD, labels_L, logits, whole=whole, chunk=chunk)
+    logprobs_L, hits_L = _in_chunks(_logprobs_and_hits, hidden_LD, labels_L, logits, whole, chunk)
     return -(logprobs_L * weights_L).sum(), (hits_L * weights_L).sum()
 
 
@@ -35,25 +35,43 @@ def token_logprobs(
     *,
     whole: int = WHOLE,
     chunk: int = CHUNK,
-) -> tuple[Tensor, Tensor]:
-    """(log-probability of each label, whether it is the likeliest token without gradient), both float32[L].
+) -> Tensor:
+    """The log-probability of each label, float32[L].
 
     `logits` maps hidden rows to [rows, V]. With more than `whole` rows they are recomputed in the backward pass,
     and never more than `chunk` rows of them exist.
     """
+    [logprobs_L] = _in_chunks(_logprobs, hidden_LD, labels_L, logits, whole, chunk)
+    return logprobs_L
+
+
+Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # at logits[L, V], with the labels
+
+
+def _in_chunks(
+    look: Look,
+    hidden_LD: Tensor,
+    labels_L: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    whole: int,
+    chunk: int,
+) -> tuple[Tensor, ...]:
+    def work(rows_LD: Tensor, rows_L: Tensor) -> tuple[Tensor, ...]:
+        return look(logits(rows_LD).float(), rows_L)
+
     if len(hidden_LD) <= whole:
-        return _chunk_logprobs(hidden_LD, labels_L, logits)
+        return work(hidden_LD, labels_L)
     found = [
-        checkpoint(_chunk_logprobs, hidden_LD[rows], labels_L[rows], logits, use_reentrant=False)
+        checkpoint(work, hidden_LD[rows], labels_L[rows], use_reentrant=False)
         for rows in torch.arange(len(hidden_LD), device=hidden_LD.device).split(chunk)
     ]
-    logprobs, hits = zip(*found, strict=True)
-    return torch.cat(logprobs), torch.cat(hits)
+    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
-def _chunk_logprobs(
-    hidden_LD: Tensor, labels_L: Tensor, logits: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    logits_LV = logits(hidden_LD).float()
-    logprobs_L = -F.cross_entropy(logits_LV, labels_L, reduction="none")
-    return logprobs_L, (logits_LV.argmax(dim=-1) == labels_L).float()
+def _logprobs(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor]:
+    return (-F.cross_entropy(logits_LV, labels_L, reduction="none"),)
+
+
+def _logprobs_and_hits(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor, Tensor]:
+    """And whether each label is the likeliest token, without a gradient: a search that costs a third of the loss."""
+    return *_logprobs(logits_LV, labels_L), (logits_LV.argmax(dim=-1) == labels_L).float()

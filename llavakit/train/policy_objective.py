@@ -130,7 +130,7 @@ def policy_logprobs(model: Llava, batch: Batch, temperature: float) -> Tensor:
     def logits(rows_LD: Tensor) -> Tensor:
         return model.logits(rows_LD) / temperature
 
-    return token_logprobs(hidden_LD, batch.labels_L, model.logits if temperature == 1 else logits)[0]
+    return token_logprobs(hidden_LD, batch.labels_L, model.logits if temperature == 1 else logits)
 
 
 def as_table(values_L: Tensor, answers_L: Tensor) -> Tensor:
