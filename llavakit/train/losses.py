@@ -73,5 +73,5 @@ def _logprobs(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor]:
 
 
 def _logprobs_and_hits(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor, Tensor]:
-    """And whether each label is the likeliest token, without a gradient: a search that costs a third of the loss."""
+    """And whether each label is the likeliest token, without gradient: a search that costs a third of the loss."""
     return *_logprobs(logits_LV, labels_L), (logits_LV.argmax(dim=-1) == labels_L).float()
