@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.answers import answer_logprobs, num_answers, sum_answers
-from llavakit.train.sharding import local_shard, reshard
+from llavakit.train.sharding import is_sharded, local_shard, reshard
 
 
 def switch_off_dropout(model: Llava) -> None:
@@ -76,12 +76,16 @@ class CopiedReference:
 
     @torch.no_grad()
     def _exchange(self, model: Llava) -> None:
-        """Swap weights and copies, one at a time, so that no third set of them exists."""
+        """Swap weights and copies by where they lie, so that nothing is moved; shards, which FSDP owns, in turn."""
         reshard(model)  # gathered weights would be used in the place of those that are swapped
         torch.clear_autocast_cache()  # and so would their copies in bf16
         for name, param in model.named_parameters():
-            if name in self.copies:
-                here, there = local_shard(param.data), self.copies[name]
+            if name not in self.copies:
+                continue
+            here, there = local_shard(param.data), self.copies[name]
+            if is_sharded(model):
                 kept = here.clone()
                 here.copy_(there)
                 there.copy_(kept)
+            else:
+                param.data, self.copies[name] = there, here
