@@ -36,7 +36,7 @@ class ControlRequest(Wire):
     method: Literal["reload_weights"]
     kwargs: WeightsPath
     args: Annotated[list[Any] | None, only([])] = None
-    timeout: float | None = None  # the request's own limits hold
+    timeout: Annotated[float | None, Field(gt=0)] = None  # the request's own limits hold
 
 
 def add_reload(app: FastAPI, service: Service, root: Path) -> None:
