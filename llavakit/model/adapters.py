@@ -12,6 +12,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,29 @@ def use_adapter(part: nn.Module, name: str) -> None:
         layer.set_adapter(name)
     for parameter, learns in zip(part.parameters(), learning, strict=True):
         parameter.requires_grad_(learns)
+
+
+@contextmanager
+def without_adapters(part: nn.Module) -> Iterator[None]:
+    """Compute with the part's own weights alone while the block runs. All keep learning that do."""
+    learning = [parameter.requires_grad for parameter in part.parameters()]
+    layers = [layer for _, layer in _layers(part)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, learns in zip(part.parameters(), learning, strict=True):
+            parameter.requires_grad_(learns)
+
+
+def fresh_adapters(part: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapters' weights by name if they change nothing yet; none where they do, or where there are none."""
+    if any(layer.lora_B[FIRST].weight.any() for _, layer in _layers(part)):
+        return {}
+    return adapter_parameters(part)
 
 
 def adapter_parameters(part: nn.Module, adapter: str = FIRST) -> dict[str, nn.Parameter]:

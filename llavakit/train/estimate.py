@@ -118,7 +118,10 @@ def tower_rows(run: Run, model: Llava) -> float:
 
 
 def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, float, float, float]:
-    """The first fields of Memory. A frozen tower is not cut; four bits are the decoder's frozen ones."""
+    """The first fields of Memory. A frozen tower is not cut; four bits are the decoder's frozen ones.
+
+    Copies of fresh adapters are counted, though a reference does without them (train/reference.py).
+    """
     lora = run.model.lora
     small: set[Tensor] = set()
     if lora is not None and lora.four_bit:

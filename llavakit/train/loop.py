@@ -353,7 +353,7 @@ def _reference(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ran
     """Copies of what learns, as it was when the run started."""
     switch_off_dropout(checkpoint.model)
     started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
-    return CopiedReference(started_from.model)
+    return CopiedReference(started_from.model, adapted=started_from.adapter is not None)
 
 
 def _standardize(model: Llava, loader: Loader) -> None:

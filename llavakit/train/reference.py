@@ -6,13 +6,14 @@ the weights, what they give for the run's answers can be kept: stored_reference.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from llavakit.core.types import Batch
+from llavakit.model.adapters import fresh_adapters, without_adapters
 from llavakit.model.llava import Llava
 from llavakit.train.answers import answer_logprobs, num_answers, sum_answers
 from llavakit.train.sharding import is_sharded, local_shard, reshard
@@ -47,14 +48,20 @@ class KeptReference:
 
 
 class CopiedReference:
-    """Copies of the weights that learn, as they were."""
+    """Copies of the weights that learn, as they were. Adapters that were fresh are switched off instead."""
 
-    def __init__(self, model: Llava) -> None:
-        """Take the copies: before the first step, or of a model that was built from what the run starts from."""
+    def __init__(self, model: Llava, *, adapted: bool = False) -> None:
+        """Take the copies: before the first step, or of a model that was built from what the run starts from.
+
+        `adapted`: it has adapters.
+        """
+        # Of shards each rank sees its own only, and all must do alike.
+        fresh = fresh_adapters(model) if adapted and not is_sharded(model) else {}
+        self._without = bool(fresh)
         self.copies: dict[str, Tensor] = {
             name: local_shard(param.detach()).clone()
             for name, param in model.named_parameters()
-            if param.requires_grad
+            if param.requires_grad and name not in fresh
         }
 
     @torch.no_grad()
@@ -69,7 +76,8 @@ class CopiedReference:
         model.eval()
         self._exchange(model)
         try:
-            yield
+            with without_adapters(model) if self._without else nullcontext():
+                yield
         finally:
             self._exchange(model)
             model.train(training)

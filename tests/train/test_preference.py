@@ -13,6 +13,8 @@ from llavakit.data.encode import Encoder, Sample
 from llavakit.data.loader import Loader, Position
 from llavakit.data.pack import collate
 from llavakit.data.settings import DataConfig
+from llavakit.model.adapters import adapter_parameters, add_adapters, learn_adapters_only
+from llavakit.model.settings import LoraSettings
 from llavakit.text.templates import template
 from llavakit.train.answers import answer_logprobs
 from llavakit.train.loop import train, train_step
@@ -120,6 +122,27 @@ def test_a_resumed_run_keeps_its_reference(tmp_path):
     interrupt_after(run, 3)
     train(run, resume=True)
     assert all(torch.equal(weights(run)[key], tensor) for key, tensor in weights(plain).items())
+
+
+def test_fresh_adapters_are_switched_off_in_the_place_of_copies(tmp_path):
+    """The reference is the base to the bit, whatever the adapters have become; they learn on, and stay in use."""
+    model, lora = tiny.checkpoint().model, LoraSettings(r=4)
+    batch = one_batch(tmp_path)
+    plain = CopiedReference(model).logprobs(model, batch, 1.0)
+    add_adapters(model, lora)
+    model.requires_grad_(False)
+    learn_adapters_only(model.language)
+    reference = CopiedReference(model, adapted=True)
+    assert reference.copies == {}
+    with torch.no_grad():
+        for parameter in adapter_parameters(model.language).values():
+            parameter.add_(0.1)
+    assert torch.equal(reference.logprobs(model, batch, 1.0), plain)
+    train_step(model, Preference(PreferenceConfig(), reference), [batch], precision="float32")
+    assert all(float(each.grad.abs().sum()) > 0 for each in adapter_parameters(model.language).values())
+    assert not torch.equal(answer_logprobs(model, batch)[0], plain)
+    moved = CopiedReference(model, adapted=True)  # adapters that go on from others are copied
+    assert set(moved.copies) == {name for name, each in model.named_parameters() if each.requires_grad}
 
 
 @pytest.mark.parametrize("loss", ["mpo", "{sigmoid: 1.0, sft: 0.5}", "orpo"])
