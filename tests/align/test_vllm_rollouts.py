@@ -48,10 +48,12 @@ def test_vllm_answers_with_the_weights_of_now(tmp_path, way, monkeypatch):
         data=DataConfig(files=(write_questions(tmp_path),), tokens=600),
         optim=OptimConfig(lr=LearningRates(connector=0.02, language=0.02), steps=2),
     )
+    (tmp_path / "reward.py").write_text("def score(answer, **rest):\n    return len(answer) % 3\n")
+    rewards = f"{{terms: {{f: {{kind: python, function: '{tmp_path / 'reward.py'}:score'}}}}}}"
     server = Server(start, tmp_path / "log", *options)
     try:
         given = [
-            "policy={prompts: 4, answers: 3, max_tokens: 6, rewards: {terms: {length: {}}}}",
+            f"policy={{prompts: 4, answers: 3, max_tokens: 6, rewards: {rewards}}}",
             f"policy.rollouts={{url: {server.url}}}",
             *(f"{name}={value}" for name, value in changes.items()),
         ]
@@ -59,7 +61,6 @@ def test_vllm_answers_with_the_weights_of_now(tmp_path, way, monkeypatch):
         train(run, policy=open_policy)
     finally:
         server.stop()
-        print(server.log.read_text()[-3000:])
     rows = read_metrics(run.out / "metrics.jsonl")
     assert [row["drift"] < 0.01 for row in rows] == [True, True], [row["drift"] for row in rows]
     rounds = [read_experiences(file) for file in sorted((run.out / "rollouts").glob("*.jsonl"))]
