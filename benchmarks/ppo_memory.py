@@ -3,7 +3,8 @@
 Policy, value, reward and reference are adapters of rank 64 on one base, in packed rows of the same budget, bf16.
 Each run is a process of its own, files to checkpoint, and says the most memory that it ever had resident (VmHWM:
 interpreter, libraries, weights, gradients, optimizer, pictures). Logits of learned tokens take much of it, so both
-learn about a fifth of their tokens. SmolLM2's width with 12 layers, 196 image tokens.
+sides have the same pictures and questions, and answers of as many tokens: a fifth of a row is learned. SmolLM2's
+width with 12 layers, 196 image tokens.
 The sampler answers with the modules that learn (`shared`), or with a copy of the weights for its fast decoder
 (`copy`), which is one more model in memory and is counted apart.
 
@@ -17,11 +18,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 from benchmarks import dpo, grpo
 from benchmarks.machine import report
 from benchmarks.sft import build_model
 from benchmarks.sft_memory import peak
-from benchmarks.sft_trl import write_records
+from benchmarks.sft_trl import draw_words
 from llavakit.align.opening import open_policy
 from llavakit.core.memory import keep_freed_memory
 from llavakit.data.settings import DataConfig
@@ -35,7 +38,7 @@ from llavakit.train.settings import LearningRates, OptimConfig
 
 LORA = LoraSettings(r=64, alpha=128, dropout=0.0)
 RATE = 1e-5
-PROMPTS, ANSWERS, WORDS = 8, 2, 32  # as in SFT's rows, about a fifth of the tokens is learned
+PROMPTS, ANSWERS, WORDS = 8, 2, 32
 MOST = 1.35  # times SFT's
 
 
@@ -62,11 +65,21 @@ def make_run(folder: Path, side: str, arguments: argparse.Namespace) -> Run:
     return run.model_copy(update={"policy": PolicyConfig.model_validate(given)})
 
 
+def write_answered(folder: Path, count: int) -> None:
+    """The prompts, each with an answer of as many words as PPO samples to it."""
+    grpo.write_prompts(folder, count)
+    dice = torch.Generator().manual_seed(1)
+    rows = json.loads((folder / "ours.json").read_text())
+    for row in rows:
+        row["conversations"][-1]["value"] = " ".join(draw_words(ANSWERS * WORDS, dice))
+    (folder / "ours.json").write_text(json.dumps(rows))
+
+
 def write_data(folder: Path, arguments: argparse.Namespace) -> None:
     """Pairs, records and prompts, as many as the runs read."""
     writers = {
         "reward": dpo.write_pairs,
-        "sft": write_records,
+        "sft": write_answered,
         "shared": grpo.write_prompts,
         "copy": grpo.write_prompts,
     }

@@ -1,10 +1,10 @@
 """Losses: pure functions that return sums. Who divides by what is the loop's business."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 WHOLE = 2048  # rows up to which all logits are alive at once: 2048 x 152k x 4 bytes is 1.2 GB
@@ -24,7 +24,7 @@ def weighted_cross_entropy(
 
     `logits` and the sizes are those of `token_logprobs`.
     """
-    logprobs_L, hits_L = _in_chunks(_logprobs_and_hits, hidden_LD, labels_L, logits, whole, chunk)
+    logprobs_L, hits_L = _in_chunks(hidden_LD, labels_L, logits, whole, chunk, hits=True)
     return -(logprobs_L * weights_L).sum(), (hits_L * weights_L).sum()
 
 
@@ -41,23 +41,21 @@ def token_logprobs(
     `logits` maps hidden rows to [rows, V]. With more than `whole` rows they are recomputed in the backward pass,
     and never more than `chunk` rows of them exist.
     """
-    [logprobs_L] = _in_chunks(_logprobs, hidden_LD, labels_L, logits, whole, chunk)
-    return logprobs_L
-
-
-Look = Callable[[Tensor, Tensor], tuple[Tensor, ...]]  # at logits[L, V], with the labels
+    return _in_chunks(hidden_LD, labels_L, logits, whole, chunk, hits=False)[0]
 
 
 def _in_chunks(
-    look: Look,
     hidden_LD: Tensor,
     labels_L: Tensor,
     logits: Callable[[Tensor], Tensor],
     whole: int,
     chunk: int,
-) -> tuple[Tensor, ...]:
-    def work(rows_LD: Tensor, rows_L: Tensor) -> tuple[Tensor, ...]:
-        return look(logits(rows_LD).float(), rows_L)
+    *,
+    hits: bool,
+) -> tuple[Tensor, Tensor]:
+    def work(rows_LD: Tensor, rows_L: Tensor) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = LabelLogprobs.apply(logits(rows_LD), rows_L, hits)
+        return found
 
     if len(hidden_LD) <= whole:
         return work(hidden_LD, labels_L)
@@ -65,13 +63,44 @@ def _in_chunks(
         checkpoint(work, hidden_LD[rows], labels_L[rows], use_reentrant=False)
         for rows in torch.arange(len(hidden_LD), device=hidden_LD.device).split(chunk)
     ]
-    return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
+    logprobs, right = zip(*found, strict=True)
+    return torch.cat(logprobs), torch.cat(right)
 
 
-def _logprobs(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor]:
-    return (-F.cross_entropy(logits_LV, labels_L, reduction="none"),)
+class LabelLogprobs(torch.autograd.Function):
+    """(log-probability of each label, whether it is the likeliest token), float32[L], of logits[L, V].
+
+    What the softmax of PyTorch gives, forward and backward, in float32; but float32 rows exist a few at a time, and
+    between the two passes the logits alone are kept, in their own type: a half to a quarter of the memory.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits_LV: Tensor, labels_L: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
+        """Without `hits` nobody looks for the likeliest token, and none is."""
+        logprobs_L = torch.empty(len(labels_L), device=logits_LV.device)
+        hits_L = torch.zeros_like(logprobs_L)
+        for rows in _few_rows(logits_LV):
+            rows_RV, here_R = logits_LV[rows].float(), labels_L[rows]
+            logprobs_L[rows] = rows_RV.log_softmax(dim=-1).gather(1, here_R[:, None])[:, 0]
+            if hits:
+                hits_L[rows] = (rows_RV.argmax(dim=-1) == here_R).float()
+        ctx.save_for_backward(logits_LV, labels_L)
+        ctx.mark_non_differentiable(hits_L)
+        return logprobs_L, hits_L
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        logits_LV, labels_L = ctx.saved_tensors
+        grad_L, grad_LV = grads[0], torch.empty_like(logits_LV)
+        for rows in _few_rows(logits_LV):
+            minus_R1 = -grad_L[rows, None]
+            rows_RV = logits_LV[rows].float().softmax(dim=-1).mul_(minus_R1)
+            grad_LV[rows] = rows_RV.scatter_add_(1, labels_L[rows, None], -minus_R1)
+        return grad_LV, None, None
 
 
-def _logprobs_and_hits(logits_LV: Tensor, labels_L: Tensor) -> tuple[Tensor, Tensor]:
-    """And whether each label is the likeliest token, without gradient: a search that costs a third of the loss."""
-    return *_logprobs(logits_LV, labels_L), (logits_LV.argmax(dim=-1) == labels_L).float()
+def _few_rows(logits_LV: Tensor) -> Iterator[slice]:
+    """Rows that are looked at together: what fits a processor's cache, or what fills a GPU."""
+    numbers = 2**26 if logits_LV.is_cuda else 2**20
+    count = max(1, numbers // logits_LV.shape[1])
+    return (slice(start, start + count) for start in range(0, len(logits_LV), count))
