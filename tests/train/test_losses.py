@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from llavakit.train.losses import LabelLogprobs, weighted_cross_entropy
+from llavakit.train.losses import weighted_cross_entropy
 
 
 def test_a_uniform_guess_costs_the_log_of_the_vocabulary():
@@ -48,20 +48,3 @@ def test_no_more_rows_of_logits_exist_than_a_chunk():
     assert seen == [10]
     weighted_cross_entropy(hidden, labels, torch.ones(10), head, whole=9, chunk=4)[0].backward()
     assert sorted(seen[1:]) == [2, 2, 4, 4, 4, 4]
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_log_probabilities_are_those_of_the_softmax_forward_and_backward(dtype):
-    """A few rows at a time: seven of 300,000 numbers are three pieces."""
-    torch.manual_seed(0)
-    logits = (3 * torch.randn(7, 300_000)).to(dtype).requires_grad_()
-    labels, upstream = torch.randint(0, 300_000, (7,)), torch.randn(7)
-    labels[2] = logits[2].float().argmax()
-    plain = -nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-    [expected] = torch.autograd.grad((plain * upstream).sum(), logits)
-    found, hits = LabelLogprobs.apply(logits, labels, True)
-    [gradient] = torch.autograd.grad((found * upstream).sum(), logits)
-    torch.testing.assert_close(found, plain)
-    torch.testing.assert_close(gradient, expected)
-    assert gradient.dtype == dtype and hits.tolist() == [0, 0, 1, 0, 0, 0, 0]
-    assert not LabelLogprobs.apply(logits, labels, False)[1].any()
