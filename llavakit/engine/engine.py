@@ -373,8 +373,7 @@ class Engine:
         """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
         find = native.likeliest if self.kernels == "native" else likeliest
         best, speaking = find(spoken.logits_SV), spoken.speaking
-        # From the last slot on: of those that end together none leaves a hole that another has to be copied into.
-        left, saying = reversed(range(len(speaking))), speaking[-1]
+        left, saying = iter(range(len(speaking))), speaking[0]
         while True:
             with (
                 Boundary() as own

@@ -50,18 +50,35 @@ class KvSlot:
     @property
     def decodes(self) -> bool:
         """Whether it stands among those that get a token in every step."""
-        return self.number < self.arena.decoding
+        decoding = self.arena.decoding  # asked first: it may move this slot
+        return self.number < decoding
 
 
 class Arena:
-    """The slots of one size, without holes: first those whose sequences decode, then those still being filled."""
+    """The slots of one size, without holes: first those whose sequences decode, then those still being filled.
+
+    Of many that are given up after a step only what is left moves, and once: when somebody asks where the slots are.
+    """
 
     def __init__(self, shape: KvShape, size: int) -> None:
-        self.size, self.decoding = size, 0
-        self.slots: list[KvSlot] = []
+        self.size = size
+        self._decoding = 0
+        self._slots: list[KvSlot | None] = []  # None: given up since they were last without holes
         self.kv_L2SHKD = torch.empty(
             shape.layers, 2, 0, shape.heads, size, shape.width, dtype=shape.dtype, device=shape.device
         )
+
+    @property
+    def slots(self) -> list[KvSlot]:
+        """Those in use, in order."""
+        self._close_ranks()
+        return [slot for slot in self._slots if slot is not None]
+
+    @property
+    def decoding(self) -> int:
+        """How many of them decode."""
+        self._close_ranks()
+        return self._decoding
 
     @property
     def capacity(self) -> int:
@@ -75,17 +92,18 @@ class Arena:
 
     def resize(self, capacity: int) -> None:
         """Memory for `capacity` slots, at least those in use."""
+        slots = self.slots
         layers, two, _, heads, size, width = self.kv_L2SHKD.shape
         # Zeros: what is masked is still multiplied, and chance bits may be no numbers.
         kv_L2SHKD = self.kv_L2SHKD.new_zeros(layers, two, capacity, heads, size, width)
-        for slot in self.slots:
+        for slot in slots:
             kv_L2SHKD[:, :, slot.number, :, : slot.length] = slot.written_L2HKD
         self.kv_L2SHKD = kv_L2SHKD
 
     def open(self) -> KvSlot:
         """A slot to be filled. There must be a free one."""
         slot = KvSlot(self, len(self.slots))
-        self.slots.append(slot)
+        self._slots.append(slot)
         return slot
 
     def promote(self, slot: KvSlot) -> None:
@@ -99,17 +117,12 @@ class Arena:
                 mine_2HKD[:, :, :length] = others_2HKD[:, :, :length]
                 others_2HKD[:, :, :length] = kept
             self._place(other, slot.number)
-            self._place(slot, self.decoding)
-        self.decoding += 1
+            self._place(slot, self._decoding)
+        self._decoding += 1
 
     def close(self, slot: KvSlot) -> None:
-        """Give the slot up; the last of its kind takes its place."""
-        hole = slot.number
-        if slot.decodes:
-            self.decoding -= 1
-            hole = self._fill(hole, self.decoding)
-        self._fill(hole, len(self.slots) - 1)
-        self.slots.pop()
+        """Give the slot up."""
+        self._slots[slot.number] = None
 
     def adopt(self, slot: KvSlot) -> None:
         """Take a slot over from another arena, with what it holds. There must be a free place here."""
@@ -122,13 +135,23 @@ class Arena:
         slot.arena = self
         self._place(slot, place.number)
 
-    def _fill(self, hole: int, last: int) -> int:
-        """Move the slot numbered `last` into the hole; returns where the hole is now."""
-        if hole != last:
-            moved = self.slots[last]
-            self.kv_L2SHKD[:, :, hole, :, : moved.length] = moved.written_L2HKD
-            self._place(moved, hole)
-        return last
+    def _close_ranks(self) -> None:
+        """Move slots into the holes before them: those that decode first, what is being filled behind them."""
+        if None not in self._slots:
+            return
+        decoding = [slot for slot in self._slots[: self._decoding] if slot is not None]
+        filling = [slot for slot in self._slots[self._decoding :] if slot is not None]
+        self._decoding = len(decoding)
+        self._slots = [None for _ in (*decoding, *filling)]
+        for first, kept in ((0, decoding), (len(decoding), filling)):
+            places = range(first, first + len(kept))
+            taken = {slot.number for slot in kept}
+            holes = [number for number in places if number not in taken]
+            for hole, slot in zip(holes, [slot for slot in kept if slot.number not in places], strict=True):
+                self.kv_L2SHKD[:, :, hole, :, : slot.length] = slot.written_L2HKD
+                slot.number = hole
+            for slot in kept:
+                self._slots[slot.number] = slot
 
     def _place(self, slot: KvSlot, number: int) -> None:
-        self.slots[number], slot.number = slot, number
+        self._slots[number], slot.number = slot, number

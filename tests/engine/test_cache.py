@@ -114,3 +114,20 @@ def test_where_it_stands_can_be_asked_while_slots_come(monkeypatch):
 
     monkeypatch.setattr(Arena, "capacity", property(meanwhile))
     assert cache.tokens > 0 and opened[1].arena.size == 1024
+
+
+def test_of_many_that_end_together_only_what_is_left_moves():
+    cache = SlotCache(SHAPE, 128 * 20)
+    held = [Held(cache.open(100), number) for number in range(10)]
+    for each in held:
+        each.grow(5)
+    for each in held[:8]:
+        each.promote()
+    for number in (6, 0, 2, 8, 4):
+        cache.close(held[number].slot, [])
+    left = [held[number] for number in (1, 3, 5, 7, 9)]
+    assert all(each.kept for each in left), "nobody has asked where they are"
+    assert [slot.arena.slots[slot.number] is slot for slot in cache.decoding()] == [True] * 4
+    assert [each.slot.decodes for each in left] == [True] * 4 + [False]
+    assert [each.slot.number for each in left] == [1, 3, 0, 2, 4], "1 and 3 stay"
+    assert all(each.kept for each in left)
