@@ -57,7 +57,7 @@ class KvSlot:
 class Arena:
     """The slots of one size, without holes: first those whose sequences decode, then those still being filled.
 
-    Of many that are given up after a step only what is left moves, and once: when somebody asks where the slots are.
+    Of many that are given up after a step only what is left moves, once: when somebody asks where the slots are.
     """
 
     def __init__(self, shape: KvShape, size: int) -> None:
