@@ -117,7 +117,7 @@ def test_where_it_stands_can_be_asked_while_slots_come(monkeypatch):
 
 
 def test_of_many_that_end_together_only_what_is_left_moves():
-    cache = SlotCache(SHAPE, 128 * 20)
+    cache = SlotCache(SHAPE, 128 * 8 * 32)
     held = [Held(cache.open(100), number) for number in range(10)]
     for each in held:
         each.grow(5)

@@ -1,5 +1,6 @@
 """Prompts that begin alike share every token that is alike, and answer as they would alone."""
 
+from collections import Counter
 from itertools import takewhile
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llavakit.chat import Chat
 from llavakit.core.types import Segment
+from llavakit.data import media
 from llavakit.data.encode import Sample
 from llavakit.engine.engine import Engine
 from llavakit.engine.native import NativePrompts, PromptRows, Workspace, missing
@@ -73,6 +76,24 @@ def test_questions_about_one_picture_share_it_in_their_first_step(model, tmp_pat
     assert sorted(heard) == [0, 1, 2, 3], "one step is enough"
     assert engine.stats().tower_tiles == 1
     assert computed(engine) == fresh([engine.prepare(sample, HOW).names for sample in samples])
+
+
+def test_a_picture_that_several_ask_about_is_opened_and_decoded_once(model, tmp_path, monkeypatch):
+    calls = Counter()
+    for name in ("image_size", "load_image", "digest"):
+        plain = getattr(media, name)
+
+        def counted(*arguments, name=name, plain=plain, **more):
+            calls[name] += 1
+            return plain(*arguments, **more)
+
+        monkeypatch.setattr(media, name, counted)
+    picture, other = (tiny.picture(tmp_path / f"{number}.png", number) for number in (1, 2))
+    talks = [Conversation((user(f"Number {n}?", [picture]),)) for n in range(3)]
+    talks.append(Conversation((user("Both?", [picture, other]),)))
+    Chat(Engine(model, STOPS), tiny.encoder()).batch(talks, sampling=HOW)
+    # A picture that stands alone may be planned in another way than one beside another.
+    assert calls == {"image_size": 3, "load_image": 2, "digest": 3}
 
 
 def test_a_prompt_that_goes_on_with_another_picture_begins_like_one_that_runs(model, tmp_path):

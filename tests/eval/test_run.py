@@ -12,10 +12,12 @@ import pytest
 from llavakit.chat import load
 from llavakit.core.errors import ConfigError, DataError, Interrupted, UserError
 from llavakit.engine.responder import Answer
-from llavakit.eval.answers import open_answers
+from llavakit.eval.answers import open_answers, picture_digests
+from llavakit.eval.benchmark import Question
 from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, plan_tasks, rescore
 from llavakit.model import checkpoint
 from llavakit.remote import Remote
+from llavakit.text.conversation import user
 from tests import tiny
 from tests.eval.layouts import written
 from tests.eval.responders import Scripted, always
@@ -273,3 +275,14 @@ def test_a_task_that_fails_leaves_the_results_of_those_before_and_the_same_comma
 def test_every_benchmark_is_listed(run):
     code, out, _ = run("eval", "list")
     assert code == 0 and "mmbench" in out and "vlmevalkit" in out
+
+
+def test_a_file_that_many_questions_show_is_read_once(tmp_path):
+    picture = tiny.picture(tmp_path / "a.png")
+    one, two = (Question(name, user("What?", [picture]).parts, "red") for name in ("1", "2"))
+    known = {}
+    names = picture_digests(one, known)
+    picture.unlink()
+    assert picture_digests(two, known) == names and len(names) == 1
+    with pytest.raises(DataError, match="a.png"):
+        picture_digests(two, {})
