@@ -63,7 +63,8 @@ def add_adapters(model: Llava, lora: LoraSettings) -> None:
         exclude_modules=[head],
         **_shape(lora),
     )
-    peft.inject_adapter_in_model(config, model.language)
+    with torch.random.fork_rng(devices=[]):
+        peft.inject_adapter_in_model(config, model.language)
     if lora.tower:
         tower = _vit(model)
         # Layers behind the features are never computed, so adapters there would never learn.
@@ -73,10 +74,24 @@ def add_adapters(model: Llava, lora: LoraSettings) -> None:
             layers_pattern="layers",
             **_shape(lora),
         )
-        peft.inject_adapter_in_model(config, tower.vision)
+        with torch.random.fork_rng(devices=[]):
+            peft.inject_adapter_in_model(config, tower.vision)
     for name in lora.parts:
+        _draw(model.part(name))
         for parameter in adapter_parameters(model.part(name)).values():
             parameter.data = parameter.data.float()  # the base may be bf16, but what learns is float32
+
+
+def _draw(part: nn.Module) -> None:
+    """Fresh adapters' first numbers, the same whether the weights beside them have been read already or not.
+
+    Beside weights without memory peft leaves adapters without memory; where everything is without, they stay so.
+    """
+    for _, layer in _layers(part):
+        for tables in (layer.lora_A, layer.lora_B):
+            if any(parameter.is_meta for parameter in tables.parameters()):
+                tables.to_empty(device=torch.get_default_device())
+        layer.reset_lora_parameters(FIRST, True)
 
 
 def add_second_adapter(part: nn.Module, name: str) -> None:
@@ -158,6 +173,11 @@ def merged_weights(part: nn.Module, gather: Callable[[Tensor], Tensor]) -> Itera
                 down, up = (gather(each[FIRST].weight) for each in (layer.lora_A, layer.lora_B))
                 whole = whole + layer.scaling[FIRST] * (up @ down)
             yield f"{name}.{key}", whole
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight in a model without adapters."""
+    return name.replace(".base_layer.", ".")
 
 
 def learn_adapters_only(part: nn.Module) -> None:

@@ -15,6 +15,7 @@ from llavakit.model.connector import build_connector, match_scale
 from llavakit.model.directory import complete_card, resolve, settings_of
 from llavakit.model.formats.gguf import read_gguf
 from llavakit.model.formats.quantized import method_of, stored_quantization
+from llavakit.model.formats.vocabulary import grow
 from llavakit.model.llava import Llava, Newline, Score
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
@@ -25,15 +26,16 @@ from llavakit.text.templates import template
 from llavakit.text.tokenizer import IMAGE_TOKEN, Tokenizer
 
 
-def build(config: ModelConfig, grading: Grading | None = None) -> Checkpoint:
+def build(config: ModelConfig, grading: Grading | None = None, *, unread: bool = False) -> Checkpoint:
     """The model a run starts from. Fresh parts are drawn with PyTorch's global seed.
 
-    With `grading` it is a reward model: `config.start` has a head for rewards, or gets a fresh one.
+    With `grading` it is a reward model: `config.start` has a head for rewards, or gets a fresh one. With `unread`
+    the weights of a start's decoder stay in their files (Checkpoint.unread); fresh parts are always there.
     """
     card = complete_card(config).model_copy(update={"grading": grading})
     template(card.template)  # an unknown name should fail before gigabytes are read
     if config.start is not None:
-        return _build_on(config.start, config, card)
+        return _build_on(config.start, config, card, unread=unread)
     if config.lora is not None:
         raise ConfigError(
             "model.lora needs model.start: adapters are kept apart from the checkpoint they belong to"
@@ -49,7 +51,7 @@ def build(config: ModelConfig, grading: Grading | None = None) -> Checkpoint:
     return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
 
 
-def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
+def _build_on(start: Path, config: ModelConfig, card: Card, *, unread: bool) -> Checkpoint:
     """The model of `start` as the run goes on with it: with its tokens, rows and adapters."""
     lora = config.lora
     small = lora is not None and lora.four_bit
@@ -60,13 +62,15 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
             f"{start}: its weights are quantized ({method_of(quantization)}), and such a model is not "
             "trained further; start from the one that it was made from (model.lora.four_bit shrinks it meanwhile)"
         )
-    started = load(
-        start,
-        template_name=card.template,
-        rope_factor=config.rope_factor,
-        dtype=None if small else torch.float32,
-        quantization=four_bits() if small else None,
-    )
+    with torch.random.fork_rng(devices=[]):  # what is drawn afterwards does not depend on how this is read
+        started = load(
+            start,
+            template_name=card.template,
+            rope_factor=config.rope_factor,
+            dtype=None if small else torch.float32,
+            quantization=four_bits() if small else None,
+            unread=unread,
+        )
     check_parts(card, started.card, start)
     if started.card.grading is not None and card.grading is None:
         raise ConfigError(
@@ -82,7 +86,9 @@ def _build_on(start: Path, config: ModelConfig, card: Card) -> Checkpoint:
     started.model.newline = _with_separators(started.model, card.separators)
     if card.grading is not None and started.card.grading is None:
         started.model.score = Score(started.model.width).to(started.model.device)
-    return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started))
+    rows = len(_tables(language)[0].weight)
+    weights = grow(started.unread, rows) if started.unread and rows > old else started.unread
+    return Checkpoint(started.model, started.tokenizer, card, _adapter(config, started), weights)
 
 
 def check_parts(card: Card, started: Card, start: Path) -> None:

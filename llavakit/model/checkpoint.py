@@ -8,7 +8,7 @@ directory (adapters.py), which loads by its path like any other.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from llavakit.model.empty import empty_model, new_rows
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.quantized import for_decoder, method_of, stored_quantization
 from llavakit.model.formats.shards import write_shards
-from llavakit.model.formats.weights import in_memory, read_all
+from llavakit.model.formats.weights import Weights, in_memory, read_all
 from llavakit.model.hf_config import hf_config, processor_files
 from llavakit.model.huggingface import hf_tensors
 from llavakit.model.llava import Llava
@@ -52,6 +52,9 @@ class Checkpoint:
     tokenizer: Tokenizer
     card: Card
     adapter: Adapter | None = None  # the model has adapters: what is saved is those, not the model
+    unread: Weights = field(
+        default_factory=dict
+    )  # of the decoder, by name: its parameters have no memory yet
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -102,12 +105,14 @@ def load(
     rope_factor: float | None = None,
     device_map: DeviceMap | None = None,
     quantization: QuantizationConfigMixin | None = None,
+    unread: bool = False,
 ) -> Checkpoint:
     """A checkpoint written by `save`, or a Hugging Face or original LLaVA directory (those need `template_name`).
 
     Weights keep the type they are stored in unless `dtype` says otherwise. `rope_factor` divides the decoder's
     positions (rope.py). `device_map` spreads the decoder and `quantization` shrinks it (placement.py). An adapter
-    directory is loaded on top of the checkpoint it names, which all of this holds for.
+    directory is loaded on top of the checkpoint it names, which all of this holds for. With `unread` the decoder's
+    own weights stay in their files, for ranks that take a share of each.
     """
     folder = resolve(path)
     config = settings_of(folder)
@@ -121,9 +126,10 @@ def load(
             rope_factor=rope_factor or linear_factor(config["text_config"]),
             device_map=device_map,
             quantization=quantization,
+            unread=unread,
         )
         load_adapter(base.model, adapter, folder, *new_rows(card, base.model.width), dtype=dtype)
-        return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter)
+        return Checkpoint(base.model, Tokenizer.load(folder, ours=True), card, adapter, base.unread)
     stored = stored_quantization(config)
     if stored is not None:
         return _load_quantized(folder, config, stored, template_name, rope_factor, device_map, quantization)
@@ -132,10 +138,16 @@ def load(
         opened = with_media_tokens(opened)
     as_stored = device_map is None and quantization is None
     model = empty_model(
-        card, opened.text, opened.vision, rope_factor=rope_factor, device="cpu" if as_stored else "meta"
+        card,
+        opened.text,
+        opened.vision,
+        rope_factor=rope_factor,
+        device="cpu" if as_stored else "meta",
+        unread=unread,
     )
     check_fit(opened.weights, model, folder)
-    tensors = read_all(opened.weights)
+    left = {key: stored for key, stored in opened.weights.items() if unread and key.startswith("language.")}
+    tensors = read_all({key: stored for key, stored in opened.weights.items() if key not in left})
     if as_stored:
         model.load_state_dict(tensors, assign=True, strict=False)  # a head that is tied is not among them
         model.language.tie_weights()
@@ -145,7 +157,7 @@ def load(
                 part.to(dtype)
     else:
         model = place_language(model, tensors, dtype=dtype, device_map=device_map, quantization=quantization)
-    return Checkpoint(model, opened.tokenizer, card)
+    return Checkpoint(model, opened.tokenizer, card, unread=left)
 
 
 def _load_quantized(

@@ -42,7 +42,8 @@ class Llava(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.language.device
+        """Where rows go in: with the token embeddings, the connector is there."""
+        return next(self.connector.parameters()).device
 
     @property
     def width(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 
 KEY = "ema"
@@ -34,19 +35,31 @@ def update_average(optimizer: Optimizer, decay: float) -> None:
 
 @contextmanager
 def averaged(optimizer: Optimizer) -> Iterator[None]:
-    """Inside, weights are their averages; afterwards they are what they were, bit for bit."""
-    kept = {
-        param: param.detach().clone()
+    """Inside, weights are their averages; afterwards they are what they were, bit for bit.
+
+    They change places one by one, so that nobody holds the model a third time.
+    """
+    pairs = [
+        (param, optimizer.state[param])
         for group in optimizer.param_groups
         for param in group["params"]
         if KEY in optimizer.state.get(param, {})
-    }
+    ]
     with torch.no_grad():
-        for param in kept:
-            param.copy_(optimizer.state[param][KEY])
+        kept = [_put_in_place(param, state) for param, state in pairs]
     try:
         yield
     finally:
         with torch.no_grad():
-            for param, value in kept.items():
-                param.copy_(value)
+            for (param, state), average in zip(pairs, kept, strict=True):
+                weight = state[KEY].to(param.dtype, copy=True)
+                state[KEY].copy_(param if average is None else average)
+                param.copy_(weight)
+
+
+def _put_in_place(param: Tensor, state: dict[str, Tensor]) -> Tensor | None:
+    """Exchange a weight and its average; returns the average where the weight's type would round it."""
+    average = state[KEY].clone()
+    state[KEY].copy_(param)
+    param.copy_(average)
+    return None if param.dtype == average.dtype else average

@@ -19,6 +19,7 @@ from llavakit.model.directory import complete_card
 from llavakit.model.llava import Llava
 from llavakit.model.tower import ViTTower
 from llavakit.train.freezing import is_trained
+from llavakit.train.fused_loss import CHUNK, PART
 from llavakit.train.losses import WHOLE
 from llavakit.train.run import Run
 from llavakit.vision.frames import plan_video
@@ -93,14 +94,23 @@ def estimate_memory(run: Run, model: Llava, *, shards: int = 1, learned: float =
     around = _around_blocks(run, model, sizes)
     copies = _cast_copies if shards == 1 else _gathered_copies
     at_loss, in_block, at_end = copies(run, model, sizes)
-    vocabulary = language.get_output_embeddings().weight.shape[0]
     kept = decoder.kept + tower.kept + around
     moments = (
-        Moment(at_loss, kept, min(learned * run.data.tokens, WHOLE) * vocabulary * LOGIT),
+        Moment(at_loss, kept, _logits(run, model, learned * run.data.tokens, sizes)),
         Moment(in_block, kept + max(decoder.again, tower.again)),
         Moment(at_end, around + tower.kept + tower.again),
     )
     return Memory(*_between_steps(run, model, shards), *max(moments, key=sum), *_roles(run, model, product))
+
+
+def _logits(run: Run, model: Llava, rows: float, sizes: Sizes) -> float:
+    """Bytes of the logits that are there at once, and in SFT of the head's gradient, which is made with them."""
+    language: Any = model.language
+    head = language.get_output_embeddings().weight
+    if run.lesson is not None:
+        return min(rows, WHOLE) * len(head) * LOGIT
+    made = (4 + sizes.product * (sizes.product == 2)) * head.numel() * head.requires_grad
+    return len(head) * (min(rows, CHUNK) * sizes.product + min(rows, PART) * 8) + made
 
 
 def tower_rows(run: Run, model: Llava) -> float:
@@ -157,6 +167,7 @@ class Counts(NamedTuple):
     outside: float
     outside_learns: float
     head: int
+    table: int  # of the token embeddings; 0 where they are the head's
 
 
 def _count(model: Llava) -> Counts:
@@ -173,6 +184,7 @@ def _count(model: Llava) -> Counts:
         _numel(parts) - in_blocks,
         _numel(p for p in parts if p.requires_grad) - learns,
         tables[1].numel(),
+        0 if tables[0] is tables[1] else tables[0].numel(),
     )
 
 
@@ -196,16 +208,19 @@ def _cast_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, fl
 def _gathered_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:
     """Bytes of gathered weights and of gradients on their way, at the same moments.
 
-    What is outside blocks is gathered for the whole step; of blocks the one that computes and the next.
+    What is outside blocks is gathered for the whole step, but for token embeddings, which are given back when rows
+    are looked up; of blocks the one that computes and the next are there.
     """
     counts, size = _count(model), sizes.product
-    outside = size * counts.outside
+    end, table = size * counts.outside, counts.table if run.parallel.reshard else 0
+    outside = end - size * table
+    learns = counts.outside_learns - (table if is_trained(model.language.get_input_embeddings()) else 0)
     blocks = size * counts.block * (2 if run.parallel.reshard else counts.layers)
     sent = size + 4  # a gradient as it was computed, and in float32 for the sum over GPUs
     return (
         outside + (0 if run.parallel.reshard else blocks),
-        outside + blocks + size * counts.outside_learns + sent * counts.block_learns,
-        outside + sent * counts.outside_learns,
+        outside + blocks + size * learns + sent * counts.block_learns,
+        end + sent * counts.outside_learns,
     )
 
 

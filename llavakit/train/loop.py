@@ -47,7 +47,7 @@ from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
 from llavakit.train.run_page import write_run_page
-from llavakit.train.sharding import build_mesh, is_sharded, shard_model
+from llavakit.train.sharding import build_mesh, is_sharded, reduce_copies, shard_model
 from llavakit.train.source import Files, OpenPolicy, Source, Step
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
 from llavakit.train.stopping import StopRequest, exit_code, listen
@@ -287,7 +287,8 @@ def train_step(
     tally = Tally()
     with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
         prepared = objective.prepare(model, batches, ranks)
-    for batch in prepared:
+    for number, batch in enumerate(prepared, 1):
+        reduce_copies(model, number == len(prepared))
         with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
             found = objective.loss(model, batch.to(model.device))
         found.share(totals).backward()
@@ -314,15 +315,17 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
     """The model to go on with, frozen where it shall be, on its device or sharded over the ranks; and its count."""
     four_bit = run.model.lora is not None and run.model.lora.four_bit
     mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
-    with ranks.in_turn() if mesh is not None else nullcontext():
-        start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-        checkpoint = build(start, run.grading)
+    start = run.model if newest is None else run.model.model_copy(update={"start": newest})
+    share = mesh is not None and start.start is not None  # each rank reads its own rows, and nobody the model
+    with ranks.in_turn() if mesh is not None and not share else nullcontext():
+        checkpoint = build(start, run.grading, unread=share)
         own_memory(checkpoint.model)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
             checkpoint_activations(checkpoint.model)
-        shard_model(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision)
+        weights, checkpoint.unread = checkpoint.unread, {}
+        shard_model(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision, unread=weights)
     return checkpoint, flops
 
 

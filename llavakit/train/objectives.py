@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
+from llavakit.train.fused_loss import fused_cross_entropy
 from llavakit.train.losses import weighted_cross_entropy
 from llavakit.train.ranks import Ranks
 
@@ -63,7 +65,11 @@ class SFT(Separate):
 
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         hidden_LD = model.hidden(batch)[batch.predict_L]
-        loss, hits = weighted_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, model.logits)
+        head = model.language.get_output_embeddings()
+        if torch.is_grad_enabled() and type(head) is nn.Linear:  # a packed one has its own way to multiply
+            loss, hits = fused_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, head)
+        else:
+            loss, hits = weighted_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, model.logits)
         return LossSum({"tokens": loss}, {"accuracy": ("tokens", hits)})
 
 

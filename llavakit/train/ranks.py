@@ -44,7 +44,7 @@ class Ranks:
         """Each value summed over the ranks; the same on all of them."""
         if self.size == 1:
             return list(values)
-        table = torch.tensor(values, dtype=torch.float64, device=self.device)
+        table = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(table)
         return [float(value) for value in table.tolist()]
 
@@ -52,7 +52,7 @@ class Ranks:
         """Each value's maximum over the ranks."""
         if self.size == 1:
             return list(values)
-        table = torch.tensor(values, dtype=torch.int64, device=self.device)
+        table = torch.tensor(values, dtype=torch.int64)
         dist.all_reduce(table, op=dist.ReduceOp.MAX)
         return [int(value) for value in table.tolist()]
 
@@ -60,7 +60,7 @@ class Ranks:
         """Each value's maximum over the ranks; the same on all of them."""
         if self.size == 1:
             return list(values)
-        table = torch.tensor(values, dtype=torch.float64, device=self.device)
+        table = torch.tensor(values, dtype=torch.float64)
         dist.all_reduce(table, op=dist.ReduceOp.MAX)
         return [float(value) for value in table.tolist()]
 
@@ -106,7 +106,9 @@ def join_ranks(config: ParallelConfig) -> Iterator[Ranks]:
         return
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=config.timeout))
+    # What ranks tell each other is small and goes over gloo: it does not wait for the GPU, nor the GPU for it.
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=config.timeout))
     try:
         console.quiet = dist.get_rank() > 0
         yield Ranks(dist.get_rank(), size, device)

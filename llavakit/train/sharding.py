@@ -9,6 +9,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from llavakit.core.errors import ConfigError
+from llavakit.model.adapters import plain_name
+from llavakit.model.formats.weights import Stored, Weights
 from llavakit.model.llava import Llava
 from llavakit.train.blocks import decoder_blocks, trained_tower_blocks
 from llavakit.train.freezing import is_trained
@@ -31,13 +33,21 @@ def build_mesh(config: ParallelConfig, ranks: Ranks, *, four_bit: bool = False) 
 
 
 def shard_model(
-    model: Llava, config: ParallelConfig, ranks: Ranks, mesh: DeviceMesh | None, *, precision: str
+    model: Llava,
+    config: ParallelConfig,
+    ranks: Ranks,
+    mesh: DeviceMesh | None,
+    *,
+    precision: str,
+    unread: Weights | None = None,
 ) -> None:
     """Put the model on the rank's device: whole, or a shard of the decoder and of what else is trained.
 
-    Call it after freezing and before building the optimizer, whose moments are sharded like the weights.
+    Call it after freezing and before building the optimizer, whose moments are sharded like the weights. Of the
+    weights `unread`, which are still in their files, a rank reads what it keeps.
     """
     if mesh is None or (config.mode == "auto" and _fits(model, ranks)):
+        _fill(model, unread or {}, ranks)
         model.to(ranks.device)
         return
     policy = precision_policy(precision, ranks.device)
@@ -45,7 +55,11 @@ def shard_model(
     model.tower.to(ranks.device)
     for block in (*trained_tower_blocks(model), *decoder_blocks(model)):
         fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard)
-    # The rest (embeddings, head, connector) is one group, gathered once for `hidden` and the logits after it.
+    table, head = model.language.get_input_embeddings(), model.language.get_output_embeddings()
+    assert table is not None and head is not None
+    if table.weight is not head.weight:  # needed at the beginning only
+        fully_shard(table, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard)
+    # The rest (head, norm, connector) is one group, gathered once for `hidden` and the logits after it.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=unsharded)
     register_fsdp_forward_method(model, "hidden")
     # `hidden` does return a view, and nobody writes into it.
@@ -54,6 +68,33 @@ def shard_model(
         if isinstance(module, FSDPModule):  # the loss is divided by the weight of the whole step already
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+    _fill(model, unread or {}, ranks)
+
+
+def _fill(model: Llava, unread: Weights, ranks: Ranks) -> None:
+    """Read the decoder's weights, a tensor after the other: of a sharded one the rows of this rank alone."""
+    if not unread:
+        return
+    found = {}
+    for name, tensor in model.language.state_dict().items():
+        stored = unread.get("language." + plain_name(name))
+        if stored is not None:
+            found[name] = _read(stored, tensor, ranks.device)
+    model.language.load_state_dict(found, assign=True, strict=False)  # adapters have their numbers
+    model.language.tie_weights()
+
+
+def _read(stored: Stored, like: Tensor, device: torch.device) -> Tensor:
+    """The numbers of `like`, which has none, in memory of their own."""
+    if not isinstance(like, DTensor):
+        return torch.empty(like.shape, dtype=like.dtype, device=device).copy_(stored.read())
+    mine = torch.empty(like.to_local().shape, dtype=like.dtype, device=device)
+    first = first_row(like)
+    if len(mine):
+        mine.copy_(stored.rows(first, first + len(mine)))
+    return DTensor.from_local(
+        mine, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride()
+    )
 
 
 def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPolicy:
@@ -64,6 +105,12 @@ def precision_policy(precision: str, device: torch.device) -> MixedPrecisionPoli
     if precision == "bf16" and device.type == "cuda":
         return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     return MixedPrecisionPolicy()
+
+
+def reduce_copies(model: Llava, last: bool) -> None:
+    """Sum gradients over the copies of a sharded model after the `last` row of a step, and not before."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_all_reduce(last)
 
 
 def reshard(model: Llava) -> None:

@@ -5,6 +5,7 @@ Any number of ranks can read them back: each takes the rows that are its own now
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -98,14 +99,14 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> St
     too, and a rank that was not there before starts with the random state of its seed.
     """
     state = read_state(folder)
-    stored = _Stored(folder, state.ranks)
+    stored = _Stored(folder, state, ranks.rank)
     params = dict(model.named_parameters())
-    for key in stored.pieces:
+    for key in stored.keys():  # noqa: SIM118  (not a dictionary)
         kind, _, name = key.partition("/")
         if name not in params:
             raise CheckpointError(f"{folder}: training state for {name!r}, which the model does not have")
         optimizer.state[params[name]][kind] = stored.fill(key, params[name])
-    for key, value in stored.random(ranks.rank).items():
+    for key, value in stored.random().items():
         if key == "random_cpu":
             torch.set_rng_state(value)
         elif ranks.device.type == "cuda":
@@ -138,44 +139,64 @@ def refuse_other_data(state: State, records: Mixture, run: Run) -> None:
 
 
 class _Stored:
-    """The files of one checkpoint's training state as a table: key -> the pieces it lies in."""
+    """The files of one checkpoint's training state, each opened at most once and only if it is needed.
 
-    def __init__(self, folder: Path, ranks: int) -> None:
-        self.files = [folder / TENSORS.format(rank=rank, ranks=ranks) for rank in range(ranks)]
-        self.pieces: dict[str, list[tuple[int, Path]]] = {}  # (first row, file), in the order of the rows
-        for file in self.files:
-            try:
-                with safe_open(file, "pt") as opened:
-                    rows = json.loads(opened.metadata()["first_rows"])
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{file}: training state cannot be read: {error}") from None
-            for key, first in rows.items():
-                self.pieces.setdefault(key, []).append((first, file))
-        for pieces in self.pieces.values():
-            pieces.sort()
+    As many ranks as wrote it find their rows in their own files, and numbers in the first.
+    """
+
+    def __init__(self, folder: Path, state: State, rank: int) -> None:
+        self.files = [
+            folder / TENSORS.format(rank=number, ranks=state.ranks) for number in range(state.ranks)
+        ]
+        self.rank = rank
+        self._opened: dict[Path, tuple[safe_open, dict[str, int]]] = {}
+
+    def keys(self) -> Iterable[str]:
+        """What there is of whatever rank: the first one has rows of everything."""
+        return self._open(self.files[0])[1].keys()
 
     def fill(self, key: str, param: Tensor) -> Tensor:
         """The stored tensor, with the rows that this rank has of `param`, and laid out as it is."""
-        pieces = self.pieces[key]
-        with safe_open(pieces[0][1], "pt") as opened:
-            if not opened.get_slice(key).get_shape():  # a number, the same everywhere
-                return opened.get_tensor(key).to(local_shard(param).device)
-            dtype = opened.get_slice(key)[:0].dtype  # an average is float32 whatever its weight is
+        opened, _ = self._open(self.files[0])
+        if not opened.get_slice(key).get_shape():  # a number, the same everywhere
+            return opened.get_tensor(key).to(local_shard(param).device)
+        dtype = opened.get_slice(key)[:0].dtype  # an average is float32 whatever its weight is
         value = torch.zeros_like(param, dtype=dtype, requires_grad=False)
-        mine = local_shard(value)
-        start = first_row(param)
-        for first, file in pieces:
-            with safe_open(file, "pt") as opened:
-                piece = opened.get_slice(key)
-                count = piece.get_shape()[0]
-                low, high = max(first, start), min(first + count, start + len(mine))
-                if low < high:
-                    mine[low - start : high - start].copy_(piece[low - first : high - first])
+        mine, start, found = local_shard(value), first_row(param), 0
+        for file in self._nearest():
+            if found == len(mine):
+                break
+            opened, rows = self._open(file)
+            if key not in rows:
+                continue
+            piece, first = opened.get_slice(key), rows[key]
+            low, high = max(first, start), min(first + piece.get_shape()[0], start + len(mine))
+            if low < high:
+                mine[low - start : high - start].copy_(piece[low - first : high - first])
+                found += high - low
+        if found != len(mine):
+            raise CheckpointError(f"{self.files[0].parent}: training state lacks rows of {key}")
         return value
 
-    def random(self, rank: int) -> dict[str, Tensor]:
+    def random(self) -> dict[str, Tensor]:
         """The random state of this rank, if it was there."""
-        if rank >= len(self.files):
+        if self.rank >= len(self.files):
             return {}
-        with safe_open(self.files[rank], "pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys() if key in RANDOM}  # noqa: SIM118
+        opened, _ = self._open(self.files[self.rank])
+        return {key: opened.get_tensor(key) for key in opened.keys() if key in RANDOM}  # noqa: SIM118
+
+    def _nearest(self) -> Iterator[Path]:
+        """This rank's own file, then all others."""
+        own = self.files[self.rank : self.rank + 1]
+        yield from own
+        yield from (file for file in self.files if file not in own)
+
+    def _open(self, file: Path) -> tuple[safe_open, dict[str, int]]:
+        """The file, and the first row of each tensor in it."""
+        if file not in self._opened:
+            try:
+                opened = safe_open(file, "pt")
+                self._opened[file] = opened, json.loads(opened.metadata()["first_rows"])
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{file}: training state cannot be read: {error}") from None
+        return self._opened[file]

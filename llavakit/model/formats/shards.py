@@ -1,10 +1,15 @@
-"""Writing a table of stored tensors as safetensors shards, one shard in memory at a time."""
+"""Writing a table of stored tensors as safetensors shards, one tensor in memory at a time.
+
+A safetensors file begins with a header that says where each tensor lies, which is known when the last one is read.
+So room is left for it: the format allows blanks behind the header's text.
+"""
 
 import json
 from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from llavakit.core.progress import bar
@@ -12,6 +17,12 @@ from llavakit.model.formats.weights import Weights
 
 SHARD_BYTES = 5 * 10**9
 INDEX = "model.safetensors.index.json"
+ALIGNED = 8  # bytes: every number begins at a multiple of its size if large tensors end at a multiple of this
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+    torch.bool: "BOOL", torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+}  # fmt: skip
 
 
 def write_shards(
@@ -22,22 +33,22 @@ def write_shards(
     A single file is called model.safetensors and needs no index. A bar is shown under `title`.
     """
     drafts: list[list[str]] = []
-    shard: dict[str, Tensor] = {}
-    held = total = 0
+    total = 0
+    room = _room_for_header(weights)
+    shard = _Shard(folder / _draft(0), room)
     with nullcontext() if title is None else bar(title, len(weights)) as shown:
         for key, stored in weights.items():
-            tensor = stored.read().contiguous()
+            tensor = stored.read().cpu().contiguous()
             size = tensor.numel() * tensor.element_size()
-            if shard and held + size > shard_bytes:
-                _flush(shard, folder, drafts)
-                held = 0
-            shard[key] = tensor
+            if shard.bytes and shard.bytes + size > shard_bytes:
+                drafts.append(shard.end())
+                shard = _Shard(folder / _draft(len(drafts)), room)
+            shard.add(key, tensor)
             del tensor
-            held += size
             total += size
             if shown is not None:
                 shown.advance(note=f"{total / 1e9:.2f} GB")
-        _flush(shard, folder, drafts)
+        drafts.append(shard.end())
     names = [_final(number, len(drafts)) for number in range(1, len(drafts) + 1)]
     for number, name in enumerate(names):
         (folder / _draft(number)).rename(folder / name)
@@ -47,10 +58,57 @@ def write_shards(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _flush(shard: dict[str, Tensor], folder: Path, drafts: list[list[str]]) -> None:
-    save_file(shard, folder / _draft(len(drafts)), metadata={"format": "pt"})
-    drafts.append(list(shard))
-    shard.clear()
+class _Shard:
+    """One file that is being written."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        """`room` bytes stay free in front of the tensors, for the header."""
+        self.path, self.room = path, room
+        self.bytes = 0  # of tensors, those that wait included
+        self._written = 0
+        self._header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        self._odd: list[tuple[str, Tensor]] = []  # small ones, which would put those behind them out of line
+        with path.open("wb") as file:
+            file.write(bytes(room))
+
+    def add(self, key: str, tensor: Tensor) -> None:
+        """Write a tensor behind the others."""
+        size = tensor.numel() * tensor.element_size()
+        self.bytes += size
+        if size % ALIGNED:
+            self._odd.append((key, tensor))
+            return
+        with self.path.open("ab") as file:
+            self._write(file, key, tensor)
+
+    def end(self) -> list[str]:
+        """Finish the file; returns the names of its tensors."""
+        with self.path.open("ab") as file:
+            for key, tensor in sorted(self._odd, key=lambda item: -item[1].element_size()):
+                self._write(file, key, tensor)
+        text = json.dumps(self._header).encode()
+        with self.path.open("r+b") as file:
+            file.write((self.room - 8).to_bytes(8, "little") + text.ljust(self.room - 8))
+        del self._header["__metadata__"]
+        return list(self._header)
+
+    def _write(self, file: IO[bytes], key: str, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.element_size()
+        self._header[key] = _entry(DTYPES[tensor.dtype], tuple(tensor.shape), self._written, size)
+        if size:
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy())
+        self._written += size
+
+
+def _entry(dtype: str, shape: tuple[int, ...], start: int, size: int) -> dict[str, object]:
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, start + size]}
+
+
+def _room_for_header(weights: Weights) -> int:
+    """Bytes that the header needs at most, whichever of these tensors a file will have, and of whatever type."""
+    longest = max(DTYPES.values(), key=len)
+    most = {key: _entry(longest, stored.shape, 10**15, 10**15) for key, stored in weights.items()}
+    return -(-len(json.dumps({"__metadata__": {"format": "pt"}, **most})) // 64) * 64 + 64
 
 
 def _draft(number: int) -> str:

@@ -33,10 +33,15 @@ class Stored:
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    read_rows: Callable[[int, int], Tensor] | None = None  # what of a file can be read without the rest
+
+    def rows(self, first: int, last: int) -> Tensor:
+        """Rows `first` to `last` (not included); of a tensor that a rule makes, all are made for it."""
+        return self.read()[first:last] if self.read_rows is None else self.read_rows(first, last)
 
     def then(self, change: Callable[[Tensor], Tensor]) -> "Stored":
         """The same tensor, changed after reading in a way that keeps its shape."""
-        return replace(self, read=lambda: change(self.read()))
+        return replace(self, read=lambda: change(self.read()), read_rows=None)
 
 
 Weights = dict[str, Stored]
@@ -173,7 +178,11 @@ def _open_safetensors(file: Path) -> Weights:
     try:
         opened = safe_open(file, framework="pt")
         return {
-            key: Stored(tuple(opened.get_slice(key).get_shape()), partial(_get, opened, key, file))
+            key: Stored(
+                tuple(opened.get_slice(key).get_shape()),
+                partial(_get, opened, key, file),
+                partial(_get_rows, opened, key, file),
+            )
             for key in opened.keys()  # noqa: SIM118  (not a dictionary)
         }
     except (OSError, SafetensorError) as error:
@@ -186,6 +195,14 @@ def _get(opened: safe_open, key: str, file: Path) -> Tensor:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: {key} cannot be read: {error}") from None
     return tensor
+
+
+def _get_rows(opened: safe_open, key: str, file: Path, first: int, last: int) -> Tensor:
+    try:
+        rows: Tensor = opened.get_slice(key)[first:last]
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {key} cannot be read: {error}") from None
+    return rows
 
 
 class Pickles:

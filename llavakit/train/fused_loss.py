@@ -1,0 +1,105 @@
+"""Head and loss of many rows in one pass: logits of a few rows exist, never a table of all rows and words.
+
+The loss is a weighted sum, so what a chunk of rows adds to every gradient is known when its logits are: they are
+made once, turned into their own gradient in place, and gone. (The idea of "Cut Your Losses", arXiv 2411.09009, and
+of Liger's fused linear cross entropy, arXiv 2410.10989, in plain PyTorch.)
+
+Shape letters: L rows, D width, V words.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+CHUNK = 512  # rows whose logits are there, in the type of the products
+PART = 64  # rows of them in float32
+
+
+def fused_cross_entropy(
+    hidden_LD: Tensor, labels_L: Tensor, weights_L: Tensor, head: nn.Linear
+) -> tuple[Tensor, Tensor]:
+    """(sum of weight x negative log-likelihood, sum of weight x hit), both float32 scalars.
+
+    The same as `weighted_cross_entropy` of losses.py with `head`, up to the order of sums. Beside the gradient of
+    the head, which is summed in float32, at most CHUNK rows of V numbers take memory.
+    """
+    product = torch.get_autocast_dtype(hidden_LD.device.type) if _casts(hidden_LD) else hidden_LD.dtype
+    loss, hits = _FusedLoss.apply(hidden_LD, head.weight, head.bias, labels_L, weights_L.float(), product)
+    return loss, hits
+
+
+def _casts(hidden_LD: Tensor) -> bool:
+    return torch.is_autocast_enabled(hidden_LD.device.type)
+
+
+class _FusedLoss(torch.autograd.Function):
+    """Gradients are made in the forward pass, for a loss of weight one, and scaled in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_LD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        labels_L: Tensor,
+        weights_L: Tensor,
+        product: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        with torch.autocast(hidden_LD.device.type, enabled=False):
+            table_VD = weight_VD.to(product)
+            offset_V = None if bias_V is None else bias_V.to(product)
+            needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+            grad_LD = torch.empty_like(hidden_LD) if needs_hidden else None
+            grad_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
+            grad_V = (
+                torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
+            )
+            loss, hits = weights_L.new_zeros(()), weights_L.new_zeros(())
+            for start in range(0, len(hidden_LD), CHUNK):
+                rows = slice(start, start + CHUNK)
+                chunk_CD = hidden_LD[rows].to(product)
+                logits_CV = F.linear(chunk_CD, table_VD, offset_V)
+                found = _into_gradient(logits_CV, labels_L[rows], weights_L[rows])
+                loss, hits = loss + found[0], hits + found[1]
+                if grad_LD is not None:
+                    grad_LD[rows] = (logits_CV @ table_VD).to(grad_LD.dtype)
+                if grad_VD is not None:
+                    _add_product(grad_VD, logits_CV, chunk_CD)
+                if grad_V is not None:
+                    grad_V += logits_CV.sum(dim=0, dtype=torch.float32)
+        ctx.save_for_backward(grad_LD, grad_VD, grad_V)
+        ctx.mark_non_differentiable(hits)
+        return loss, hits
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = (None if grad is None else grad.mul_(grads[0].to(grad.dtype)) for grad in ctx.saved_tensors)
+        return (*scaled, None, None, None)
+
+
+def _into_gradient(logits_CV: Tensor, labels_C: Tensor, weights_C: Tensor) -> tuple[Tensor, Tensor]:
+    """Put the loss's gradient in the place of the logits; returns the rows' loss and hits."""
+    loss, hits = weights_C.new_zeros(()), weights_C.new_zeros(())
+    for part_PV, labels_P, weights_P in zip(
+        logits_CV.split(PART), labels_C.split(PART), weights_C.split(PART), strict=True
+    ):
+        numbers_PV = part_PV.float() if part_PV.dtype != torch.float32 else part_PV
+        hits = hits + ((numbers_PV.argmax(dim=-1) == labels_P) * weights_P).sum()
+        picked_P = numbers_PV.gather(1, labels_P[:, None])[:, 0]
+        norm_P = numbers_PV.logsumexp(dim=-1)
+        loss = loss + ((norm_P - picked_P) * weights_P).sum()
+        numbers_PV.sub_(norm_P[:, None]).exp_().mul_(weights_P[:, None])
+        numbers_PV.scatter_add_(1, labels_P[:, None], -weights_P[:, None])
+        if numbers_PV is not part_PV:
+            part_PV.copy_(numbers_PV)
+    return loss, hits
+
+
+def _add_product(sum_VD: Tensor, grad_CV: Tensor, chunk_CD: Tensor) -> None:
+    """Add grad^T x rows in float32, whatever type the product is in."""
+    if grad_CV.dtype == torch.float32:
+        sum_VD.addmm_(grad_CV.t(), chunk_CD)
+    else:
+        sum_VD += grad_CV.t() @ chunk_CD
