@@ -12,7 +12,7 @@ from llavakit.model.adapters import Adapter
 from llavakit.model.llava import PARTS, Llava
 from llavakit.model.outline import outline
 from llavakit.train.estimate import estimate_memory
-from llavakit.train.freezing import train_only
+from llavakit.train.freezing import halve_frozen, train_only
 from llavakit.train.run import Run
 
 GIB = 2**30
@@ -26,6 +26,8 @@ def show_plan(run: Run) -> list[str]:
     if model is not None:
         adapter = None if run.model.lora is None else Adapter(run.model.lora, run.model.start or Path())
         train_only(model, run.train, embeddings=run.embeddings, adapter=adapter)
+        if adapter is not None and run.precision != "float32":
+            halve_frozen(model)
         _show_parts(run, model)
     _show_files(run, problems)
     rows = f"{run.optim.rows} packed row(s) of up to {run.data.tokens:,}"

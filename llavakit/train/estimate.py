@@ -164,6 +164,7 @@ class Counts(NamedTuple):
     layers: int
     block: float
     block_learns: float
+    block_casts: float  # that are float32, of which bf16 products make copies
     outside: float
     outside_learns: float
     head: int
@@ -181,6 +182,7 @@ def _count(model: Llava) -> Counts:
         layers,
         in_blocks / layers,
         learns / layers,
+        _numel(p for p in blocks if p.element_size() == 4) / layers,
         _numel(parts) - in_blocks,
         _numel(p for p in parts if p.requires_grad) - learns,
         tables[1].numel(),
@@ -199,10 +201,13 @@ def _cast_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, fl
         return 0.0, 0.0, 0.0
     counts = _count(model)
     before = [part for part in (model.connector, model.tower) if is_trained(model.tower) or is_trained(part)]
-    rest = 2.0 * (counts.head + sum(_numel(part.parameters()) for part in before))
+    head: Any = model.language.get_output_embeddings()
+    rest = 2.0 * sum(_numel(part.parameters()) for part in before)
+    rest += 2.0 * counts.head * (head.weight.element_size() == 4)
     if not run.checkpointing:
-        return rest + 2 * counts.block * counts.layers, rest + 2 * counts.block * counts.layers, rest
-    return rest + 2 * counts.block_learns * counts.layers, rest + 2 * counts.block, rest
+        copies = 2 * counts.block_casts * counts.layers
+        return rest + copies, rest + copies, rest
+    return rest + 2 * counts.block_learns * counts.layers, rest + 2 * counts.block_casts, rest
 
 
 def _gathered_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:

@@ -31,7 +31,7 @@ from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import balance_batches
 from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
-from llavakit.train.freezing import is_trained, train_only
+from llavakit.train.freezing import halve_frozen, is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
 from llavakit.train.kto import Kto
 from llavakit.train.lock import hold_directory
@@ -42,7 +42,7 @@ from llavakit.train.optim import build_optimizer, schedule, set_rates
 from llavakit.train.precision import fastest_precision
 from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
-from llavakit.train.ranks import ALONE, Ranks, join_ranks
+from llavakit.train.ranks import ALONE, Ranks, join_ranks, tell_idle
 from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
@@ -321,6 +321,8 @@ def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, Ste
         checkpoint = build(start, run.grading, unread=share)
         own_memory(checkpoint.model)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
+        if checkpoint.adapter is not None and run.precision == "bf16":
+            halve_frozen(checkpoint.model)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
             checkpoint_activations(checkpoint.model)
@@ -425,7 +427,8 @@ def _headline(loop: Loop) -> str:
     )
     begin = f"from step {state.step} " if state.step else ""
     how = "each a share of the model" if is_sharded(model) else "each the whole model"
-    team = f" on {ranks.size} ranks, {how}" if ranks.size > 1 else ""
+    idle = tell_idle(run.optim.rows, run.data.tokens, ranks.size) if run.policy is None else ""
+    team = f" on {ranks.size} ranks, {how}{idle}" if ranks.size > 1 else ""
     return f"{run.name}: {len(loop.loader.records)} records, {begin}to step {state.steps}{team}; {parts}"
 
 

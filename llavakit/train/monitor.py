@@ -1,12 +1,16 @@
 """What looks on while a run trains and changes nothing in it: speed, held-out loss, probes, short answers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Batch
 from llavakit.data.loader import Loader
 from llavakit.data.settings import DataConfig
 from llavakit.model.checkpoint import Checkpoint
+from llavakit.text.conversation import Conversation
 from llavakit.train.evaluation import evaluate
 from llavakit.train.flops import StepFlops, measure_peak
 from llavakit.train.metrics import Row
@@ -63,7 +67,10 @@ class Monitor:
                 f"{setting}: no rank of a sharded model can answer alone; "
                 "leave it out, or use parallel.mode=ddp"
             )
-        return answer if self.ranks.is_first else None
+        if not self.ranks.is_first:
+            return None
+        bf16 = self.run.precision == "bf16" and self.checkpoint.adapter is not None  # its matrices may be
+        return partial(_answer_in_bf16, answer) if bf16 else answer
 
     def figures(self, batches: Sequence[Batch], seconds: float) -> Row:
         """What a step's rows say about speed; `batches` are this rank's, the figures are those of all.
@@ -131,6 +138,14 @@ class Monitor:
             row |= self.retention.ask(state.step)
             self.retention.tell()
         return row
+
+
+def _answer_in_bf16(
+    answer: Answer, checkpoint: Checkpoint, talks: Sequence[Conversation], max_tokens: int
+) -> list[str]:
+    """As the run computes: what is frozen may be held in bfloat16."""
+    with torch.autocast(checkpoint.model.device.type, torch.bfloat16):
+        return answer(checkpoint, talks, max_tokens)
 
 
 def _is_time(state: State, every: int) -> bool:

@@ -95,6 +95,21 @@ class Ranks:
 ALONE = Ranks()
 
 
+def tell_idle(rows: int, tokens: int, ranks: int) -> str:
+    """`, 42 of 64 ranks idle` for a step of `rows` rows of `tokens`, with what would change it; empty if none is."""
+    idle = -rows % ranks
+    if not idle:
+        return ""
+    if rows < ranks:
+        return f", {idle} of {ranks} ranks idle: a step has {rows} rows (optim.rows={ranks} learns from more at once)"
+    fewer = rows // ranks * ranks
+    longer = -(-rows * tokens // fewer // 64) * 64  # as many tokens in a step
+    return (
+        f", {idle} of {ranks} ranks idle in the last of {-(-rows // ranks)} passes: a step has {rows} rows "
+        f"(optim.rows={fewer} data.tokens={longer} leaves none idle)"
+    )
+
+
 @contextmanager
 def join_ranks(config: ParallelConfig) -> Iterator[Ranks]:
     """The ranks that `torchrun` started, or just this process. Only the first one speaks to the screen."""

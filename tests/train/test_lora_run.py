@@ -6,11 +6,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llavakit.chat import answer
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.convert.convert import merge
 from llavakit.model.directory import resolve
+from llavakit.train import freezing, loop
 from llavakit.train.loop import train
 from tests.train.test_loop import interrupt_after, losses, tiny_run
 
@@ -51,6 +53,37 @@ def test_a_run_with_adapters_and_dropout_resumes_bit_for_bit(tmp_path, tower):
     assert losses(cut) == losses(whole)
     mine, theirs = learned(cut), learned(whole)
     assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+
+
+def test_frozen_matrices_in_bf16_change_no_number(tmp_path, monkeypatch):
+    """Loss, adapters, answers to probes: products round them in any case. Half of the memory is gone."""
+    probes = {
+        "probes.file": tmp_path / "data.json",
+        "probes.every": 3,
+        "probes.count": 2,
+        "probes.max_tokens": 4,
+    }
+    runs = {
+        name: tiny_run(tmp_path, name, **LORA, **probes, precision="bf16") for name in ("plain", "halved")
+    }
+    held = []
+
+    def halve(model):
+        freezing.halve_frozen(model)
+        layers = model.language.model.layers
+        held.extend(p.dtype for name, p in layers.named_parameters() if "proj.base_layer" in name)
+        held.append(model.language.get_input_embeddings().weight.dtype)
+
+    monkeypatch.setattr(loop, "halve_frozen", halve)
+    train(runs["halved"], answer=answer)
+    assert held.pop() == torch.float32 and set(held) == {torch.bfloat16} and len(held) == 14
+    monkeypatch.setattr(loop, "halve_frozen", lambda model: None)
+    train(runs["plain"], answer=answer)
+    assert losses(runs["halved"]) == losses(runs["plain"])
+    mine, theirs = learned(runs["halved"]), learned(runs["plain"])
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    said = [(run.out / "probes.jsonl").read_text() for run in runs.values()]
+    assert said[0] == said[1]
 
 
 def test_four_bits_train_and_resume_bit_for_bit(tmp_path):

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import signal
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 
 from llavakit.core.errors import ConfigError, DataError, Interrupted
@@ -13,7 +16,7 @@ from llavakit.model.directory import resolve
 from llavakit.train.lock import hold_directory
 from llavakit.train.loop import train
 from llavakit.train.metrics import Metrics
-from llavakit.train.ranks import ALONE, Ranks
+from llavakit.train.ranks import ALONE, Ranks, tell_idle
 from llavakit.train.run_directory import resume_command
 from tests import tiny
 from tests.train.test_loop import losses, tiny_run
@@ -103,6 +106,22 @@ def test_every_rank_draws_dropout_of_its_own_on_weights_that_begin_alike(tmp_pat
     train(alone)  # no dropout here: the same loss, so the same weights at the start
     assert losses(fresh) == pytest.approx(losses(alone), rel=1e-5)
     assert Ranks(rank=1).seed(7) != Ranks(rank=2).seed(7) != Ranks(rank=2).seed(8)
+
+
+@given(rows=st.integers(1, 300), tokens=st.integers(16, 8192), ranks=st.integers(1, 600))
+def test_ranks_that_would_have_nothing_to_do_are_told(rows, tokens, ranks):
+    """And what is told to do about it leaves none idle, with the tokens of a step that there were."""
+    told = tell_idle(rows, tokens, ranks)
+    busy = sum(1 for rank in range(ranks) if len(range(rank, rows, ranks)) == -(-rows // ranks))
+    if busy == ranks:
+        assert told == ""
+        return
+    assert f", {ranks - busy} of {ranks} ranks idle" in told
+    said = {key: int(value) for key, value in re.findall(r"(optim\.rows|data\.tokens)=(\d+)", told)}
+    assert tell_idle(said["optim.rows"], tokens, ranks) == ""
+    if rows > ranks:
+        step = said["optim.rows"] * said["data.tokens"]
+        assert rows * tokens <= step < rows * tokens + 64 * said["optim.rows"]
 
 
 def test_the_command_to_go_on_is_that_of_the_ranks(tmp_path, monkeypatch):

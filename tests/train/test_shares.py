@@ -73,6 +73,14 @@ def test_a_rank_reads_its_own_rows_of_a_start_in_bf16(tmp_path, pair, lora):
     torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
+def test_adapters_beside_matrices_in_bf16_are_those_of_one_process(tmp_path, pair):
+    adapters = {"model.lora": "{r: 4, alpha: 8, dropout: 0}", "precision": "bf16"}
+    one, two = tiny_run(tmp_path, "one", **adapters), tiny_run(tmp_path, "two", **adapters, **SHARED)
+    train(one)
+    pair(train_rank, two)
+    assert losses(two) == pytest.approx(losses(one), rel=2e-3)
+
+
 def test_a_vocabulary_that_grows_and_fresh_separators_are_those_of_one_process(tmp_path, pair):
     more = {
         "model.im_start_end": "true",
