@@ -35,7 +35,7 @@ class Memory(NamedTuple):
 
     weights: float
     gradients: float
-    moments: float  # AdamW's two, float32
+    moments: float  # AdamW's two
     average: float  # of optim.ema
     reference: float  # copies of what learns, as it was at the start
     copies: (
@@ -144,8 +144,9 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         weights += share * (NF4 if p in small else p.element_size())
         gradients += share * p.element_size() * p.requires_grad
         learned += share * p.requires_grad
+    moments = 4 if run.optim.moments == "bf16" else 8
     average = 4 * learned if run.optim.ema is not None else 0.0
-    return weights, gradients, 8 * learned, average, gradients if run.keeps_copies else 0.0
+    return weights, gradients, moments * learned, average, gradients if run.keeps_copies else 0.0
 
 
 def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from llavakit.train.fused_loss import fused_cross_entropy
 from llavakit.train.losses import weighted_cross_entropy
 from llavakit.train.ranks import Ranks
 
-NOWHERE = (-math.inf, -math.inf)
 Totals = dict[str, float]  # unit -> how much of it a step has
 
 
@@ -83,41 +82,49 @@ def add_totals(each: Iterable[Totals], ranks: Ranks) -> Totals:
 
 
 class Tally:
-    """Adds up what the batches of a step, or of an evaluation, gave."""
+    """Adds up what the batches of a step, or of an evaluation, gave, on their device: nobody waits for it."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[str, str], float] = defaultdict(float)  # (name, unit) -> sum
-        self._ranges: dict[str, tuple[float, float]] = {}  # name -> (minus the lowest, the highest)
-        self._products: dict[str, list[float]] = {}  # name -> sums of x x, y y and x y
+        self._sums: dict[tuple[str, str], Tensor] = {}  # (name, unit) -> sum
+        self._ranges: dict[str, Tensor] = {}  # name -> minus the lowest, the highest
+        self._products: dict[str, Tensor] = {}  # name -> sums of x x, y y and x y
 
     def add(self, found: LossSum) -> None:
         for unit, term in found.terms.items():
-            self._sums["loss", unit] += float(term.detach())
+            self._count("loss", unit, term)
         for name, (unit, value) in found.report.items():
-            self._sums[name, unit] += float(value.detach())
+            self._count(name, unit, value)
         for name, values in found.ranges.items():
-            low, high = (-float(values.min()), float(values.max())) if len(values) else NOWHERE
-            before = self._ranges.get(name, NOWHERE)
-            self._ranges[name] = max(low, before[0]), max(high, before[1])
+            nowhere = torch.full((2,), -math.inf, dtype=torch.float64, device=values.device)
+            ends = torch.stack([-values.min(), values.max()]).double() if len(values) else nowhere
+            self._ranges[name] = torch.maximum(self._ranges.get(name, nowhere), ends.detach())
         for name, (x, y) in found.related.items():
-            more = [float(x @ x), float(y @ y), float(x @ y)]
-            self._products[name] = [
-                sum(each) for each in zip(more, self._products.get(name, [0.0] * 3), strict=True)
-            ]
+            products = torch.stack([x @ x, y @ y, x @ y]).double().detach()
+            self._products[name] = self._products.get(name, torch.zeros_like(products)) + products
+
+    def _count(self, name: str, unit: str, value: Tensor) -> None:
+        more = value.detach().double()
+        self._sums[name, unit] = self._sums.get((name, unit), torch.zeros_like(more)) + more
 
     def figures(self, totals: Totals, ranks: Ranks) -> dict[str, float]:
         """`loss` and what was reported, per unit, over all ranks; what has nothing of its unit is left out."""
-        sums = ranks.sums(list(self._sums.values()))
+        sums = ranks.sums(_numbers(self._sums))
         figures: dict[str, float] = {}
         for (name, unit), total in zip(self._sums, sums, strict=True):
             if totals[unit]:
                 figures[name] = figures.get(name, 0.0) + total / totals[unit]
         for name, ends in self._ranges.items():
-            low, high = ranks.highest(ends)
+            low, high = ranks.highest(ends.tolist())
             if high > -math.inf:
                 figures |= {f"{name}_lowest": -low, f"{name}_highest": high}
         for name, products in self._products.items():
-            xx, yy, xy = ranks.sums(products)
+            xx, yy, xy = ranks.sums(products.tolist())
             if xx and yy:
                 figures[name] = xy / math.sqrt(xx * yy)
         return figures
+
+
+def _numbers(tensors: Mapping[tuple[str, str], Tensor]) -> list[float]:
+    """All of them at once: one wait for the device."""
+    found: list[float] = torch.stack(list(tensors.values())).tolist() if tensors else []
+    return found

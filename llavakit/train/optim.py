@@ -6,6 +6,7 @@ from torch.optim import AdamW
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import PARTS, Llava
+from llavakit.train.half_moments import HalfAdamW
 from llavakit.train.settings import OptimConfig
 
 
@@ -27,6 +28,8 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
                 groups.append(
                     {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay, "part": name}
                 )
+    if config.moments == "bf16":
+        return HalfAdamW(groups, betas=config.betas)
     # The fused kernel updates a parameter in one pass over memory instead of about ten.
     return AdamW(groups, betas=config.betas, fused=True)
 

@@ -96,12 +96,13 @@ ALONE = Ranks()
 
 
 def tell_idle(rows: int, tokens: int, ranks: int) -> str:
-    """`, 42 of 64 ranks idle` for a step of `rows` rows of `tokens`, with what would change it; empty if none is."""
+    """`, 42 of 64 ranks idle` for steps of `rows` rows of `tokens`, and what would change it; empty if none is."""
     idle = -rows % ranks
     if not idle:
         return ""
     if rows < ranks:
-        return f", {idle} of {ranks} ranks idle: a step has {rows} rows (optim.rows={ranks} learns from more at once)"
+        more = f"optim.rows={ranks} learns from more at once"
+        return f", {idle} of {ranks} ranks idle: a step has {rows} rows ({more})"
     fewer = rows // ranks * ranks
     longer = -(-rows * tokens // fewer // 64) * 64  # as many tokens in a step
     return (

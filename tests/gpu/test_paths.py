@@ -105,6 +105,19 @@ def test_loss_and_gradients_of_a_row(device, tmp_path):
             torch.testing.assert_close(mine[name], gradient, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
 
 
+@pytest.mark.gpu
+def test_a_row_makes_the_host_wait_for_nothing(tmp_path):
+    """Copies, forward and backward pass; the second time, when everything is compiled."""
+    device = torch.device("cuda")
+    model = tiny.checkpoint().model.to(device).train()
+    for number, batch in enumerate(rows(tmp_path, 2)):
+        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        try:
+            SFT().loss(model, batch.to(device)).terms["tokens"].backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
 def test_logits_of_a_row(device, tmp_path):
     batch = rows(tmp_path, 1)[0]
     found = []

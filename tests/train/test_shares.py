@@ -105,6 +105,18 @@ def test_averages_of_shares_are_those_of_one_process(tmp_path, pair):
     torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
 
 
+def test_moments_of_two_bytes_are_cut_saved_and_read_by_rows(tmp_path, pair):
+    half = {"optim.moments": "bf16"}
+    one = tiny_run(tmp_path, "one", **half)
+    whole, cut = (tiny_run(tmp_path, name, **half, **SHARED) for name in ("whole", "cut"))
+    train(one)
+    pair(train_rank, whole)
+    pair(interrupt_rank, cut, 3, 0)
+    pair(train_rank, cut, True)
+    assert losses(cut) == losses(whole)
+    assert losses(whole) == pytest.approx(losses(one), rel=0.02)
+
+
 def summing_rank(rank, run):
     """Sums over copies of the model in each step: messages on the group of the copies, which are two ranks."""
     counts, real = [], dist.all_reduce
