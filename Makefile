@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 OFFLINE := HF_HUB_OFFLINE=1
 
-.PHONY: demo demo-full test lint format docs bench soak gpu-test newcomer clean help
+.PHONY: demo demo-full test lint format docs bench soak gpu-test gpu-bench newcomer clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -54,6 +54,10 @@ soak: $(VENV)/installed  ## 300 clients, many of them hostile, against a server 
 gpu-test: $(VENV)/installed  ## what a GPU computes against the CPU (about 8 minutes on one GPU)
 	@$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'gpu-test: there is no CUDA device here')"
 	$(OFFLINE) $(BIN)/python -m pytest tests/gpu -m gpu
+
+gpu-bench: $(VENV)/installed  ## training steps and answers of three sizes on one GPU, beside transformers
+	@$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'gpu-bench: there is no CUDA device here')"
+	$(OFFLINE) $(BIN)/python -m benchmarks.gpu
 
 newcomer:  ## what README says, from a wheel in an empty directory (about 15 minutes)
 	tests/newcomer.sh

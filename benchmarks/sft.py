@@ -117,7 +117,7 @@ def pad_batch(samples: list[Sample], pixels_NHWC: torch.Tensor) -> dict[str, tor
 
 
 def peer_step(hf: LlavaForConditionalGeneration, optimizer: torch.optim.Optimizer, inputs: dict) -> float:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(inputs["labels"].device.type, torch.bfloat16):
         count = (inputs["labels"] != -100).sum()
         loss = hf(**inputs, num_items_in_batch=count).loss
     loss.backward()

@@ -50,7 +50,8 @@ def without_numbers() -> Iterator[None]:
             return None
         return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
 
-    handle = register_module_parameter_registration_hook(forget)
+    hook: Any = forget  # what it returns takes the parameter's place, which its declared type does not say
+    handle = register_module_parameter_registration_hook(hook)
     try:
         yield
     finally:

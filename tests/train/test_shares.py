@@ -82,6 +82,10 @@ def test_adapters_beside_matrices_in_bf16_are_those_of_one_process(tmp_path, pai
 
 
 def test_a_vocabulary_that_grows_and_fresh_separators_are_those_of_one_process(tmp_path, pair):
+    start = tiny.checkpoint()
+    start.model.language.resize_token_embeddings(len(start.tokenizer))  # no row to spare
+    checkpoints.save(start, tmp_path / "start")
+    tiny.data_file(tmp_path)
     more = {
         "model.im_start_end": "true",
         "model.image": "{kind: anyres, size: 28, grid: 2, anyres: {pinpoints: [[28, 56], [56, 28]]}}",

@@ -96,7 +96,7 @@ class _Shard:
         size = tensor.numel() * tensor.element_size()
         self._header[key] = _entry(DTYPES[tensor.dtype], tuple(tensor.shape), self._written, size)
         if size:
-            file.write(tensor.reshape(-1).view(torch.uint8).numpy())
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         self._written += size
 
 
