@@ -77,7 +77,8 @@ def _build_on(start: Path, config: ModelConfig, card: Card, *, unread: bool) -> 
             f"{start} is a reward model, which can only learn to score: llavakit train reward model.start={start}"
         )
     language, old = started.model.language, len(_tables(started.model.language)[0].weight)
-    add_tokens(language, started.tokenizer, card.special_tokens)
+    with torch.random.fork_rng(devices=[]):  # rows are drawn first, where there is memory for them
+        add_tokens(language, started.tokenizer, card.special_tokens)
     if lora is not None and len(_tables(language)[0].weight) > old:
         raise ConfigError(
             f"{start} has no room for the tokens {', '.join(card.special_tokens)}, and adapters do not hold the "
