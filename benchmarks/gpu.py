@@ -44,7 +44,7 @@ from llavakit.train.freezing import halve_frozen, train_only
 from llavakit.train.optim import build_optimizer
 from llavakit.train.run import Run
 
-PROMPT, KV_BYTES = 128, 2**30
+PROMPT = 128
 LORA = LoraSettings(r=64, alpha=128, dropout=0.0)
 
 
@@ -64,6 +64,7 @@ class Shape:
     tokens: int = 8192  # of a packed row
     samples: int = 24
     answer: int = 64  # tokens
+    kv_bytes: int = 2**30  # for keys and values
 
     def config(self) -> LlamaConfig:
         return LlamaConfig(
@@ -79,8 +80,22 @@ SHAPES = (
     Shape("Qwen2-7B", 3584, 18944, 28, 28, 4, 152064, tied=False, lora=True),
 )
 TINY = (
-    Shape("tiny", 64, 128, 2, 4, 2, 49152, tokens=512, samples=3, answer=4),
-    Shape("tiny, adapters", 64, 128, 2, 4, 2, 49152, tied=False, lora=True, tokens=512, samples=3, answer=4),
+    Shape("tiny", 64, 128, 2, 4, 2, 49152, tokens=512, samples=3, answer=4, kv_bytes=2**24),
+    Shape(
+        "tiny, adapters",
+        64,
+        128,
+        2,
+        4,
+        2,
+        49152,
+        tied=False,
+        lora=True,
+        tokens=512,
+        samples=3,
+        answer=4,
+        kv_bytes=2**24,
+    ),
 )
 Row = dict[str, float | str | None]
 
@@ -162,7 +177,7 @@ def answer_side(shape: Shape, made: checkpoint.Checkpoint, hf: LlavaForCondition
         samples = [
             Sample(tuple(ids), (0.0,) * PROMPT, (Segment(0, PROMPT),), ()) for ids in prompts_BT.tolist()
         ]
-        engine = Engine(model, frozenset(), decoder=ModuleDecoder(model), kv_bytes=KV_BYTES)
+        engine = Engine(model, frozenset(), decoder=ModuleDecoder(model), kv_bytes=shape.kv_bytes)
 
         def ours(engine: Engine = engine, samples: list[Sample] = samples) -> object:
             return engine.generate(samples, sampling)
