@@ -1,7 +1,6 @@
 """Memory of ranks that share a model: each of two, against one process that has all of it.
 
-Every side loads a checkpoint of random numbers in bf16, trains one step of two rows, all of the decoder and the
-connector, and saves model and training state. Told is the most memory that a process ever had resident (VmHWM:
+Every side loads a checkpoint of random numbers in bf16, trains one step of two short rows, and saves model and training state. Told is the most memory that a process ever had resident (VmHWM:
 interpreter, libraries and mapped files included), the larger of the two ranks'.
 
     python -m benchmarks.shares                # a decoder of a billion weights: 18 GB for one process
@@ -20,9 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from benchmarks.machine import report
+from benchmarks.packing import write_records
 from benchmarks.sft import VOCAB, build_model
 from benchmarks.sft_memory import peak
-from benchmarks.sft_trl import write_records
 from llavakit.core import config as settings
 from llavakit.core.memory import keep_freed_memory
 from llavakit.data.settings import DataConfig
@@ -47,7 +46,7 @@ def make_run(folder: Path, ranks: int) -> Run:
         train=("connector", "language"),
         precision="bf16",
         model=ModelConfig(start=folder / "model"),
-        data=DataConfig(files=(folder / "data" / "ours.json",), tokens=2048, shuffle=False),
+        data=DataConfig(files=(folder / "data.jsonl",), tokens=256, shuffle=False),
         checkpointing=True,
         optim=OptimConfig(lr=LearningRates(language=1e-5), steps=1, rows=2),
         parallel=ParallelConfig(mode="fsdp"),
@@ -97,8 +96,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         billions = write_model(folder / "model", given.layers, given.width)
-        (folder / "data").mkdir()
-        write_records(folder / "data", 8)
+        write_records(folder / "data.jsonl", 64)
         two, one = (measure(folder, ranks) for ranks in (2, 1))
     report(
         "shares",
