@@ -1,7 +1,8 @@
 """Memory of ranks that share a model: each of two, against one process that has all of it.
 
-Every side loads a checkpoint of random numbers in bf16, trains one step of two short rows, and saves model and training state. Told is the most memory that a process ever had resident (VmHWM:
-interpreter, libraries and mapped files included), the larger of the two ranks'.
+Every side loads a checkpoint of random numbers in bf16, trains one step of two short rows of text, and saves model
+and training state. Told is the most memory that a process ever had resident (VmHWM: interpreter, libraries and
+mapped files included), the larger of the two ranks'.
 
     python -m benchmarks.shares                # a decoder of a billion weights: 18 GB for one process
     python -m benchmarks.shares --layers 6 --width 1024
