@@ -220,19 +220,23 @@ def measure(shape: Shape, device: torch.device, steps: int) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    """The table; a dash stands for what was not measured."""
-    columns = {
-        "step_tokens_per_second": "step, tokens/s", "peer_step_tokens_per_second": "padded", "mfu": "MFU",
-        "memory_gb": "memory, GB", "estimate_gb": "estimated", "answer_1": "1 answer, tokens/s",
-        "peer_answer_1": "generate", "answer_16": "16 answers", "peer_answer_16": "generate",
+    """A column for each shape; a dash stands for what was not measured."""
+    lines = {
+        "learns": "learns", "step_tokens_per_second": "step, tokens/s",
+        "peer_step_tokens_per_second": "transformers, padded", "mfu": "MFU", "memory_gb": "memory, GB",
+        "estimate_gb": "estimated, GB", "answer_1": "1 answer, tokens/s", "peer_answer_1": "generate",
+        "answer_16": "16 answers, tokens/s", "peer_answer_16": "generate",
     }  # fmt: skip
-    table = Table("shape", "learns", *columns.values(), box=None)
-    for row in rows:
-        numbers = [row.get(key) for key in columns]
-        table.add_row(
-            str(row["shape"]), str(row["learns"]), *("–" if n is None else f"{n:,.4g}" for n in numbers)
-        )
+    table = Table("", *(str(row["shape"]) for row in rows), box=None)
+    for key, title in lines.items():
+        table.add_row(title, *(_cell(row.get(key)) for row in rows))
     console.print(table)
+
+
+def _cell(value: float | str | None) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return "–" if value is None else str(value)
 
 
 def main(words: list[str] | None = None) -> None:
