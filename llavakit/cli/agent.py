@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -61,6 +61,10 @@ def agent(
     sketch: Sketch = None,
     form: Form = None,
     boxes: BoxUnit = "0-1",
+    document: Annotated[
+        Path | None,
+        typer.Option(help="A picture's folder of `llavakit studio`: the editor's commands are tools, on it."),
+    ] = None,
     limit: Limits = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer of the model.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
@@ -91,15 +95,18 @@ def agent(
     for path in image or []:  # before a model is read, which may take minutes
         load_image(path)
     with ExitStack() as opened:
+        edits, canvas = _open_document(document, opened)
         responder = open_asked(model, template, remote, model_name, api_key)
         seen, system = shown_as(responder)
-        registry = opened.enter_context(open_registry(_names(tools), mcp, log=where / "servers.log"))
+        registry = opened.enter_context(
+            open_registry(_names(tools), mcp, log=where / "servers.log", more=edits)
+        )
         if resume is not None:
             run = opened.enter_context(reopen(resume, image=seen))
         else:
             run = opened.enter_context(
                 begin(
-                    where, question or "", pictures=image or [], boxes=box or [], sketch=sketch,
+                    where, question or "", pictures=image or canvas, boxes=box or [], sketch=sketch,
                     form=form or ("hermes" if remote is None else "openai"), cards=registry.cards_for(unit),
                     budget=budget, unit=unit, image=seen,
                 )
@@ -116,6 +123,21 @@ def agent(
             again = f"llavakit agent --resume {where}, with the model and tools of before"
             raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
         report(run)
+
+
+def _open_document(folder: Path | None, opened: ExitStack) -> tuple[list[Any], list[Any]]:
+    """The tools on a document of the editor, and its picture as it is now."""
+    if folder is None:
+        return [], []
+    from llavakit.studio.as_tools import document_tools
+    from llavakit.studio.conversing import picture_of
+    from llavakit.studio.defaults import default_bench
+    from llavakit.studio.looking import SceneView
+    from llavakit.studio.session import Session
+
+    session = Session.open(folder, default_bench())
+    opened.callback(session.close)
+    return list(document_tools(session)), [picture_of(SceneView(session.scene))]
 
 
 def _check_beginning(question: str | None, resume: Path | None, *, begun_with: bool) -> None:

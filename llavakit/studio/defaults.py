@@ -19,12 +19,11 @@ from llavakit.studio.engines import (
 )
 from llavakit.studio.segment.classical import Classical
 from llavakit.text.calls import ToolUnavailable
+from llavakit.tools import diffusion
 from llavakit.tools.flow import Flow
 from llavakit.tools.opencv import INSTALL
 from llavakit.tools.patchmatch import PatchMatch
 from llavakit.tools.saliency import U2NETP
-
-GENERATE = "pip install 'llavakit[generate]'"
 
 
 def default_bench(**weights: str | None) -> Bench:
@@ -128,7 +127,7 @@ class _Hub:
     def lacks(self, name: str, path: str | None) -> str | None:
         """What is missing for weights at `path`."""
         if self.package and importlib.util.find_spec(self.package) is None:
-            return GENERATE
+            return diffusion.INSTALL
         return None if path else f"name its weights, as in {name}={self.example}"
 
 

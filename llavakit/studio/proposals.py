@@ -155,7 +155,11 @@ def tools(unit: Unit = "0-1") -> list[dict[str, Any]]:
     return [
         {
             "type": "function",
-            "function": {"name": name, "description": _summary(kind), "parameters": _fields(kind, unit)},
+            "function": {
+                "name": name,
+                "description": summary_of(kind),
+                "parameters": schema_of(kind, UNIT_WORDS[unit]),
+            },
         }
         for name, kind in FUNCTIONS.items()
     ]
@@ -201,17 +205,25 @@ def _commands(call: Any, sight: Sight) -> list[dict[str, Any]]:
     """ValueError (ValidationError is one) for what is no call."""
     if not isinstance(call, dict) or not isinstance(call.get("arguments", {}), Mapping):
         raise ValueError("no call")
-    proposed = _ADAPTER.validate_python({**call.get("arguments", {}), "name": call.get("name")})
+    return commands_of(
+        _ADAPTER.validate_python({**call.get("arguments", {}), "name": call.get("name")}), sight
+    )
+
+
+def commands_of(proposed: Proposed, sight: Sight) -> list[dict[str, Any]]:
+    """The commands that a function comes to. DataError for a box that is none."""
     action = proposed.act(sight.size)
     return [*proposed.select(sight), *([] if action is None else [action])]
 
 
-def _summary(kind: type[Proposed]) -> str:
+def summary_of(kind: type[Proposed]) -> str:
+    """What a function does, in a line."""
     return (kind.__doc__ or "").strip()
 
 
-def _fields(kind: type[Proposed], unit: Unit) -> dict[str, Any]:
+def schema_of(kind: type[Proposed], unit: str) -> dict[str, Any]:
+    """The JSON schema of its arguments; `unit` says what the numbers of a box count."""
     schema = kind.model_json_schema()
     properties = {name: what for name, what in schema["properties"].items() if name != "name"}
-    properties["box"]["description"] = f"around the thing: left, top, right, bottom, {UNIT_WORDS[unit]}"
+    properties["box"]["description"] = f"around the thing: left, top, right, bottom, {unit}"
     return {"type": "object", "properties": properties, "required": schema.get("required", [])}
