@@ -117,7 +117,7 @@ def draw(name: str, out: Path) -> str:
     """Run a scene: its terminal as NAME.svg and the newest picture that a tool made as NAME.jpg; its answer."""
     scene = SCENES[name]
     console = Console(
-        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+        record=True, width=COLUMNS, file=io.StringIO(), force_terminal=False, color_system="truecolor"
     )
     registry, budget = open_tools(scene.tools), Budget(result_tokens=2000)
     with TemporaryDirectory() as folder, swapped(console):

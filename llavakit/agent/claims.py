@@ -13,7 +13,7 @@ from typing import Any
 from llavakit.agent.events import Sentence
 
 END = re.compile(r"(?<=[.!?])\s+(?!\[call_)|\n+")  # of a sentence; its marks belong to it
-MARKED_END = re.compile(r"([.!?](?:\s*\[call_\d+\])+)\s+")
+MARKED_END = re.compile(r"([.!?](?:\s*\[call_\d+\])+)\s+(?!\[call_)")
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?![\w.]*\d)")
 CITED = re.compile(r"\[(call_\d+)\]")
 # Stems of what tools do to pictures and with them.

@@ -39,13 +39,17 @@ Sketch = Annotated[
 Limits = Annotated[
     list[str] | None, typer.Option(help="A bound of the run as name=value (steps=4); may be repeated.")
 ]
+DocumentFolder = Annotated[
+    Path | None,
+    typer.Option(help="A picture's folder of `llavakit studio`: the editor's commands are tools, on it."),
+]
+Pictures = Annotated[list[Path] | None, typer.Option("--image", "-i", help="A picture; may be repeated.")]
+Out = Annotated[Path | None, typer.Option(help="The run's folder; default: a new one in runs/agent.")]
 
 
 def agent(
     question: Annotated[str | None, typer.Argument(help="What is asked; --resume needs none.")] = None,
-    image: Annotated[
-        list[Path] | None, typer.Option("--image", "-i", help="A picture; may be repeated.")
-    ] = None,
+    image: Pictures = None,
     model: Annotated[
         Path | None, typer.Option("--model", "-m", help="Checkpoint or run directory, or a hub id.")
     ] = None,
@@ -61,16 +65,11 @@ def agent(
     sketch: Sketch = None,
     form: Form = None,
     boxes: BoxUnit = "0-1",
-    document: Annotated[
-        Path | None,
-        typer.Option(help="A picture's folder of `llavakit studio`: the editor's commands are tools, on it."),
-    ] = None,
+    document: DocumentFolder = None,
     limit: Limits = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of one answer of the model.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, callback=finite, help="0 is greedy.")] = 0.0,
-    out: Annotated[
-        Path | None, typer.Option(help="The run's folder; default: a new one in runs/agent.")
-    ] = None,
+    out: Out = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
 ) -> None:
     """Ask a model that calls tools: llavakit agent --model runs/demo --image x.png "How many shapes?" """

@@ -73,3 +73,12 @@ def test_a_number_that_a_named_call_gave_is_not_another_calls_too():
     faces = Known("call_2", "faces", {"count": 1}, pictures=False, failed=False)
     named, bare = check_claims("There is 1 person. [call_1]\nThere is 1 face.", "How many?", [people, faces])
     assert named.calls == ("call_1",) and bare.calls == ("call_1", "call_2")
+
+
+def test_all_marks_of_a_sentence_belong_to_it():
+    first, second, third = (
+        "There is 1. [call_1]",
+        "I have blurred 1 face. [call_2] [call_3]",
+        "It is done. [call_3]",
+    )
+    assert split_sentences(f"{first} {second} {third}") == [first, second, third]
