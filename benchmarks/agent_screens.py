@@ -35,6 +35,7 @@ from llavakit.text.conversation import Conversation, Video
 from llavakit.tools.skills import open_tools
 
 Line = Callable[[list[dict[str, Any]]], str]  # what is said next, given the results so far
+FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # from afar; the reader's own monospace will do
 RESULT = re.compile(r"^\S+ \(\w+\): (\{.*\})$", re.MULTILINE)
 COLUMNS = 110
 
@@ -138,7 +139,8 @@ def draw(name: str, out: Path) -> str:
                 PIL.Image.open(made[-1]).convert("RGB").save(out / f"{name}.jpg", quality=88)
             answer = run.state.answered.text
     registry.close()
-    write_text(out / f"{name}.svg", console.export_svg(title="llavakit agent", theme=SVG_EXPORT_THEME))
+    drawn = console.export_svg(title="llavakit agent", theme=SVG_EXPORT_THEME)
+    write_text(out / f"{name}.svg", FONT.sub("", drawn))
     return answer
 
 
