@@ -55,7 +55,10 @@ class EasyVqa:
         texts, answers, pictures = package.easy_vqa.read_questions(f"data/{split}/questions.json")
         self.questions: dict[int, list[Question]] = defaultdict(list)
         for text, answer, picture in zip(texts, answers, pictures, strict=True):
-            self.questions[picture].append(Question(self.folder / f"{picture}.png", text, answer))
+            self.questions[picture].append(Question(self.picture(picture), text, answer))
+
+    def picture(self, number: int) -> Path:
+        return self.folder / f"{number}.png"
 
     def all(self, pictures: int | None = None) -> list[Question]:
         """The questions of the first `pictures` pictures, those about one picture together."""

@@ -2,11 +2,12 @@
 
 SFT is short on purpose, so that there is something left to learn. Then LLaVA-RLHF's three steps on the same parts:
 the model answers training questions several times, an answer that is right is preferred to one that is wrong, a
-reward model learns these preferences, and PPO learns from the reward model alone. Nobody tells PPO what is right.
+reward model that is told the pictures' captions learns these preferences (factual augmentation), and PPO learns
+from the reward model alone. Nobody tells PPO what is right.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -16,6 +17,7 @@ from llavakit.chat import Chat, load
 from llavakit.core.errors import DataError
 from llavakit.core.files import write_text
 from llavakit.core.progress import bar, console, say
+from llavakit.data.facts import FactsConfig
 from llavakit.data.settings import DataConfig
 from llavakit.engine.responder import Answer
 from llavakit.engine.sampler import Sampling
@@ -33,7 +35,7 @@ from llavakit.eval.vqa import (
 )
 from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.recipes import demo
-from llavakit.recipes.easy_vqa import Phase, write_questions
+from llavakit.recipes.easy_vqa import captions_of, write_open_questions
 from llavakit.text.conversation import Conversation, user
 from llavakit.train.metrics import read_metrics
 from llavakit.train.policy_settings import Algorithm, PolicyConfig, ValueConfig
@@ -45,9 +47,7 @@ from llavakit.train.settings import EvalConfig, LearningRates, OptimConfig
 DEFAULT = Path("runs/rlhf")
 LORA = LoraSettings(r=64, alpha=128, dropout=0.0)  # of all roles: one base serves them
 SEED = 11  # of what is sampled to be compared
-# What is asked: a reward model learns little of yes/no questions whose answers are guesses, and PPO then learns to
-# please it where it knows nothing.
-OPEN = Phase(records=2000, open=1.0, present=0.0, absent=0.0, balanced=False)
+FACTS = FactsConfig(fields=("captions",))  # of a picture; shown to the reward model, never to the policy
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,12 @@ def run_rlhf(out: Path, *, resume: bool, profile: Profile = RLHF) -> Path:
     if not (resume and pairs.exists() and held_out.exists()):
         chat, test = load(start), EasyVqa("test")
         for split, count, path in ((test, profile.held_out, held_out), (data, profile.questions, pairs)):
-            asked = Random(SEED).sample(split.open_questions(), count)
-            write_pairs(chat, asked, path, answers=profile.answers)
+            captions = {split.picture(number): caption for number, caption in captions_of(split).items()}
+            known = [question for question in split.open_questions() if question.image in captions]
+            asked = Random(SEED).sample(known, count)
+            write_pairs(chat, asked, captions, path, answers=profile.answers)
     questions = out / "data" / "own_questions.json"
-    write_questions(data, questions, phases=(OPEN,), per_record=demo.QUESTIONS_PER_RECORD, seed=SEED)
+    write_open_questions(data, questions)
     stages = [
         _reward_run(reward, start, pairs, held_out, profile),
         _ppo_run(ppo, start, reward, questions, data, profile),
@@ -101,13 +103,16 @@ def run_rlhf(out: Path, *, resume: bool, profile: Profile = RLHF) -> Path:
     return out
 
 
-def write_pairs(chat: Chat, questions: Sequence[Question], path: Path, *, answers: int) -> int:
+def write_pairs(
+    chat: Chat, questions: Sequence[Question], captions: Mapping[Path, str], path: Path, *, answers: int
+) -> int:
     """Of every question whose sampled answers differ, a right one against a wrong one; how many pairs there are.
 
-    An answer that was cut at its limit is none. DataError where there is no pair at all.
+    The picture's caption stands beside them. An answer that was cut at its limit is none. DataError where there
+    is no pair at all.
     """
     how = Sampling(temperature=1.0, max_tokens=SHORT.max_tokens, seed=SEED)
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     with bar("sampled answers", len(questions)) as progress:
         for at in range(0, len(questions), CHUNK):
             chunk = questions[at : at + CHUNK]
@@ -119,7 +124,8 @@ def write_pairs(chat: Chat, questions: Sequence[Question], path: Path, *, answer
                 good = [text for text in texts if is_right(text, question.answer)]
                 bad = [text for text in texts if not is_right(text, question.answer)]
                 if good and bad:
-                    rows.append(_pair(question, good[0], bad[0]))
+                    pair = _pair(question, good[0], bad[0])
+                    rows.append(pair | {"captions": [captions[question.image]]})
             progress.advance(len(chunk))
     if not rows:
         raise DataError(f"none of {len(questions)} questions was answered both rightly and wrongly")
@@ -146,7 +152,7 @@ def _reward_run(out: Path, start: Path, pairs: Path, held_out: Path, profile: Pr
         train=("language", "score"),
         model=ModelConfig(start=start, lora=LORA),
         data=DataConfig(files=(pairs,), tokens=1024),
-        reward=RewardModelConfig(),
+        reward=RewardModelConfig(facts=FACTS),
         optim=OptimConfig(
             lr=LearningRates(language=3e-4, score=1e-3), steps=profile.reward_steps, warmup=0.1
         ),
@@ -159,7 +165,8 @@ def _ppo_run(out: Path, start: Path, reward: Path, questions: Path, data: EasyVq
     algorithm = Algorithm.model_validate("ppo").model_copy(
         update={"kl_coef": 0.1, "value": ValueConfig(start=reward)}
     )
-    rewards = RewardsConfig(terms={"rm": RewardModelTerm(model=str(reward)), "stop_penalty": StopPenalty()})
+    terms = {"rm": RewardModelTerm(model=str(reward)), "stop_penalty": StopPenalty()}
+    rewards = RewardsConfig(terms=terms, facts=FACTS)
     return Run(
         name="4-ppo",
         out=out,

@@ -15,18 +15,34 @@ COLOURS = ("black", "gray", "red", "blue", "brown", "yellow", "teal", "green")
 SHAPES = ("circle", "rectangle", "triangle")
 
 
-def write_captions(data: EasyVqa, path: Path) -> None:
-    """Stage-1 records: `a teal triangle`, put together from what an image's own questions and answers say.
+def captions_of(data: EasyVqa) -> dict[int, str]:
+    """`a teal triangle` by picture, put together from what a picture's own questions and answers say.
 
-    Images whose questions do not tell both colour and shape have none.
+    Pictures whose questions do not tell both colour and shape have none.
     """
-    rows = []
+    found = {}
     for picture, questions in sorted(data.questions.items()):
         words = " ".join(f"{q.text} {q.answer}" for q in questions if q.is_open).replace("?", "").split()
         colour = next((word for word in words if word in COLOURS), None)
         shape = next((word for word in words if word in SHAPES), None)
         if colour and shape:
-            rows.append(_record(picture, [("", f"a {colour} {shape}")]))
+            found[picture] = f"a {colour} {shape}"
+    return found
+
+
+def write_captions(data: EasyVqa, path: Path) -> None:
+    """Stage-1 records."""
+    rows = [_record(picture, [("", caption)]) for picture, caption in captions_of(data).items()]
+    write_text(path, json.dumps(rows, indent=1))
+
+
+def write_open_questions(data: EasyVqa, path: Path) -> None:
+    """A record for every picture that has a caption: its open questions, and the caption beside them."""
+    rows = [
+        _record(picture, [(each.text, each.answer) for each in data.questions[picture] if each.is_open])
+        | {"captions": [caption]}
+        for picture, caption in captions_of(data).items()
+    ]
     write_text(path, json.dumps(rows, indent=1))
 
 

@@ -43,13 +43,15 @@ def test_pairs_are_right_answers_against_wrong_ones_that_ended(tmp_path):
     ]  # fmt: skip
     file = tmp_path / "pairs.json"
     chat = Says(*(Answer(*each) for each in said))
-    assert demo_rlhf.write_pairs(chat, questions, file, answers=2) == 1
+    captions = {question.image: f"caption of {question.image.stem}" for question in questions}
+    assert demo_rlhf.write_pairs(chat, questions, captions, file, answers=2) == 1
     [row] = json.loads(file.read_text())
     assert row == {
         "image": str(tmp_path / "0.png"), "prompt": "<image>\nwhat 0?", "chosen": "red", "rejected": "blue",
+        "captions": ["caption of 0"],
     }  # fmt: skip
     with pytest.raises(DataError, match="none of 4 questions was answered both rightly and wrongly"):
-        demo_rlhf.write_pairs(Says(*[Answer("red", "stop")] * 8), questions, file, answers=2)
+        demo_rlhf.write_pairs(Says(*[Answer("red", "stop")] * 8), questions, captions, file, answers=2)
 
 
 @pytest.fixture
