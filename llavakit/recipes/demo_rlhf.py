@@ -4,6 +4,9 @@ SFT is short on purpose, so that there is something left to learn. Then LLaVA-RL
 the model answers training questions several times, an answer that is right is preferred to one that is wrong, a
 reward model that is told the pictures' captions learns these preferences (factual augmentation), and PPO learns
 from the reward model alone. Nobody tells PPO what is right.
+
+Colours are what is asked. Of shapes the short SFT knows nearly all: its answers make no pairs, and what a reward model
+says where it has learned nothing is no reward.
 """
 
 import json
@@ -35,7 +38,7 @@ from llavakit.eval.vqa import (
 )
 from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.recipes import demo
-from llavakit.recipes.easy_vqa import captions_of, write_open_questions
+from llavakit.recipes.easy_vqa import captions_of, colour_questions, write_colour_questions
 from llavakit.text.conversation import Conversation, user
 from llavakit.train.metrics import read_metrics
 from llavakit.train.policy_settings import Algorithm, PolicyConfig, ValueConfig
@@ -62,19 +65,19 @@ class Profile:
     ppo_steps: int
     prompts: int  # of a round of PPO
     minibatches: int
-    test_pictures: int
+    test_questions: int
 
 
 RLHF = Profile(
     sft=replace(demo.QUICK, question_steps=40),
-    questions=1000,
+    questions=600,
     held_out=200,
     answers=4,
     reward_steps=40,
     ppo_steps=24,
     prompts=64,
     minibatches=2,
-    test_pictures=160,
+    test_questions=400,
 )
 
 
@@ -89,11 +92,10 @@ def run_rlhf(out: Path, *, resume: bool, profile: Profile = RLHF) -> Path:
         chat, test = load(start), EasyVqa("test")
         for split, count, path in ((test, profile.held_out, held_out), (data, profile.questions, pairs)):
             captions = {split.picture(number): caption for number, caption in captions_of(split).items()}
-            known = [question for question in split.open_questions() if question.image in captions]
-            asked = Random(SEED).sample(known, count)
+            asked = Random(SEED).sample(colour_questions(split), count)
             write_pairs(chat, asked, captions, path, answers=profile.answers)
     questions = out / "data" / "own_questions.json"
-    write_open_questions(data, questions)
+    write_colour_questions(data, questions)
     stages = [
         _reward_run(reward, start, pairs, held_out, profile),
         _ppo_run(ppo, start, reward, questions, data, profile),
@@ -184,14 +186,14 @@ def _ppo_run(out: Path, start: Path, reward: Path, questions: Path, data: EasyVq
 
 def _report(out: Path, start: Path, ppo: Path, reward: Path, profile: Profile) -> None:
     """Test questions before and after, greedy and sampled; the table, the pictures, rlhf.json."""
-    questions = EasyVqa("test").open_questions(profile.test_pictures)
+    questions = colour_questions(EasyVqa("test"))[: profile.test_questions]
     before, after = _ask(load(start), questions, "before"), _ask(load(ppo), questions, "after")
     judged = read_metrics(reward / "metrics.jsonl")[-1]
     rounds = [row for row in read_metrics(ppo / "metrics.jsonl") if "reward" in row]
     facts = {
         "questions": len(questions),
         "right": {
-            f"{name}, {how}": accuracy(questions, said[how])["open"]
+            f"{name}, {how}": accuracy(questions, said[how])["all"]
             for how in before
             for name, said in (("before", before), ("after", after))
         },
@@ -236,7 +238,7 @@ def _draw_turned(
 def _print_table(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("", "right", title=f"{facts['questions']} open test questions", box=None)
+    table = Table("", "right", title=f"{facts['questions']} test questions of colours", box=None)
     for name, right in facts["right"].items():
         table.add_row(name, f"{100 * right:.1f} %")
     console.print(table)

@@ -36,13 +36,19 @@ def write_captions(data: EasyVqa, path: Path) -> None:
     write_text(path, json.dumps(rows, indent=1))
 
 
-def write_open_questions(data: EasyVqa, path: Path) -> None:
-    """A record for every picture that has a caption: its open questions, and the caption beside them."""
-    rows = [
-        _record(picture, [(each.text, each.answer) for each in data.questions[picture] if each.is_open])
-        | {"captions": [caption]}
-        for picture, caption in captions_of(data).items()
-    ]
+def colour_questions(data: EasyVqa) -> list[Question]:
+    """What color is ...? about pictures that have a caption."""
+    known = captions_of(data)
+    return [each for picture in known for each in data.questions[picture] if each.answer in COLOURS]
+
+
+def write_colour_questions(data: EasyVqa, path: Path) -> None:
+    """A record for every picture with such questions, the caption beside them."""
+    rows = []
+    for picture, caption in captions_of(data).items():
+        turns = [(each.text, each.answer) for each in data.questions[picture] if each.answer in COLOURS]
+        if turns:
+            rows.append(_record(picture, turns) | {"captions": [caption]})
     write_text(path, json.dumps(rows, indent=1))
 
 

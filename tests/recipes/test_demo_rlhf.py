@@ -19,7 +19,7 @@ from tests.recipes.test_demo import few_pictures
 
 SMALL = replace(
     demo_rlhf.RLHF, questions=24, held_out=12, answers=3, reward_steps=1, ppo_steps=2, prompts=4, minibatches=1,
-    test_pictures=2,
+    test_questions=6,
 )  # fmt: skip
 
 
