@@ -5,8 +5,8 @@ the model answers training questions several times, an answer that is right is p
 reward model that is told the pictures' captions learns these preferences (factual augmentation), and PPO learns
 from the reward model alone. Nobody tells PPO what is right.
 
-Colours are what is asked. Of shapes the short SFT knows nearly all: its answers make no pairs, and what a reward model
-says where it has learned nothing is no reward.
+Colours are what is asked. Of shapes the short SFT knows nearly all: its answers make no pairs, and what a reward
+model says where it has learned nothing is no reward.
 """
 
 import json
