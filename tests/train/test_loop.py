@@ -389,7 +389,7 @@ except UserError as error:
         timeout=300,
     )
     assert done.returncode == 2, done.stderr
-    assert "step000004: could not be written: I/O error: File too large" in " ".join(done.stdout.split())
+    assert "step000004: could not be written: File too large" in " ".join(done.stdout.split())
     assert "Traceback" not in done.stderr
     assert resolve(run.out).name == "step000002"
     checkpoints.load(run.out)

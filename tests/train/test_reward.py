@@ -164,7 +164,9 @@ def test_the_first_step_costs_the_log_of_two_and_it_learns(tmp_path):
     run = reward_run(tmp_path, **{"optim.steps": 8})
     train(run)
     first, *_, last = read_metrics(run.out / "metrics.jsonl")
-    assert first["loss"] == pytest.approx(math.log(2), abs=0.05)
+    assert first["loss"] == pytest.approx(
+        math.log(2), abs=0.1
+    )  # of 48 channels, a fresh head's scores are not 0
     assert last["accuracy"] > 0.9 and last["score_chosen"] > last["score_rejected"]
     assert last["score_lowest"] < last["score_highest"]
     assert last["length_correlation"] < -0.5  # the better answers here are the shorter ones
