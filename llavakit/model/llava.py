@@ -6,6 +6,7 @@ and what is learned is in the batch again. So there is no branch here on model n
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from llavakit.core.errors import ConfigError
@@ -43,7 +44,10 @@ class Llava(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where rows go in: with the token embeddings, the connector is there."""
-        return next(self.connector.parameters()).device
+        weight = next(self.connector.parameters())
+        if isinstance(weight, DTensor) and weight.device_mesh.device_type == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())  # its shard may lie in the host's memory
+        return weight.device
 
     @property
     def width(self) -> int:

@@ -141,6 +141,8 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
     weights = gradients = learned = 0.0
     for p in model.parameters():
         share = p.numel() / (1 if p in uncut else shards)
+        if run.parallel.offload and shards > 1 and p not in uncut:
+            continue  # the host has it
         weights += share * (NF4 if p in small else p.element_size())
         gradients += share * p.element_size() * p.requires_grad
         learned += share * p.requires_grad

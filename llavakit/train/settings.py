@@ -97,6 +97,9 @@ class ParallelConfig(Config):
 
     mode: Literal["auto", "ddp", "fsdp"] = "auto"  # ddp: a whole model on every rank; fsdp: a share of it
     reshard: bool = True  # fsdp: give a block's weights back after its forward pass, gather them again later
+    offload: bool = (
+        False  # fsdp: shards, their gradients and moments lie in the host's memory; steps are slower
+    )
     replicas: int = Field(1, ge=1)  # fsdp: copies of the sharded model, e.g. one per machine
     timeout: int = Field(60, ge=1)  # minutes a rank waits for another (a save, a feature cache being filled)
 

@@ -5,7 +5,14 @@ import warnings
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from llavakit.core.errors import ConfigError
@@ -47,20 +54,28 @@ def shard_model(
     weights `unread`, which are still in their files, a rank reads what it keeps.
     """
     if mesh is None or (config.mode == "auto" and _fits(model, ranks)):
-        _fill(model, unread or {}, ranks)
+        _fill(model, unread or {}, ranks.device)
         model.to(ranks.device)
         return
     policy = precision_policy(precision, ranks.device)
+    offload = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda") if config.offload else OffloadPolicy()
     unsharded = set() if is_trained(model.tower) else set(model.tower.parameters())
     model.tower.to(ranks.device)
     for block in (*trained_tower_blocks(model), *decoder_blocks(model)):
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard)
+        fully_shard(
+            block, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=config.reshard
+        )
     table, head = model.language.get_input_embeddings(), model.language.get_output_embeddings()
     assert table is not None and head is not None
     if table.weight is not head.weight:  # needed at the beginning only
-        fully_shard(table, mesh=mesh, mp_policy=policy, reshard_after_forward=config.reshard)
+        fully_shard(
+            table, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=config.reshard
+        )
     # The rest (head, norm, connector) is one group, gathered once for `hidden` and the logits after it.
-    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False, ignored_params=unsharded)
+    fully_shard(
+        model, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=False,
+        ignored_params=unsharded,
+    )  # fmt: skip
     register_fsdp_forward_method(model, "hidden")
     # `hidden` does return a view, and nobody writes into it.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
@@ -68,10 +83,10 @@ def shard_model(
         if isinstance(module, FSDPModule):  # the loss is divided by the weight of the whole step already
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
-    _fill(model, unread or {}, ranks)
+    _fill(model, unread or {}, torch.device("cpu") if config.offload else ranks.device)
 
 
-def _fill(model: Llava, unread: Weights, ranks: Ranks) -> None:
+def _fill(model: Llava, unread: Weights, device: torch.device) -> None:
     """Read the decoder's weights, a tensor after the other: of a sharded one the rows of this rank alone."""
     if not unread:
         return
@@ -79,7 +94,7 @@ def _fill(model: Llava, unread: Weights, ranks: Ranks) -> None:
     for name, tensor in model.language.state_dict().items():
         stored = unread.get("language." + plain_name(name))
         if stored is not None:
-            found[name] = _read(stored, tensor, ranks.device)
+            found[name] = _read(stored, tensor, device)
     model.language.load_state_dict(found, assign=True, strict=False)  # adapters have their numbers
     model.language.tie_weights()
 

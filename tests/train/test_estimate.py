@@ -81,6 +81,22 @@ def test_a_step_takes_what_is_estimated(what, precision, checkpointing, shards, 
     assert told == pytest.approx(most_of_two_steps(run, model, shards, monkeypatch), rel=1 / 6)
 
 
+def test_shards_in_the_hosts_memory_take_none_of_a_gpu():
+    run = Run(
+        train=("connector", "language"), data=DataConfig(tokens=TOKENS), parallel=ParallelConfig(offload=True),
+        model=ModelConfig(
+            tower=TowerConfig(path="tiny"), connector=ConnectorConfig(), image=IMAGE, template="plain",
+            im_start_end=False,
+        ),
+    )  # fmt: skip
+    model = small_model(None)
+    train_only(model, run.train)
+    told = estimate_memory(run, model, shards=8)
+    assert told.weights == sum(4 * p.numel() for p in model.tower.parameters())
+    assert told.gradients == told.moments == 0 < told.copies
+    assert estimate_memory(run, model, shards=1).moments > 0
+
+
 def small_model(lora: LoraSettings | None) -> Llava:
     """Wide enough that layers, tables, logits and pictures all show."""
     decoder = LlamaConfig(

@@ -108,6 +108,7 @@ MODES = {
     "sharded": {"parallel.mode": "fsdp"},
     "weights kept for the backward pass": {"parallel.mode": "fsdp", "parallel.reshard": "false"},
     "two copies": {"parallel.mode": "fsdp", "parallel.replicas": 2},
+    "in the host's memory": {"parallel.mode": "fsdp", "parallel.offload": "true"},
     "recomputing": {"parallel.mode": "fsdp", "checkpointing": "true"},
 }
 
