@@ -238,7 +238,8 @@ def _draw_turned(
 def _print_table(facts: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("", "right", title=f"{facts['questions']} test questions of colours", box=None)
+    say(f"{facts['questions']} test questions for a colour:")
+    table = Table("", "right", box=None)
     for name, right in facts["right"].items():
         table.add_row(name, f"{100 * right:.1f} %")
     console.print(table)
