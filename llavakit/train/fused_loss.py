@@ -100,6 +100,6 @@ def _into_gradient(logits_CV: Tensor, labels_C: Tensor, weights_C: Tensor) -> tu
 def _add_product(sum_VD: Tensor, grad_CV: Tensor, chunk_CD: Tensor) -> None:
     """Add grad^T x rows in float32, whatever type the product is in."""
     if grad_CV.dtype == torch.float32:
-        sum_VD.addmm_(grad_CV.t(), chunk_CD)
+        torch.addmm(sum_VD, grad_CV.t(), chunk_CD, out=sum_VD)  # what PyTorch's counter of operations knows
     else:
         sum_VD += grad_CV.t() @ chunk_CD
