@@ -280,8 +280,7 @@ def draw_lengths(report: Report, tokens: int, path: Path) -> None:
     tallies = [tally for tally in report.tallies if tally.lengths]
     columns = [np.frombuffer(tally.lengths, dtype=np.int64) for tally in tallies]
     most = max(int(column.max()) for column in columns)
-    width = -(-(most + 1) // BARS)  # whole tokens: narrower bars would leave gaps that are not in the data
-    edges = np.arange(0, most + 1 + width, width) - 0.5
+    width, edges = bars_of(most)
     figure = new_figure(8, 4.5)
     axes = figure.subplots()
     # A name that begins with an underscore would be left out of the legend.
@@ -293,3 +292,12 @@ def draw_lengths(report: Report, tokens: int, path: Path) -> None:
     axes.set_xlabel("tokens of a sample", fontsize=SMALL)
     add_legend(axes)
     save_figure(figure, path)
+
+
+def bars_of(most: int) -> tuple[int, np.ndarray]:
+    """(tokens a bar, edges of the bars) for lengths up to `most`.
+
+    A bar counts whole tokens: others leave gaps in the picture that are not in the data.
+    """
+    width = -(-(most + 1) // BARS)
+    return width, np.arange(0, most + 1 + width, width) - 0.5

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from llavakit.core.errors import DataError
-from llavakit.data.check import BAD, FLAWS, SHOWN, Report, check_mixture, draw_lengths, report_table
+from llavakit.data.check import BAD, FLAWS, SHOWN, Report, bars_of, check_mixture, draw_lengths, report_table
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader, Position
 from llavakit.data.mixture import Mixture, list_sources
@@ -130,6 +130,14 @@ def test_lengths_are_those_of_training_and_are_drawn(tmp_path):
     exact = check_mixture(mixture, tmp_path / "out", encoder=ENCODER, tokens=max(lengths))
     short = check_mixture(mixture, tmp_path / "out", encoder=ENCODER, tokens=max(lengths) - 1)
     assert (exact.num_bad, short.num_bad) == (0, lengths.count(max(lengths)))
+
+
+@pytest.mark.parametrize("most", [1, 59, 60, 61, 300, 4096])
+def test_every_bar_counts_as_many_whole_tokens(most):
+    width, edges = bars_of(most)
+    found, _ = np.histogram(np.arange(len(edges) * width), bins=edges)  # every length once
+    assert len(found) <= 60 and set(found) == {width}
+    assert edges[0] < 0 and most < edges[-1]
 
 
 def test_films_are_decoded_and_missing_ones_are_told(tmp_path):
