@@ -187,7 +187,7 @@ def _ppo_run(out: Path, start: Path, reward: Path, questions: Path, data: EasyVq
 def _report(out: Path, start: Path, ppo: Path, reward: Path, profile: Profile) -> None:
     """Test questions before and after, greedy and sampled; the table, the pictures, rlhf.json."""
     questions = colour_questions(EasyVqa("test"))[: profile.test_questions]
-    before, after = _ask(load(start), questions, "before"), _ask(load(ppo), questions, "after")
+    before, after = ask(load(start), questions, "before"), ask(load(ppo), questions, "after")
     judged = read_metrics(reward / "metrics.jsonl")[-1]
     rounds = [row for row in read_metrics(ppo / "metrics.jsonl") if "reward" in row]
     facts = {
@@ -212,8 +212,8 @@ def _report(out: Path, start: Path, ppo: Path, reward: Path, profile: Profile) -
     say(f'  llavakit chat --model {out} --image {picture} "What color is the shape?"')
 
 
-def _ask(chat: Chat, questions: Sequence[Question], name: str) -> dict[str, list[str]]:
-    """Its likeliest answers, and such as it samples."""
+def ask(chat: Chat, questions: Sequence[Question], name: str) -> dict[str, list[str]]:
+    """Its likeliest answers (`greedy`), and such as it draws at temperature 1 (`sampled`)."""
     sampled = SHORT.model_copy(update={"temperature": 1.0, "seed": SEED})
     return {
         "greedy": answer_questions(chat, questions, f"{name}: test questions"),
