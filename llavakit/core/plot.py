@@ -1,6 +1,5 @@
 """How every plot looks. matplotlib is imported by who draws: it costs half a second, and only ends of runs draw."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +33,3 @@ def style(axes: Any, title: str, *, grid: str = "both") -> None:
 def add_legend(axes: Any) -> None:
     """Above the plot, at the right: inside it would hide what is drawn."""
     axes.legend(frameon=False, fontsize=SMALL - 1, loc="lower right", bbox_to_anchor=(1, 1), ncols=4)
-
-
-def save_figure(figure: "Figure", path: Path) -> None:
-    """As PNG."""
-    figure.savefig(path)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llavakit.core.errors import DataError, printable, shorten
-from llavakit.core.plot import SMALL, add_legend, new_figure, save_figure, style
+from llavakit.core.plot import SMALL, add_legend, new_figure, style
 from llavakit.core.progress import bar
 from llavakit.data.ahead import map_ahead, pool_of
 from llavakit.data.encode import Encoder
@@ -291,7 +291,7 @@ def draw_lengths(report: Report, tokens: int, path: Path) -> None:
     style(axes, f"Samples by length, {width} token{'s' * (width > 1)} a bar", grid="y")
     axes.set_xlabel("tokens of a sample", fontsize=SMALL)
     add_legend(axes)
-    save_figure(figure, path)
+    figure.savefig(path)
 
 
 def bars_of(most: int) -> tuple[int, np.ndarray]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.errors import shorten
-from llavakit.core.plot import SMALL, new_figure, save_figure, style
+from llavakit.core.plot import SMALL, new_figure, style
 from llavakit.eval.compare import Comparison
 from llavakit.eval.score import Score
 
@@ -98,4 +98,4 @@ def draw_scores(title: str, results: Mapping[str, Mapping[str, Mapping[str, Any]
     axes.set_xticks([])
     style(axes, title, grid="none")
     axes.spines["bottom"].set_visible(False)
-    save_figure(figure, path)
+    figure.savefig(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.files import write_text
-from llavakit.core.plot import SMALL, add_legend, new_figure, save_figure, style
+from llavakit.core.plot import SMALL, add_legend, new_figure, style
 from llavakit.train.events import open_events
 
 Row = dict[str, Any]
@@ -67,7 +67,7 @@ def draw_curves(stages: dict[str, list[Row]], path: Path) -> None:
     axes.set_xlabel("step", fontsize=SMALL)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no step 2.5
     add_legend(axes)
-    save_figure(figure, path)
+    figure.savefig(path)
 
 
 def _draw_stage(axes: Any, colour: str, name: str, rows: list[Row], start: int) -> None:
@@ -108,4 +108,4 @@ def draw_panels(rows: Sequence[Row], names: Sequence[str], path: Path) -> None:
         axes.plot(*zip(*points, strict=True), marker="." if len(points) < FEW else "")
         axes.locator_params(nbins=4)
         style(axes, name)
-    save_figure(figure, path)
+    figure.savefig(path)
