@@ -197,6 +197,12 @@ def calling(request: ChatRequest) -> Calling:
             return Calling(free=names, only_first=request.parallel_tool_calls is False, held=strict)
 
 
+def shaping(request: ChatRequest) -> str:
+    """The field that an answer's schema is made of."""
+    how = calling(request)
+    return "tools" if how.forced or how.held else "response_format"
+
+
 def _call_schema(request: ChatRequest) -> str | None:
     """What free calls are held to: one `strict` tool holds the calls of all."""
     if not calling(request).held:

@@ -13,53 +13,25 @@ from functools import partial
 from threading import Event as Flag
 from typing import TypeVar
 
-from llavakit.core.errors import ConfigError, DataError
-from llavakit.data.encode import Encoder, PlanMedia
-from llavakit.data.media import Media, plan_measured
-from llavakit.data.pack import collate
+from llavakit.core.errors import DataError
+from llavakit.data.encode import Encoder
 from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.engine import Engine
-from llavakit.engine.grammar import SchemaError
-from llavakit.engine.request import ContextError, Request
-from llavakit.engine.sampler import Sampling
+from llavakit.engine.request import Request
 from llavakit.engine.worker import Worker
 from llavakit.serve.agent import AgentAnswer, AnyAnswer, Shown, Toolbox
 from llavakit.serve.best import BestAnswer, BestOf
 from llavakit.serve.bridge import Bridge
 from llavakit.serve.budget import MemoryBudget, MemoryShare, plan_memory
 from llavakit.serve.choice import Choice, Spelling
-from llavakit.serve.completions import LENGTH, CompletionRequest, plain_sample, prompt_ids
-from llavakit.serve.completions import texts as prompt_texts
-from llavakit.serve.conversation import (
-    Calling,
-    MediaUrl,
-    calling,
-    conversation,
-    media_urls,
-    sampling,
-    texts,
-    video_rule,
-)
-from llavakit.serve.decoding import Decoders, Elsewhere, Job
-from llavakit.serve.embeddings import (
-    EmbeddingList,
-    EmbeddingRequest,
-    EmbeddingUsage,
-    check_dimensions,
-    entry,
-    text_sample,
-)
-from llavakit.serve.errors import ApiError, invalid_media, too_long
+from llavakit.serve.completions import CompletionRequest
+from llavakit.serve.conversation import Calling, MediaUrl, calling, media_urls, sampling, shaping
+from llavakit.serve.decoding import Decoders, Job
+from llavakit.serve.embeddings import EmbeddingList, EmbeddingRequest
+from llavakit.serve.errors import ApiError, invalid_media
 from llavakit.serve.fetch import Fetcher
 from llavakit.serve.fields import Asked
-from llavakit.serve.media import (
-    Budget,
-    MediaReader,
-    Received,
-    default_fetcher,
-    num_pixels,
-    scheme_of,
-)
+from llavakit.serve.media import Budget, MediaReader, Received, default_fetcher, scheme_of
 from llavakit.serve.parse import Body
 from llavakit.serve.pooling import (
     PoolingEntry,
@@ -69,16 +41,14 @@ from llavakit.serve.pooling import (
     check_facts,
     talk_of,
 )
+from llavakit.serve.preparing import Preparer
 from llavakit.serve.responses import ResponsesRequest, as_chat, in_its_words
 from llavakit.serve.running import Answer
 from llavakit.serve.schema import ChatRequest
 from llavakit.serve.settings import ServeConfig
-from llavakit.serve.sizes import answer_bytes, check_length, decoding_bytes, tile_bytes
+from llavakit.serve.sizes import decoding_bytes
 from llavakit.serve.token_ids import numbered_choices
-from llavakit.text.conversation import Conversation, Medium
 from llavakit.text.grading import Grading
-from llavakit.vision.frames import VideoConfig
-from llavakit.vision.plan import ImageConfig
 from llavakit.wire import POOLING
 
 T = TypeVar("T")
@@ -120,6 +90,7 @@ class Service:
         self._closed = False
         self._bridge: Bridge | None = None  # to the event loop of the first request, and there is only one
         self._spelling = Spelling(encoder.tokenizer)
+        self._preparer = Preparer(engine, encoder, settings, self.worker, grading=grading, best_of=best_of)
         self._stops = encoder.tokenizer.stop_strings(encoder.template)
         self._fetching = ThreadPoolExecutor(settings.fetch_threads, "llavakit-fetch")
         self._reading = ThreadPoolExecutor(READERS, "llavakit-read")
@@ -166,7 +137,7 @@ class Service:
                 media = await self._gather(media_urls(request), job, share)
                 # Text never waits behind somebody's pictures.
                 pool = self._decoding if media else self._preparing
-                prepared, talk = await _run(pool, self._prepare, request, media, share, owner, job)
+                prepared, talk = await _run(pool, self._preparer.prepare, request, media, share, owner, job)
             whole = True
         finally:
             if not whole:
@@ -176,7 +147,7 @@ class Service:
         numbers = numbered_choices(request, prepared, self.encoder, self.engine.stop_ids)
         stops = (*self._stops, *request.stops)
         answer = self._answer(
-            [prepared], stops, calling(request), _shaping(request), deadline=deadline, live=live,
+            [prepared], stops, calling(request), shaping(request), deadline=deadline, live=live,
             numbers=numbers,
         )  # fmt: skip
         if self.best_of is None:
@@ -193,7 +164,7 @@ class Service:
             media = await self._gather(media_urls(request), job, share)
         share.hold("decoding", sum(decoding_bytes(each.measured) for each in media))
         model = WorkerResponder(self.engine, self.worker, self.encoder, salt=owner, plan=Shown(job, share))
-        talk, how = self._talk(request, media), sampling(request, self.settings)
+        talk, how = self._preparer.talk(request, media), sampling(request, self.settings)
         within = partial(self.within, deadline)
         return AgentAnswer(toolbox, model, talk, how, self.encoder.template.system, job, within)
 
@@ -206,7 +177,7 @@ class Service:
         """As `start`, for texts that the model goes on with."""
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         async with self.within(deadline):
-            prepared = await _run(self._preparing, self._prepare_prompts, request, share, owner)
+            prepared = await _run(self._preparing, self._preparer.prepare_prompts, request, share, owner)
         live = bool(request.stream) or request.logprobs is not None
         return self._answer(
             prepared, request.stops, Calling(), "prompt", deadline=deadline, live=live, trim=False
@@ -215,7 +186,7 @@ class Service:
     async def embed(self, request: EmbeddingRequest) -> EmbeddingList:
         """The mean of the last hidden states of each text."""
         async with self.within(asyncio.get_running_loop().time() + self.settings.request_seconds):
-            return await _run(self._preparing, self._embed, request)
+            return await _run(self._preparing, self._preparer.embed, request)
 
     def check_answers(self) -> None:
         """Refuse to answer with a model that only scores."""
@@ -238,7 +209,7 @@ class Service:
             async with self.within(asyncio.get_running_loop().time() + self.settings.request_seconds):
                 media = await self._gather(media_urls(talk_of(request)), job, share)
                 pool = self._decoding if media else self._preparing
-                value, tokens = await _run(pool, self._score, request, media, share, job)
+                value, tokens = await _run(pool, self._preparer.score, request, media, share, job)
             whole = True
         finally:
             if not whole:
@@ -310,140 +281,6 @@ class Service:
             return self.media.read(medium.url, medium.sort, budget, job.measure)
         except DataError as error:
             raise invalid_media(medium.param, error) from None
-
-    def _prepare(
-        self,
-        request: ChatRequest,
-        media: Sequence[Received],
-        share: MemoryShare,
-        owner: bytes,
-        job: Job,
-    ) -> tuple[Request, Conversation]:
-        """The request for the engine, and the conversation that it is made of."""
-        talk = self._talk(request, media)
-        how = sampling(request, self.settings)
-        if self.best_of is not None:
-            how = self.best_of.several(how)
-        plan = self._planner(request, media, job)
-        self._check_bias(how)
-        try:
-            check_length(texts(request), self.encoder.tokenizer, self.engine.context)
-            sample = self.encoder.encode(talk, open_turn=True, plan=plan)
-            share.hold("answer", answer_bytes(sample, how))
-            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
-            share.hold("decoding", max((decoding_bytes(each.measured) for each in media), default=0))
-            prepared = self.engine.prepare(sample, how, salt=owner)
-            share.hold("decoding", 0)
-            share.hold("tiles", sum(tiles.nbytes for tiles in prepared.tiles.values()))  # some were known
-            return prepared, talk
-        except ContextError as error:
-            raise too_long(error, "messages") from None
-        except SchemaError as error:
-            raise ApiError(str(error), param=_shaping(request), code="invalid_schema") from None
-        except (DataError, ConfigError) as error:
-            raise ApiError(str(error), param="messages") from None
-
-    def _talk(self, request: ChatRequest, media: Sequence[Received]) -> Conversation:
-        return conversation(request, [each.data for each in media], self.encoder.template.system)
-
-    def _score(
-        self, request: PoolingRequest, media: Sequence[Received], share: MemoryShare, job: Job
-    ) -> tuple[float, int]:
-        """(score, tokens of the prompt)."""
-        assert self.grading is not None
-        chat = talk_of(request)
-        talk = self._talk(chat, media)
-        try:
-            said = (*texts(chat), *(request.facts or ()))
-            check_length(said, self.encoder.tokenizer, self.engine.context)
-            plan = self._planner(chat, media, job)
-            sample = self.encoder.encode_graded([talk], self.grading, request.facts or (), plan=plan)
-            share.hold("tiles", sum(tile_bytes(medium.plan) for medium in sample.media))
-            share.hold("decoding", max((decoding_bytes(each.measured) for each in media), default=0))
-            batch = collate([sample], [medium.tiles() for medium in sample.media])
-            share.hold("decoding", 0)
-            # One conversation between two steps of the engine.
-            (value,) = self.worker.run(partial(self.engine.rewards, batch)).tolist()
-        except ContextError as error:
-            raise too_long(error, "messages") from None
-        except DataError as error:
-            raise ApiError(str(error), param="messages") from None
-        return value, sample.num_inputs
-
-    def _planner(self, request: ChatRequest, media: Sequence[Received], job: Job) -> PlanMedia:
-        """Plans the request's media, in their order, and has them decoded elsewhere."""
-        pixels, ahead = (
-            Budget(self.settings.max_media_pixels, "pixels"),
-            iter([(where, each.measured) for where, each in zip(media_urls(request), media, strict=True)]),
-        )
-
-        def plan(part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
-            where, measured = next(ahead)
-            try:
-                found = plan_measured(part, measured, image, video_rule(request, video), alone=alone)
-                pixels.take(num_pixels(found, measured))
-            except DataError as error:
-                raise invalid_media(where.param, error) from None
-            return Elsewhere(found.source, found.plan, found.depth, job, where.param)
-
-        return plan
-
-    def _prepare_prompts(self, request: CompletionRequest, share: MemoryShare, owner: bytes) -> list[Request]:
-        how = request.sampling(request.max_tokens or LENGTH, n=request.n, logprobs=request.logprobs)
-        self._check_bias(how)
-        prepared, held = list[Request](), 0
-        try:
-            check_length(prompt_texts(request.prompts), self.encoder.tokenizer, self.engine.context)
-            for number, prompt in enumerate(request.prompts):
-                ids = prompt_ids(prompt, self.encoder.tokenizer)
-                sample = plain_sample(ids, self._vocabulary, "prompt")
-                held += answer_bytes(sample, how)
-                share.hold("answer", held)
-                # Each draws from streams of its own, as the choices of one prompt do.
-                own = how.model_copy(update={"seed": how.seed + number * how.n})
-                prepared.append(self.engine.prepare(sample, own, salt=owner))
-        except ContextError as error:
-            raise too_long(error, "prompt") from None
-        except DataError as error:
-            raise ApiError(str(error), param="prompt") from None
-        return prepared
-
-    def _embed(self, request: EmbeddingRequest) -> EmbeddingList:
-        width: int = self.engine.model.language.config.hidden_size
-        check_dimensions(request, width)
-        tokenizer, bos, tokens = self.encoder.tokenizer, self.encoder.template.bos, 0
-        entries = []
-        try:
-            check_length(prompt_texts(request.prompts), tokenizer, self.engine.context)
-            for index, text in enumerate(request.prompts):
-                sample = text_sample(text, tokenizer, bos=bos, vocabulary=self._vocabulary, param="input")
-                tokens += sample.num_tokens
-                # One text between two steps: answers go on meanwhile.
-                (mean_D,) = self.worker.run(partial(self.engine.embed, [sample])).cpu()
-                entries.append(entry(index, mean_D, request))
-        except ContextError as error:
-            raise too_long(error, "input") from None
-        except DataError as error:
-            raise ApiError(str(error), param="input") from None
-        usage = EmbeddingUsage(prompt_tokens=tokens, total_tokens=tokens)
-        return EmbeddingList(model=self.settings.model_name, data=entries, usage=usage)
-
-    def _check_bias(self, how: Sampling) -> None:
-        beyond = [token for token in how.logit_bias if token >= self._vocabulary]
-        if beyond:
-            raise ApiError(
-                f"there is no token {beyond[0]}; the model has {self._vocabulary}", param="logit_bias"
-            )
-
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.engine.model.language.config.vocab_size)
-
-
-def _shaping(request: ChatRequest) -> str:
-    """The field that an answer's schema is made of."""
-    how = calling(request)
-    return "tools" if how.forced or how.held else "response_format"
 
 
 async def _run(pool: ThreadPoolExecutor, work: Callable[..., T], *arguments: object) -> T:
