@@ -12,7 +12,8 @@ import uvicorn
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
-from llavakit.serve.connection import Connection, LoopErrors
+from llavakit.serve.connection import Connection, LoopErrors, raise_descriptor_limit
+from llavakit.serve.pauses import shorten_pauses
 
 LOOPBACK = ("127.0.0.1", "::1")
 KEEP_ALIVE = 30  # seconds an idle connection stays: longer than clients keep it, or both would end it at once
@@ -25,6 +26,12 @@ class Server(uvicorn.Server):
 
     A second one ends it at once.
     """
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve in this process, which is there for nothing else."""
+        raise_descriptor_limit()
+        shorten_pauses()
+        super().run(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import anyio
 
 from llavakit.core.errors import ConfigError
+from llavakit.serve.pauses import shorten_pauses
 from llavakit.serve.tool_server import ToolServer, http_app, serve_stdio
 from llavakit.tools.artifacts import Artifacts
 from llavakit.tools.bringing import OpenImage, put_image
@@ -33,6 +34,7 @@ def serve_tools(
     server = ToolServer(registry, artifacts, unit=unit)
     try:
         if http is None:
+            shorten_pauses()
             anyio.run(serve_stdio, server)
         else:
             _serve_http(server, http, api_key)

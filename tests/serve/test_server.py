@@ -4,7 +4,11 @@ import gc
 import sys
 import time
 
-from llavakit.serve.server import LOCK_SECONDS, stop_nobody
+import pytest
+import uvicorn
+
+from llavakit.serve.listener import Server, app_config
+from llavakit.serve.pauses import LOCK_SECONDS, shorten_pauses
 
 
 def collecting() -> float:
@@ -17,13 +21,26 @@ def collecting() -> float:
     return min(found)
 
 
-def test_the_collector_does_not_look_through_what_stays():
-    before, interval = collecting(), sys.getswitchinterval()
-    try:
-        stop_nobody()
-        assert gc.get_freeze_count() > 100_000
-        assert collecting() < before / 5
-        assert sys.getswitchinterval() == LOCK_SECONDS
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(interval)
+@pytest.fixture
+def afterwards():
+    """This process goes on with other tests as before."""
+    interval = sys.getswitchinterval()
+    yield
+    gc.unfreeze()
+    sys.setswitchinterval(interval)
+
+
+def test_the_collector_does_not_look_through_what_stays(afterwards):
+    before = collecting()
+    shorten_pauses()
+    assert gc.get_freeze_count() > 100_000
+    assert collecting() < before / 5
+    assert sys.getswitchinterval() == LOCK_SECONDS
+
+
+def test_whatever_is_served_begins_with_short_pauses(afterwards, monkeypatch):
+    """The model, the editor, collections and tools all run in a Server."""
+    counts = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: counts.append(gc.get_freeze_count()))
+    Server(app_config(lambda: None)).run([])
+    assert counts[0] > 100_000

@@ -7,7 +7,6 @@ from llavakit.align.collect.session import Session
 from llavakit.core.errors import ConfigError
 from llavakit.core.progress import say
 from llavakit.serve.collect.app import create_collection
-from llavakit.serve.connection import raise_descriptor_limit
 from llavakit.serve.listener import Server, app_config, place_of
 from llavakit.serve.logs import log_to_stderr
 
@@ -23,5 +22,4 @@ def serve_collection(session: Session, listener: socket.socket, key: str, annota
     """Take votes until SIGINT or SIGTERM. `listener` is what `listen` gave."""
     log_to_stderr()
     say(f"open {place_of(listener)}/#key={quote(key, safe='')}")
-    raise_descriptor_limit()
     Server(app_config(create_collection(session, key, annotator))).run([listener])

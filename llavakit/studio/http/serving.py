@@ -5,7 +5,6 @@ from pathlib import Path
 
 from llavakit.core.progress import say
 from llavakit.engine.responder import Responder
-from llavakit.serve.connection import raise_descriptor_limit
 from llavakit.serve.listener import LOOPBACK, Server, app_config, place_of
 from llavakit.serve.logs import log_to_stderr
 from llavakit.studio.engines import Bench
@@ -33,5 +32,4 @@ def serve_studio(
     if listener.getsockname()[0] not in LOOPBACK:
         say("anybody who reaches this address may open pictures of their own; nobody sees those of others")
     log_to_stderr()  # last: a picture that cannot be read is one line, and no log has begun
-    raise_descriptor_limit()
     Server(app_config(create_studio(rooms, Talk(responder, model, settings)))).run([listener])
