@@ -65,7 +65,8 @@ class EngineSampler(Sampler):
         decoder = ModuleDecoder(model) if self.shared else fuse(model, kernels="auto", release=True)
         training = model.training
         stop_ids = self.tokenizer.stop_ids(self.template)
-        self.engine = Engine(model, stop_ids, tokenizer=self.tokenizer, decoder=decoder)
+        with self._precise():  # it is tried out
+            self.engine = Engine(model, stop_ids, tokenizer=self.tokenizer, decoder=decoder)
         model.train(training)
 
     def _shared_model(self) -> Llava:
@@ -74,6 +75,10 @@ class EngineSampler(Sampler):
                 "policy.engine=shared: no rank of a sharded model can answer alone; use copy, or parallel.mode=ddp"
             )
         return self.learner
+
+    def _precise(self) -> torch.autocast:
+        """What modules that learn compute in; a copy has the right type by itself."""
+        return torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16)
 
     def refresh(self) -> None:
         """As `Sampler`."""
@@ -103,7 +108,7 @@ class EngineSampler(Sampler):
         training = self.learner.training
         self.learner.eval()
         try:
-            with torch.autocast(self.learner.device.type, torch.bfloat16, enabled=self.shared and self.bf16):
+            with self._precise():
                 yield
         finally:
             # Nothing runs any more: what keys, values and pictures took is free while the model learns.
