@@ -26,6 +26,7 @@ from llavakit.agent.events import (
     Waiting,
 )
 from llavakit.agent.forms import Form
+from llavakit.agent.openai_calls import ToolCaller
 from llavakit.agent.policy import Decision, Kept, Policy, Subject, decide
 from llavakit.agent.run import BETWEEN, Run, card_digest
 from llavakit.agent.running import run_calls
@@ -150,7 +151,10 @@ class Agent:
         ):  # it hangs: two at once are too much for it
             return Said(text="", finish="time", last=last, seconds=time.monotonic() - begun)
         try:
-            self._asked = asking = Asking(self.responder, self.tell(run), sampling, seconds=seconds)
+            model = self.responder
+            if last and isinstance(model, ToolCaller):
+                model = model.closing()
+            self._asked = asking = Asking(model, self.tell(run), sampling, seconds=seconds)
             for piece in asking:
                 yield Piece(text=piece)
             text, finish = asking.text, asking.finish

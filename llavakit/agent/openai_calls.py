@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llavakit.agent.forms import CALL_ID, openai_tool
-from llavakit.core.errors import RemoteError
+from llavakit.core.errors import RemoteError, RemoteRefused
 from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.remote import Remote
@@ -24,22 +24,36 @@ MOST_CALLS = 64  # of one answer
 class ToolCaller(Responder):
     """Asks `remote` with the tools of these cards."""
 
-    def __init__(self, remote: Remote, cards: Sequence[Card]) -> None:
-        self._remote, self._tools = remote, [openai_tool(card) for card in cards]
-        self._names = frozenset(card.name for card in cards)
+    def __init__(self, remote: Remote, cards: Sequence[Card], *, closing: bool = False) -> None:
+        """`closing`: none of them may be called any more."""
+        self._remote, self._cards, self._closing = remote, cards, closing
+        self._tools, self._names = [openai_tool(card) for card in cards], frozenset(c.name for c in cards)
+
+    def closing(self) -> "ToolCaller":
+        """The same for the last answer."""
+        return ToolCaller(self._remote, self._cards, closing=True)
 
     def stream(self, conversation: Conversation, *, sampling: Sampling = GREEDY) -> Iterator[str]:
-        """The next text in pieces; behind it the calls, whole."""
+        """The next text in pieces; behind it the calls, whole. At the end there are none."""
         body = self._remote.body(conversation, sampling) | {"messages": self._messages(conversation)}
-        if self._tools:
-            body["tools"] = self._tools
+        if not self._tools:
+            yield from self._said_to(body)
+        elif not self._closing:
+            yield from self._said_to(body | {"tools": self._tools})
+        else:
+            try:
+                yield from self._said_to(body | {"tools": self._tools, "tool_choice": "none"})
+            except RemoteRefused:  # it knows no such choice; without tools there is none
+                yield from self._said_to(body)
+
+    def _said_to(self, body: dict[str, Any]) -> Iterator[str]:
         calls: dict[int, list[str]] = {}  # name and arguments, by their number
         for delta in self._remote.deltas(body):
             if text := delta.get("content"):
                 yield text
             for piece in delta.get("tool_calls") or ():
                 _grow(calls, piece)
-        if calls:
+        if calls and not self._closing:  # a server may not heed the choice
             made = [Call(name, arguments.strip() or "{}") for name, arguments in calls.values()]
             yield "\n" + hermes.calls_text("", made)
 

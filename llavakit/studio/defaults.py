@@ -66,9 +66,10 @@ def _lacks_u2net() -> str | None:
 
 
 def _sam2(path: str) -> PromptSegmenter:
-    from llavakit.studio.segment.hub import Sam2
+    from llavakit.studio.segment.hub import SamMarks
+    from llavakit.tools.sam import Sam2
 
-    return Sam2(path)
+    return SamMarks(Sam2(path), "SAM-2")
 
 
 def _sam3(path: str) -> PromptSegmenter:

@@ -4,22 +4,25 @@ Each loads on its first call, in a process of its own, onto the GPU if there is 
 safetensors only, and nothing of a repository is run.
 """
 
+from colorsys import hsv_to_rgb
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import PIL.Image
 from pydantic import Field
 
-from llavakit.core.errors import DataError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.text.calls import ToolError, ToolUnavailable
 from llavakit.tools.arguments import Answer, Drawn, Mask, Picture, Point, Region
 from llavakit.tools.detection import LABELS
-from llavakit.tools.opencv import apart, mask_box, region, resized, shaded
+from llavakit.tools.opencv import apart, mask_box, region, shaded
 from llavakit.vision.image import digest, load_image
 
-MEAN, STD = np.array([0.485, 0.456, 0.406], np.float32), np.array([0.229, 0.224, 0.225], np.float32)
+if TYPE_CHECKING:
+    from llavakit.tools.sam import Sam2, Sam3
+
 Words = Annotated[str, Field(min_length=1, max_length=100)]
 MOST_FILES = 100_000
 PLACES = (
@@ -88,43 +91,83 @@ def segment(
     box: Region | None = None,
     inside: tuple[Point, ...] = (),
     outside: tuple[Point, ...] = (),
+    words: Annotated[
+        str, Field(max_length=100, description="What to select, in place of boxes and points; needs SAM 3.")
+    ] = "",
+    masks: Annotated[
+        int, Field(ge=1, le=20, description="How many masks: a point may mean a part or a whole.")
+    ] = 1,
     *,
     model: str,
 ) -> Answer:
-    """Select one thing in a picture by a box around it and/or points on it and beside it: its mask (SAM 2)."""
-    import torch
-    import torch.nn.functional as F
-    from transformers import Sam2Model
+    """Select one thing in a picture by a box around it and/or points on it and beside it: its mask (SAM 2 or 3)."""
+    from llavakit.tools.sam import Pointed, Sam3
 
-    if box is None and not inside:
+    net = _sam(model)
+    if words and (box is not None or inside or outside):
+        raise ToolError("say what to select either in words, or by a box and points")
+    if words and not isinstance(net, Sam3):
+        raise ToolError("this model knows no words: find the thing with ground, and give its box")
+    if words and isinstance(net, Sam3):
+        found = net.named(net.look(image.pixels_HW3), image.size, words, masks)
+    elif box is None and not inside:
         raise ToolError("say what to select: a box around it, or points inside of it")
-    net = _net(Sam2Model, model)
-    side, (width, height) = net.config.prompt_encoder_config.image_size, image.size
-    values_HW3 = (resized(image.pixels_HW3, (side, side)) / np.float32(255) - MEAN) / STD
-    scale = np.array([side / width, side / height])
-    prompts: dict[str, Any] = {}
-    if box is not None:
-        prompts["input_boxes"] = torch.tensor(
-            (np.asarray(box) * np.tile(scale, 2))[None, None], dtype=torch.float32
-        )
-    if inside or outside:
-        points = np.asarray([*inside, *outside]) * scale
-        prompts["input_points"] = torch.tensor(points[None, None], dtype=torch.float32)
-        prompts["input_labels"] = torch.tensor([[[1] * len(inside) + [0] * len(outside)]])
-    pixels = torch.from_numpy(values_HW3.transpose(2, 0, 1)[None].copy())
+    else:
+        marks = net.marks if isinstance(net, Sam3) else net
+        said = Pointed((*inside, *outside), [1] * len(inside) + [0] * len(outside), box)
+        found = marks.masks(marks.look(image.pixels_HW3), image.size, said)[:masks]
+    if not found:
+        raise ToolError("nothing was found there; try a larger box, other points or other words")
+    first, *others = [
+        {
+            "mask": Mask(each.inside_HW),
+            "box": mask_box(each.inside_HW),
+            "percent": round(100 * float(each.inside_HW.mean()), 2),
+            "confidence": round(each.score, 3),
+        }
+        for each in found
+    ]
+    shown = tuple(Drawn(shaded(image.pixels_HW3, each.inside_HW), (0, 0)) for each in found)
+    return Answer(first | ({"others": others} if others else {}), shown)
+
+
+@cache
+def _sam(model: str) -> "Sam2 | Sam3":
+    from llavakit.tools.sam import open_sam
+
+    try:
+        return open_sam(model)
+    except ConfigError as error:  # in a tool it is the model's to hear
+        raise ToolUnavailable(f"{model} cannot be opened: {error}") from None
+
+
+def parts(image: Picture, *, model: str) -> Answer:
+    """Divide a whole picture into its parts and name each (wall, person): its share, its box, a colored map."""
+    import torch
+    from torch.nn import functional as F
+    from transformers import AutoModelForSemanticSegmentation
+
+    processor, net = _processor(model), _net(AutoModelForSemanticSegmentation, model)
+    inputs = processor(images=PIL.Image.fromarray(image.pixels_HW3), return_tensors="pt").to(net.device)
     with torch.inference_mode():
-        said = net(
-            pixel_values=pixels.to(net.device), **{name: one.to(net.device) for name, one in prompts.items()}
-        )
-        best = int(said.iou_scores[0, 0].argmax())
-        whole = F.interpolate(said.pred_masks[0, :, best][None].float(), (height, width), mode="bilinear")
-    inside_HW = (whole[0, 0] > 0).cpu().numpy()
-    if not inside_HW.any():
-        raise ToolError("nothing was found there; try a larger box or other points")
-    percent = round(100 * float(inside_HW.mean()), 2)
-    value = {"mask": Mask(inside_HW), "box": mask_box(inside_HW), "percent": percent}
-    value["confidence"] = round(float(said.iou_scores[0, 0, best]), 3)
-    return Answer(value, (Drawn(shaded(image.pixels_HW3, inside_HW), (0, 0)),))
+        logits = net(**inputs).logits.float()
+    whole = F.interpolate(logits, image.size[::-1], mode="bilinear", align_corners=False)
+    labels_HW = whole[0].argmax(dim=0).cpu().numpy()
+    found, map_HW3 = [], np.zeros_like(image.pixels_HW3)
+    for label in np.unique(labels_HW).tolist():
+        inside_HW = labels_HW == label
+        map_HW3[inside_HW] = _color(label)
+        percent = round(100 * float(inside_HW.mean()), 2)
+        found.append({"label": net.config.id2label[label], "percent": percent, "box": mask_box(inside_HW)})
+    found.sort(key=lambda part: -part["percent"])
+    return Answer({"parts": found}, (Drawn(map_HW3),))
+
+
+def _color(label: int) -> tuple[int, int, int]:
+    """Far from those of its neighbours in the list, and the same in every picture."""
+    hue, value = label * 0.618 % 1, (1.0, 0.8, 0.6)[label % 3]
+    red, green, blue = hsv_to_rgb(hue, 0.75, value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def caption(image: Picture, box: Region | None = None, *, model: str) -> Answer:

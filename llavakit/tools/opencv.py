@@ -33,6 +33,19 @@ def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return out
 
 
+def superpixels(lab_HW3: np.ndarray, side: int, *, adapts: bool) -> tuple[np.ndarray, int]:
+    """int32[h, w] and how many: pieces of about one colour with `side` pixels on a side (SLIC).
+
+    One that `adapts` is as compact as its texture lets it be (SLICO).
+    """
+    cv2 = opencv()
+    kind = cv2.ximgproc.SLICO if adapts else cv2.ximgproc.SLIC
+    slic = cv2.ximgproc.createSuperpixelSLIC(lab_HW3, kind, side, 10.0)
+    slic.iterate(6)
+    slic.enforceLabelConnectivity(25)
+    return slic.getLabels(), int(slic.getNumberOfSuperpixels())
+
+
 def mask_box(inside_HW: np.ndarray) -> Region:
     """The smallest box around a mask that is not empty."""
     rows, columns = np.flatnonzero(inside_HW.any(axis=1)), np.flatnonzero(inside_HW.any(axis=0))

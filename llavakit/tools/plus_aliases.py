@@ -2,18 +2,19 @@
 
 Values are what its web server told the model: boxes are parts of the picture with two decimals, masks and pictures
 are left out, and where nothing is left it is said that the picture was processed. Its model calls them by heart and
-is told of none. The engines behind the names are others than the release's; three of its tools have none here.
+is told of none. The engines behind the names are others than the release's.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-from llavakit.text.calls import Json, ToolError, ToolUnavailable
+from llavakit.text.calls import Json, ToolError
 from llavakit.tools.aliases import Alias, Behind
 from llavakit.tools.desk import PREFIXES
 
-MASKS = ("segment", "select", "salient")  # tools of ours whose texts are masks
+MASKS = ("segment", "segment_like", "select", "salient")  # tools of ours whose texts are masks
 MAPS = ("edges",)  # tools whose pictures are layouts
+GRAINS = 3  # masks of one thing: a part of it, more of it, the whole
 
 TEXT: Json = {"type": "string"}
 NUMBER: Json = {"type": "number"}
@@ -115,6 +116,35 @@ def retrieval(arguments: Json, behind: Behind) -> Json:
     }
 
 
+def openseed(arguments: Json, behind: Behind) -> Json:
+    """Every part of the picture in a color of its own. The release's model names 150 kinds, and so does ours."""
+    behind.ask("parts")
+    return _done("openseed")
+
+
+def _semantic_sam(name: str) -> Callable[[Json, Behind], Json]:
+    def run(arguments: Json, behind: Behind) -> Json:
+        """What a point or a box means, from a part to the whole: a mask for each, as pictures."""
+        if ("boxes" in arguments) == ("point" in arguments):
+            raise ToolError("give either boxes, or a point")
+        key, way = ("boxes", "box") if "boxes" in arguments else ("point", "inside")
+        said = arguments[key]
+        flat = isinstance(said, list) and all(isinstance(each, int | float) for each in said)
+        for one in [said] if flat else _list(said, key):
+            behind.ask("segment", masks=GRAINS, **{way: one if way == "box" else [one]})
+        return _done(name)
+
+    return run
+
+
+def seem(arguments: Json, behind: Behind) -> Json:
+    """What is like an example: the newest mask on the second picture that was brought, if there are two."""
+    mask = _newest(behind, "text", MASKS, "seem needs an example: call sam on a thing first")
+    brought = [name for name in behind.desk.pictures() if not behind.desk.find(name).made_by]
+    behind.ask("segment_like", example=brought[1 if len(brought) > 1 else 0], mask=mask, image=brought[0])
+    return _done("seem")
+
+
 def _processed(name: str, target: str) -> Callable[[Json, Behind], Json]:
     """A tool that makes a picture: the model is told that it did."""
 
@@ -122,12 +152,23 @@ def _processed(name: str, target: str) -> Callable[[Json, Behind], Json]:
         given: Json = {"prompt": arguments["prompt"]}
         if target == "paint":
             given["mask"] = _newest(behind, "text", MASKS, f"{name} needs a mask: call sam first")
-        if target == "redraw":
-            given["image"] = _newest(behind, "image", MAPS, f"{name} needs a layout: call edges first")
         behind.ask(target, **given)
-        return {"message": f"The {name} has processed the image."}
+        return _done(name)
 
     return run
+
+
+def controlnet(arguments: Json, behind: Behind) -> Json:
+    """Along the newest outlines, drawn where there are none. The release's follows the map of openseed."""
+    if not any(behind.desk.find(name).made_by in MAPS for name in behind.desk.pictures()):
+        behind.ask("edges")
+    behind.ask("redraw", prompt=arguments["prompt"], image=_newest(behind, "image", MAPS, "no outlines"))
+    return _done("controlnet")
+
+
+def _done(name: str) -> Json:
+    """What is said where nothing else of a result is told."""
+    return {"message": f"The {name} has processed the image."}
 
 
 def _newest(behind: Behind, kind: Literal["image", "text"], makers: tuple[str, ...], missing: str) -> str:
@@ -136,13 +177,6 @@ def _newest(behind: Behind, kind: Literal["image", "text"], makers: tuple[str, .
         if name.startswith(PREFIXES[kind]) and behind.desk.find(name, kind).made_by in makers:
             return name
     raise ToolError(missing)
-
-
-def _without(name: str, engine: str) -> Callable[[Json, Behind], NoReturn]:
-    def run(arguments: Json, behind: Behind) -> NoReturn:
-        raise ToolUnavailable(f"{name} needs {engine}, which is not here")
-
-    return run
 
 
 def _plus(
@@ -158,7 +192,11 @@ def _maker(name: str, target: str, description: str) -> Alias:
 
 
 _FOUND, _CAPTION = "Find things in the picture by words", {"caption": CAPTION}
-_MASKS = "Find things by words, and select each"
+_MASKS, _MEANT = (
+    "Find things by words, and select each",
+    "Select what a point or a box may mean, part or whole",
+)
+_STATE = ("refimg", "refmask")  # what the release's page adds to calls of SEEM
 PLUS: tuple[Alias, ...] = (
     _plus("grounding_dino", ("ground",), f"{_FOUND}.", grounding_dino, _CAPTION, ("caption",)),
     _plus(
@@ -182,13 +220,15 @@ PLUS: tuple[Alias, ...] = (
     _maker("instruct_pix2pix", "edit", "Change the picture as an instruction says."),
     _maker("ip2p", "edit", "Change the picture as an instruction says."),
     _maker("inpainting", "paint", "Paint into the newest mask."),
-    _maker("controlnet", "redraw", "Make a picture along the newest layout."),
-    *(
-        _plus(name, (), f"{engine}: not here.", _without(name, engine), {each: {} for each in ("boxes", "point")})
-        for name, engine in (
-            ("openseed", "OpenSeeD"), ("semantic_sam", "Semantic-SAM"), ("semantic-sam", "Semantic-SAM"),
-            ("seem", "SEEM"),
-        )
+    _plus(
+        "controlnet", ("redraw", "edges"), "Make a picture along the outlines of one.", controlnet,
+        {"prompt": TEXT}, ("prompt",),
     ),
+    _plus("openseed", ("parts",), "Divide the picture into its parts.", openseed),
+    *(
+        _plus(name, ("segment",), f"{_MEANT}.", _semantic_sam(name), {each: {} for each in ("boxes", "point")})
+        for name in ("semantic_sam", "semantic-sam")
+    ),
+    _plus("seem", ("segment_like",), "Select what is like an example.", seem, {each: {} for each in _STATE}),
 )  # fmt: skip
 ALIAS_NAMES = frozenset(alias.name for alias in PLUS)

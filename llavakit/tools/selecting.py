@@ -8,7 +8,7 @@ from pydantic import Field
 from llavakit.text.calls import ToolError
 from llavakit.tools.arguments import Answer, Drawn, Mask, Picture, Point, Region
 from llavakit.tools.flow import Flow
-from llavakit.tools.opencv import mask_box, opencv, resized, shaded
+from llavakit.tools.opencv import mask_box, opencv, resized, shaded, superpixels
 from llavakit.tools.patchmatch import PatchMatch
 
 WORK_SIDE = 640  # outlines are found at this size, and followed at full size by what they are made of
@@ -67,11 +67,7 @@ def _superpixels(small_HW3: np.ndarray) -> np.ndarray:
     cv2 = opencv()
     lab = cv2.cvtColor(cv2.GaussianBlur(small_HW3, (3, 3), 0), cv2.COLOR_RGB2LAB)
     size = max(6, round((small_HW3.shape[0] * small_HW3.shape[1] / 600) ** 0.5))
-    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLICO, size)
-    slic.iterate(6)
-    slic.enforceLabelConnectivity(25)
-    labels: np.ndarray = slic.getLabels()
-    return labels
+    return superpixels(lab, size, adapts=True)[0]
 
 
 def _spread(marks_HW: np.ndarray, labels_HW: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from llavakit.tools import (
     reading,
     reckoning,
     saliency,
+    seem,
     selecting,
 )
 from llavakit.tools.aliases import ZOOM, AliasTool
@@ -97,6 +98,8 @@ SKILLS = {
         Skill(detection.detect, seconds=60.0, weights=detection.YOLO.weights),
         _hub(hub_models.ground, "IDEA-Research/grounding-dino-tiny", "Grounding DINO", "Apache-2.0", 2500),
         _hub(hub_models.segment, "facebook/sam2.1-hiera-tiny", "SAM 2.1", "Apache-2.0", 1500),
+        Skill(seem.segment_like, 120.0, seem.WEIGHTS, (("url", ""),)),
+        _hub(hub_models.parts, "openmmlab/upernet-convnext-tiny", "UPerNet", "MIT", 1500),
         _hub(hub_models.caption, "Salesforce/blip-image-captioning-base", "BLIP", "BSD-3-Clause", 2000),
         _hub(hub_models.search, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000, folder=""),
         _hub(hub_models.alike, "google/siglip-base-patch16-224", "SigLIP", "Apache-2.0", 2000, folder=""),

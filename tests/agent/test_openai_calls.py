@@ -16,6 +16,8 @@ from llavakit.tools.registry import Made
 from tests import tiny
 from tests.agent.scripted import Fake, Scripted, run_agent
 
+REFUSED = "400"
+
 
 @pytest.fixture
 def server():
@@ -24,6 +26,9 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            if says[len(asked) - 1] == REFUSED:
+                self.send_error(400)
+                return
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.end_headers()
@@ -97,6 +102,40 @@ def test_a_call_that_is_no_json_is_told_to_the_model_and_one_that_is_none_ends_i
     says += [[{"tool_calls": [{"function": {"name": 3}}]}]]
     with pytest.raises(RemoteError, match="none of OpenAI's"):
         list(ToolCaller(remote, []).stream(Conversation((user("x"),))))
+
+
+def edges_again(server, *last):
+    """A run that may ask once: the requests, and what the answer is when `last` is said at its end."""
+    remote, asked, says = server
+    says += [[piece(0, "{}", "edges")], *last]
+    return [Fake("edges", {"sure": 3})], remote, asked
+
+
+def test_the_last_answer_is_asked_for_without_calls(server, tmp_path):
+    tools, remote, asked = edges_again(server, [{"content": "Three. [call_1]"}])
+    model = ToolCaller(remote, [tools[0].card])
+    answer, _ = run_agent(tmp_path, model, tools, form=FORMS["openai"], budget={"steps": 1})
+    assert answer.text == "Three. [call_1]\n[stopped: 1 steps are used up]"
+    assert [body.get("tool_choice") for body in asked] == [None, "none"]
+    assert asked[0]["tools"] == asked[1]["tools"]
+    assert "No tool can be called any more" in json.dumps(asked[1]["messages"][-1])
+
+
+def test_a_server_that_refuses_the_choice_is_asked_without_tools(server, tmp_path):
+    tools, remote, asked = edges_again(server, REFUSED, [{"content": "Three. [call_1]"}])
+    model = ToolCaller(remote, [tools[0].card])
+    answer, _ = run_agent(tmp_path, model, tools, form=FORMS["openai"], budget={"steps": 1})
+    assert answer.plain == "Three. [call_1]"
+    sent = [{"tools", "tool_choice"} & body.keys() for body in asked]
+    assert sent == [{"tools"}, {"tools", "tool_choice"}, set()]
+
+
+def test_a_server_that_calls_all_the_same_has_given_no_answer(server, tmp_path):
+    tools, remote, _ = edges_again(server, [piece(0, "{}", "edges")])
+    model = ToolCaller(remote, [tools[0].card])
+    answer, _ = run_agent(tmp_path, model, tools, form=FORMS["openai"], budget={"steps": 1})
+    assert answer.plain == 'edges gave {"sure": 3} [call_1]' and len(tools[0].asked) == 1
+    assert answer.missing == ("an answer: the model gave none",)
 
 
 def test_the_form_is_for_servers(server):

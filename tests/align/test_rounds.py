@@ -276,12 +276,16 @@ def test_the_sampler_has_the_weights_that_learn(tmp_path, changes):
     checkpoints.load(run.out)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model.lora": "{r: 4}", "train": "[language]"}], ids=["full", "lora"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"model.lora": "{r: 4}", "train": "[language]"}], ids=["full", "lora"]
+)
 def test_the_modules_that_learn_answer_in_bf16_too(tmp_path, changes):
     """Under autocast they give bfloat16; keys and values lie in the weights' own numbers, which are bfloat16 below
     adapters.
     """
-    run = policy_run(tmp_path, **{"precision": "bf16", "policy.engine": "shared", "optim.steps": 1, **changes})
+    run = policy_run(
+        tmp_path, **{"precision": "bf16", "policy.engine": "shared", "optim.steps": 1, **changes}
+    )
     train(run, policy=open_policy)
     [row] = read_metrics(run.out / "metrics.jsonl")
     assert row["drift"] < 0.05

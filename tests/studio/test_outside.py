@@ -1,13 +1,6 @@
 """Engines over HTTP: servers that do as agreed, and those that do not."""
 
-import base64
-import io
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import numpy as np
-import PIL.Image
 import pytest
 
 from llavakit.core.errors import RemoteError
@@ -19,51 +12,14 @@ from llavakit.studio.picture import read_picture
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.seem import Seem
 from llavakit.studio.session import Session, first_scene
-from llavakit.vision.rle import encode_rle
 from tests.studio.pictures import png, scenery
-
-
-class Served(BaseHTTPRequestHandler):
-    """Fills a hole with green, or finds a square around a mark; by its path it fails in a way of its own."""
-
-    def do_POST(self):
-        said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        body = self.found(said) if self.path.endswith("/segment") else self.filled(said)
-        body = b"neither picture nor mask" if self.path.startswith("/broken") else body
-        self.send_response(500 if self.path.startswith("/angry") else 200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def filled(self, said):
-        image, mask = opened(said["image"]), opened(said["mask"])
-        image.paste((0, 200, 0), mask=mask)
-        return png(np.asarray(image.resize((5, 5)) if self.path.startswith("/small") else image))
-
-    def found(self, said):
-        size = (5, 5) if self.path.startswith("/small") else opened(said["image"]).size
-        mask = np.zeros(size[::-1], bool)
-        [x, y] = said["marks"][0]["path"][0]
-        mask[int(y) - 4 : int(y) + 4, int(x) - 4 : int(x) + 4] = not self.path.startswith("/empty")
-        if said["mask"]:
-            mask |= np.asarray(opened(said["mask"])) > 127
-        return json.dumps({"masks": [{**encode_rle(mask), "score": 0.5, "label": "dog"}] * 9}).encode()
-
-    def log_message(self, *words):
-        pass
-
-
-def opened(packed):
-    return PIL.Image.open(io.BytesIO(base64.b64decode(packed)))
+from tests.tools.engines_http import engines
 
 
 @pytest.fixture
 def url():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with engines() as found:
+        yield found
 
 
 def test_a_removal_is_filled_by_the_server(url):

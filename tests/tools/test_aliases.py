@@ -8,7 +8,7 @@ import PIL.ImageDraw
 import pytest
 
 from llavakit.agent.forms import FORMS, Told
-from llavakit.text.calls import Call, ToolError, ToolUnavailable
+from llavakit.text.calls import Call, ToolError
 from llavakit.text.conversation import Text
 from llavakit.text.llava_plus import action_of, read_answer, write_answer
 from llavakit.tools.aliases import AliasTool
@@ -102,6 +102,14 @@ def test_the_zoom_of_models_that_think_with_images(desk):
          {"message": "The sd has processed the image."}),
         ("instruct-pix2pix", {"prompt": "make it night", "image": "x"}, {"edit": {"seed": 0}},
          [("edit", {"prompt": "make it night"})], {"message": "The instruct-pix2pix has processed the image."}),
+        ("openseed", {}, {"parts": {"parts": []}}, [("parts", {})],
+         {"message": "The openseed has processed the image."}),
+        ("semantic_sam", {"point": [0.1, 0.2]}, {"segment": MASK},
+         [("segment", {"masks": 3, "inside": [[0.1, 0.2]]})],
+         {"message": "The semantic_sam has processed the image."}),
+        ("semantic-sam", {"boxes": [[0, 0, 1, 1], [0, 0, 0.5, 1]]}, {"segment": MASK},
+         [("segment", {"masks": 3, "box": [0, 0, 1, 1]}), ("segment", {"masks": 3, "box": [0, 0, 0.5, 1]})],
+         {"message": "The semantic-sam has processed the image."}),
     ],
 )  # fmt: skip
 def test_the_tools_of_llava_plus_take_and_give_what_its_weights_saw(desk, name, params, values, asked, told):
@@ -115,21 +123,35 @@ def test_the_tools_of_llava_plus_take_and_give_what_its_weights_saw(desk, name, 
 
 
 def test_what_llava_plus_keeps_in_its_server_is_the_newest_of_its_kind_on_the_desk(desk):
-    paint, redraw = Stub("paint", {"seed": 0}), Stub("redraw", {"seed": 0})
-    for name, tools, says in (
-        ("inpainting", {"paint": paint}, "call sam first"),
-        ("controlnet", {"redraw": redraw}, "call edges first"),
-    ):
-        with pytest.raises(ToolError, match=says):
-            AliasTool(ALIASES[name], tools).run({"prompt": "a cat"}, desk, seconds=1)
+    paint, redraw, like = (Stub(name, {"seed": 0}) for name in ("paint", "redraw", "segment_like"))
+    edges = Stub("edges", {})
+    for name, tools in (("inpainting", {"paint": paint}), ("seem", {"segment_like": like})):
+        given = {"prompt": "a cat"} if name == "inpainting" else {"refimg": None, "refmask": None}
+        with pytest.raises(ToolError, match="call sam"):
+            AliasTool(ALIASES[name], tools).run(given, desk, seconds=1)
     desk.add_text("{}", made_by="segment")
     desk.add_text("a long text", made_by="ocr")
     desk.add_image(PIL.Image.new("RGB", (9, 9)), made_by="edges")
     assert AliasTool(ALIASES["inpainting"], {"paint": paint}).run(
         {"prompt": "a cat"}, desk, seconds=1
     ).value == {"message": "The inpainting has processed the image."}
-    AliasTool(ALIASES["controlnet"], {"redraw": redraw}).run({"prompt": "a cat"}, desk, seconds=1)
+    AliasTool(ALIASES["controlnet"], {"redraw": redraw, "edges": edges}).run(
+        {"prompt": "a cat"}, desk, seconds=1
+    )
+    AliasTool(ALIASES["seem"], {"segment_like": like}).run({}, desk, seconds=1)
     assert paint.asked == [{"prompt": "a cat", "mask": "txt_1"}]
+    assert redraw.asked == [{"prompt": "a cat", "image": "img_3"}] and not edges.asked
+    assert like.asked == [{"example": "img_2", "mask": "txt_1", "image": "img_1"}]
+
+
+def test_without_outlines_a_picture_along_them_begins_with_drawing_them(desk):
+    class Edges(Stub):
+        def run(self, arguments, desk, *, seconds):
+            return Made({}, (desk.add_image(PIL.Image.new("RGB", (9, 9)), made_by="edges"),))
+
+    redraw = Stub("redraw", {"seed": 0})
+    tools = {"redraw": redraw, "edges": Edges("edges", {})}
+    AliasTool(ALIASES["controlnet"], tools).run({"prompt": "a cat"}, desk, seconds=1)
     assert redraw.asked == [{"prompt": "a cat", "image": "img_3"}]
 
 
@@ -156,8 +178,8 @@ def test_an_alias_needs_its_arguments_and_its_engine(desk):
         AliasTool(ALIASES["grounding_dino"], {"ground": Stub("ground", {})}).run({}, desk, seconds=1)
     with pytest.raises(ToolError, match="give either boxes, or points"):
         AliasTool(ALIASES["sam"], {"segment": Stub("segment", {})}).run({}, desk, seconds=1)
-    with pytest.raises(ToolUnavailable, match="seem needs SEEM, which is not here"):
-        AliasTool(ALIASES["seem"], {}).run({}, desk, seconds=1)
+    with pytest.raises(ToolError, match="give either boxes, or a point"):
+        AliasTool(ALIASES["semantic_sam"], {"segment": Stub("segment", {})}).run({}, desk, seconds=1)
 
 
 def test_several_aliases_of_a_tool_share_it():

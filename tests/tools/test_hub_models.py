@@ -13,7 +13,7 @@ from skimage import data
 
 from llavakit.core.errors import ConfigError
 from llavakit.text.calls import Call, ToolError, ToolUnavailable
-from llavakit.tools import hub_models
+from llavakit.tools import hub_models, sam
 from llavakit.tools.arguments import Picture, Point, Region
 from llavakit.tools.artifacts import Artifacts
 from llavakit.tools.desk import Desk
@@ -76,6 +76,51 @@ def test_a_mask_is_as_large_as_the_picture(folder):
         assert answer.value["mask"].inside_HW.shape == CAT.pixels_HW3.shape[:2]
     with pytest.raises(ToolError, match="say what to select"):
         hub_models.segment(CAT, model=str(folder / "sam2"))
+
+
+def test_a_point_may_mean_several_things_and_words_need_a_model_that_knows_them(folder):
+    sam2, sam3 = tiny_hub.save_sam2(folder / "sam2_more"), tiny_hub.save_sam3(folder / "sam3")
+    point = {"inside": (Point(150, 150),)}
+    answer = hub_models.segment(CAT, **point, masks=3, model=sam2)
+    all_masks = [answer.value, *answer.value["others"]]
+    assert len(all_masks) == len(answer.pictures) == 3
+    assert len({each["mask"].inside_HW.tobytes() for each in all_masks}) == 3
+    assert [each["confidence"] for each in all_masks] == sorted(
+        (e["confidence"] for e in all_masks), reverse=True
+    )
+    assert "others" not in hub_models.segment(CAT, **point, model=sam2).value
+    assert (
+        hub_models.segment(CAT, **point, model=sam3).value["mask"].inside_HW.shape == CAT.pixels_HW3.shape[:2]
+    )
+    with pytest.raises(ToolError, match="knows no words: find the thing with ground"):
+        hub_models.segment(CAT, words="a cat", model=sam2)
+    with pytest.raises(ToolError, match="either in words, or by a box"):
+        hub_models.segment(CAT, **point, words="a cat", model=sam3)
+    with pytest.raises(ToolUnavailable, match=r"unknown model_type of .*'blip'"):
+        tiny_hub.save_blip(folder / "no_sam")
+        hub_models.segment(CAT, **point, model=str(folder / "no_sam"))
+
+
+def test_words_select_every_instance_that_is_sure_enough(folder, monkeypatch):
+    model = tiny_hub.save_sam3(folder / "sam3_words")
+    monkeypatch.setattr(sam, "SURE_NAMED", 0.0)
+    answer = hub_models.segment(CAT, words="a red disc", masks=20, model=model)
+    assert 1 <= len(answer.pictures) <= 5 and answer.value["mask"].inside_HW.any()
+    monkeypatch.setattr(sam, "SURE_NAMED", 1.0)
+    with pytest.raises(ToolError, match="nothing was found"):
+        hub_models.segment(CAT, words="a red disc", model=model)
+
+
+def test_the_parts_of_a_picture_cover_it_in_a_color_each(folder):
+    model = tiny_hub.save_upernet(folder / "upernet")
+    answer = hub_models.parts(CAT, model=model)
+    found, [drawn] = answer.value["parts"], answer.pictures
+    assert len(found) > 1 and sum(part["percent"] for part in found) == pytest.approx(100, abs=0.1)
+    assert {part["label"] for part in found} <= {"wall", "sky", "tree", "road", "person"}
+    colors, counts = np.unique(drawn.pixels_HW3.reshape(-1, 3), axis=0, return_counts=True)
+    assert len(colors) == len(found) and drawn.pixels_HW3.shape == CAT.pixels_HW3.shape
+    shares = sorted(100 * counts / counts.sum(), reverse=True)
+    assert shares == pytest.approx([part["percent"] for part in found], abs=0.01)
 
 
 def test_a_picture_has_one_caption_and_a_box_of_it_another(folder):
@@ -146,11 +191,13 @@ def test_weights_that_are_not_there_are_told_with_their_name():
 def test_they_are_there_when_they_are_named_and_say_what_they_need():
     named_only = {name for name, skill in SKILLS.items() if skill.settings}
     registry = open_tools()
-    hub = {"ground", "segment", "caption", "search", "alike", "tag"}
+    hub = {"ground", "segment", "segment_like", "parts", "caption", "search", "alike", "tag"}
     assert named_only == hub | {"generate", "edit", "paint", "redraw"} and not named_only & set(
         registry.tools
     )
     with pytest.raises(ConfigError, match="search needs folder"):
         open_tools(["search"])
+    with pytest.raises(ConfigError, match="segment_like needs url"):
+        open_tools(["seem"])
     with pytest.raises(ConfigError, match="did you mean 'model'"):
         open_tools(["ground"], {"ground": {"modle": "x"}})

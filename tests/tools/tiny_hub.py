@@ -5,6 +5,9 @@ from pathlib import Path
 
 import torch
 import transformers as hf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,"
 
@@ -77,7 +80,7 @@ def save_grounding_dino(folder: Path) -> None:
     hf.GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
 
 
-def save_sam2(folder: Path) -> None:
+def save_sam2(folder: Path) -> str:
     torch.manual_seed(0)
     backbone = hf.Sam2HieraDetConfig(
         hidden_size=8, num_attention_heads=1, blocks_per_stage=[1, 1, 2, 1], embed_dim_per_stage=[8, 16, 32, 64],
@@ -93,6 +96,71 @@ def save_sam2(folder: Path) -> None:
         mask_decoder_config={"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 32},
     )  # fmt: skip
     hf.Sam2Model(config).save_pretrained(folder)
+    return str(folder)
+
+
+TEXT = {
+    "vocab_size": 9, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "intermediate_size": 32, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1,
+}  # fmt: skip  # of the text towers of SAM 3 and CLIPSeg
+
+
+def few_words() -> hf.PreTrainedTokenizerFast:
+    words = {word: number for number, word in enumerate(("<start>", "<end>", "a", "red", "disc", "<unk>"))}
+    made = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    made.pre_tokenizer = Whitespace()
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token="<start>", eos_token="<end>", unk_token="<unk>", pad_token="<end>"
+    )
+
+
+def save_sam3(folder: Path) -> str:
+    """As facebook/sam3: one directory for the detector, which knows words, and the tracker, which knows marks."""
+    torch.manual_seed(0)
+    vision = {
+        "backbone_config": {
+            "model_type": "sam3_vit_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 56, "patch_size": 14, "window_size": 2,
+            "global_attn_indexes": [1], "pretrain_image_size": 28,
+        },
+        "fpn_hidden_size": 32, "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    }  # fmt: skip
+    part = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_layers": 1}
+    detector = {
+        "model_type": "sam3", "vision_config": vision, "text_config": {**TEXT, "projection_dim": 16},
+        "geometry_encoder_config": part, "detr_encoder_config": part,
+        "detr_decoder_config": {**part, "num_queries": 5},
+        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2},
+    }  # fmt: skip
+    tracker = {
+        "model_type": "sam3_tracker_video", "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 56, "patch_size": 14},
+        "mask_decoder_config": {
+            "hidden_size": 32, "mlp_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "iou_head_hidden_dim": 32,
+        },
+        "image_size": 56,
+    }  # fmt: skip
+    config = hf.Sam3VideoConfig(detector_config=detector, tracker_config=tracker)
+    hf.Sam3VideoModel(config).eval().save_pretrained(folder)
+    few_words().save_pretrained(folder)
+    return str(folder)
+
+
+def save_upernet(folder: Path) -> str:
+    """As openmmlab/upernet-convnext-tiny, with five kinds of parts."""
+    torch.manual_seed(0)
+    backbone = hf.ConvNextConfig(
+        hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], out_features=["stage1", "stage2", "stage3", "stage4"]
+    )
+    names = dict(enumerate(("wall", "sky", "tree", "road", "person")))
+    config = hf.UperNetConfig(
+        backbone_config=backbone, hidden_size=8, pool_scales=[1, 2], use_auxiliary_head=False, id2label=names,
+        label2id={name: index for index, name in names.items()}, initializer_range=1.0,
+    )  # fmt: skip
+    hf.UperNetForSemanticSegmentation(config).save_pretrained(folder)
+    hf.SegformerImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(folder)
+    return str(folder)
 
 
 def save_blip(folder: Path) -> None:

@@ -6,9 +6,9 @@
 import numpy as np
 
 from llavakit.core.errors import DataError, RemoteError
-from llavakit.studio.outside import Outside, packed
 from llavakit.studio.scene import EditError
 from llavakit.studio.tiles import Pixels
+from llavakit.tools.outside import Outside, packed
 from llavakit.vision.image import load_image
 
 PATH = "/api/v2/image"

@@ -1,98 +1,66 @@
 """Segmenters with weights of a hub or a directory, by `transformers`: SAM-2 for marks, CLIPSeg for words."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPSegForImageSegmentation, Sam2Model
+from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
-from llavakit.core.errors import ConfigError
 from llavakit.studio.engines import Found, Mark, Prompts, View
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.standing_out import level
 from llavakit.studio.tiles import Pixels, nonzero_box
+from llavakit.tools import sam
+from llavakit.tools.sam import Pointed, opened, pixels_of, whole_mask
 
-# Pixels as the models saw them in training.
-SAM_MEAN, SAM_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 POINTS_OF_STROKE = 3  # more of them make SAM think of more than one thing
-NO_MASK, SURE_MASK = -10.0, 10.0  # logits of a mask that is given to SAM
 WORDS_SURE = 0.4  # of CLIPSeg: what its authors cut at
 KEPT = 4  # pictures
 
 
-class SamMarks:
-    """Clicks, strokes, boxes and a mask to correct, by a model of the SAM line. A picture is looked at once."""
+class Looked:
+    """What a model has seen of the newest pictures, so that each is looked at once."""
 
-    def __init__(
-        self, model: Any, side: int, mean: tuple[float, ...], std: tuple[float, ...], name: str
-    ) -> None:
-        """`side`: pixels of the square that the model sees; `name`: how people call it."""
-        self._model, self._side, self._mean, self._std, self._name = model, side, mean, std, name
-        self._pictures: OrderedDict[Hashable, list[Tensor]] = OrderedDict()
-        self._lock = Lock()
+    def __init__(self, look: Callable[[Pixels], Any], side: int) -> None:
+        """`look` is given a picture that is not much larger than `side` pixels."""
+        self._look, self._side, self._lock = look, side, Lock()
+        self._seen: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def at(self, view: View) -> Any:
+        """What it has seen of this one."""
+        with self._lock:
+            if view.key not in self._seen:
+                self._seen[view.key] = self._look(view.rgb(level(max(view.size), self._side)))
+                while len(self._seen) > KEPT:
+                    self._seen.popitem(last=False)
+            return self._seen[view.key]
+
+
+class SamMarks:
+    """Clicks, strokes, boxes and a mask to correct, by a model of the SAM line (tools/sam.py)."""
+
+    def __init__(self, model: sam.SamMarks, name: str) -> None:
+        """`name`: how people call it."""
+        self._model, self._name, self._pictures = model, name, Looked(model.look, model.side)
 
     def prepare(self, view: View) -> None:
-        self._look(view)
+        self._pictures.at(view)
 
-    @torch.inference_mode()
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """Three candidates for a first prompt, one where a mask is corrected, the surest first."""
         if prompts.text:
             raise EditError(
                 f"{self._name} understands marks and boxes, not words; choose clipseg or sam3 for words"
             )
-        scale = np.array([self._side / view.size[0], self._side / view.size[1]])
         points, labels = _points(prompts.marks)
-        asked: dict[str, Any] = {"image_embeddings": self._look(view)}
-        if points:
-            asked["input_points"] = torch.tensor(np.array(points) * scale, dtype=torch.float32)[None, None]
-            asked["input_labels"] = torch.tensor(labels, dtype=torch.int32)[None, None]
-        if prompts.box is not None:
-            corners = np.array(prompts.box, np.float32).reshape(2, 2) * scale
-            asked["input_boxes"] = torch.tensor(corners.reshape(1, 1, 4), dtype=torch.float32)
-        if prompts.before is not None:
-            size = self._model.prompt_encoder.mask_input_size
-            before = torch.from_numpy(np.float32(prompts.before > 127))[None, None]
-            small = F.interpolate(before, size=tuple(size), mode="bilinear", align_corners=False)
-            asked["input_masks"] = small * (SURE_MASK - NO_MASK) + NO_MASK
-        first = prompts.before is None
-        said = self._model(**asked, multimask_output=first and len(points) < 2)
-        order = said.iou_scores[0, 0].argsort(descending=True).tolist()
-        return [
-            found
-            for index in order
-            if (
-                found := sized(
-                    "object", said.pred_masks[0, 0, index], view, float(said.iou_scores[0, 0, index])
-                )
-            )
-        ]
-
-    def _look(self, view: View) -> list[Tensor]:
-        with self._lock:
-            if view.key not in self._pictures:
-                pixels = pixels_of(view, self._side, self._mean, self._std)
-                with torch.inference_mode():
-                    self._pictures[view.key] = self._model.get_image_embeddings(pixels)
-                while len(self._pictures) > KEPT:
-                    self._pictures.popitem(last=False)
-            return self._pictures[view.key]
-
-
-class Sam2(SamMarks):
-    """SAM-2 (arXiv 2408.00714)."""
-
-    def __init__(self, path: str) -> None:
-        """A directory or hub id. ConfigError where there is no such model."""
-        model = opened(Sam2Model, path)
-        side = int(model.config.vision_config.backbone_config.image_size[0])
-        super().__init__(model, side, SAM_MEAN, SAM_STD, "SAM-2")
+        before = None if prompts.before is None else prompts.before > 127
+        said = Pointed(points, labels, prompts.box, before)
+        masks = self._model.masks(self._pictures.at(view), view.size, said)
+        return [placed("object", mask.inside_HW, mask.score) for mask in masks]
 
 
 class ClipSeg:
@@ -113,20 +81,14 @@ class ClipSeg:
             raise EditError("CLIPSeg understands words only; choose another segmenter for marks and boxes")
         # Special tokens that stand in the words stay text.
         ids = self._tokenizer(prompts.text, return_tensors="pt", truncation=True, split_special_tokens=True)
-        pixels = pixels_of(view, self._side, CLIP_MEAN, CLIP_STD)
-        logits = self._model(input_ids=ids["input_ids"], pixel_values=pixels).logits
-        found = sized(prompts.text, logits.reshape(logits.shape[-2:]), view, 1.0, WORDS_SURE)
-        if found is None:
+        seen = view.rgb(level(max(view.size), self._side))
+        pixels = pixels_of(seen, self._side, CLIP_MEAN, CLIP_STD)
+        device = self._model.device
+        logits = self._model(input_ids=ids["input_ids"].to(device), pixel_values=pixels.to(device)).logits
+        inside = whole_mask(logits.reshape(logits.shape[-2:]), view.size, WORDS_SURE)
+        if not inside.any():
             raise EditError(f"nothing like {prompts.text!r} was found")
-        return [found]
-
-
-def opened(kind: Any, path: str) -> Any:
-    try:
-        made = kind.from_pretrained(path, use_safetensors=True)  # what unpickles could run code
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())[:300]}") from None
-    return made.eval() if isinstance(made, torch.nn.Module) else made
+        return [placed(prompts.text, inside, 1.0)]
 
 
 def _points(marks: Sequence[Mark]) -> tuple[list[tuple[float, float]], list[int]]:
@@ -141,23 +103,10 @@ def _points(marks: Sequence[Mark]) -> tuple[list[tuple[float, float]], list[int]
     return points, labels
 
 
-def pixels_of(view: View, side: int, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """float32[1, 3, side, side]: the picture squeezed to a square, as these models take it."""
-    rgb = view.rgb(level(max(view.size), side))
-    tensor = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None].float() / 255
-    square = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-    return (square - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-
-
-def sized(name: str, logits_HW: Tensor, view: View, score: float, sure: float = 0.5) -> Found | None:
-    """A mask as large as the picture; None for an empty one."""
-    width, height = view.size
-    whole = F.interpolate(
-        logits_HW[None, None].float(), size=(height, width), mode="bilinear", align_corners=False
-    )
-    mask: Pixels = np.uint8(255) * (whole[0, 0].sigmoid() > sure).numpy()
+def placed(name: str, inside_HW: Pixels, score: float) -> Found:
+    """A mask that is not empty, cut to what it covers."""
+    mask: Pixels = np.uint8(255) * inside_HW
     box = nonzero_box(mask)
-    if box is None:
-        return None
+    assert box is not None
     left, top, right, bottom = box
     return Found(name, (left, top), mask[top:bottom, left:right], score)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llavakit.studio.tiles import Box, Pixels
-from llavakit.tools.opencv import opencv
+from llavakit.tools.opencv import opencv, superpixels
 
 SIDE = 512  # pixels of the longer side of what is cut into pieces
 PIECE = 10  # pixels of the side of one
@@ -116,10 +116,7 @@ def cut_pieces(rgb: Pixels) -> Pieces:
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(small.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     calm = cv2.cvtColor(cv2.GaussianBlur(small, (0, 0), 0.7), cv2.COLOR_RGB2LAB)
-    slic = cv2.ximgproc.createSuperpixelSLIC(calm, cv2.ximgproc.SLIC, PIECE, 10.0)
-    slic.iterate(6)
-    slic.enforceLabelConnectivity(25)
-    labels, count = slic.getLabels(), slic.getNumberOfSuperpixels()
+    labels, count = superpixels(calm, PIECE, adapts=False)
     pixels_N = np.bincount(labels.ravel(), minlength=count)
     colour_NC = np.stack(
         [np.bincount(labels.ravel(), lab[..., c].ravel(), count) / pixels_N for c in range(3)], axis=1

@@ -5,10 +5,10 @@ import io
 from typing import Any
 
 import httpx2
+import numpy as np
 import PIL.Image
 
 from llavakit.core.errors import RemoteError
-from llavakit.studio.tiles import Pixels
 
 SECONDS = 60.0
 LARGEST = 2**27  # bytes of an answer
@@ -37,7 +37,7 @@ class Outside:
         return data
 
 
-def packed(pixels: Pixels) -> str:
+def packed(pixels: np.ndarray) -> str:
     """A PNG in base64."""
     file = io.BytesIO()
     PIL.Image.fromarray(pixels).save(file, "png", compress_level=1)
