@@ -34,7 +34,7 @@ lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
 
 .PHONY: types
 types:  ## check the types of the studio's page (its JSDoc), with TypeScript from npm
-	npx --yes -p typescript@5.9 tsc --noEmit --allowJs --checkJs --target es2022 --module es2022 \
+	npx --yes -p typescript@5.9.3 tsc --noEmit --allowJs --checkJs --target es2022 --module es2022 \
 	    --moduleResolution bundler --lib es2023,dom,dom.iterable llavakit/studio/page/*.js
 
 format: $(VENV)/installed  ## let ruff rewrite what it can

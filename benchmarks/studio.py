@@ -20,7 +20,11 @@ import skimage
 from llavakit.studio.click_data import read_things
 from llavakit.studio.clicks import figures, measure_clicks
 from llavakit.studio.defaults import default_bench
-from llavakit.studio.session import Session
+from llavakit.studio.engines import Bench, Step
+from llavakit.studio.looking import SceneView
+from llavakit.studio.picture import read_picture
+from llavakit.studio.segment.naming import notice
+from llavakit.studio.session import Session, first_scene
 
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"
 MASKS = Path(__file__).parents[1] / "tests" / "golden"
@@ -47,9 +51,7 @@ def seconds(work) -> float:
 def measure(side: int, folder: Path) -> dict[str, float]:
     """Seconds of what a person does to a picture of this size."""
     bench = default_bench()
-    bench.segmenter().prepare(
-        view_of(np.zeros((64, 64, 3), np.uint8))
-    )  # the network is read once for the process
+    look_at(view_of(np.zeros((64, 64, 3), np.uint8)), bench)  # networks are read once for the process
     data = photo(side)
     said = {"open": 0.0}
     session = None
@@ -60,7 +62,8 @@ def measure(side: int, folder: Path) -> dict[str, float]:
 
     said["open"] = seconds(start)
     width, height = session.scene.size
-    said["prepare"] = seconds(lambda: bench.segmenter().prepare(scene_view(session)))
+    said |= look_at(SceneView(session.scene), bench)
+    said["pieces after upload"] = said["open"] + said["pieces"]
     clicks = []
     for number in range(ROUNDS):
         x, y = width * (0.3 + 0.05 * number), height * (0.3 + 0.04 * (number % 5))
@@ -91,20 +94,16 @@ def measure(side: int, folder: Path) -> dict[str, float]:
     return {name: round(value, 4) for name, value in said.items()}
 
 
-def view_of(rgb):
-    from llavakit.studio.looking import SceneView
-    from llavakit.studio.picture import read_picture
-    from llavakit.studio.session import first_scene
+def look_at(view: SceneView, bench: Bench) -> dict[str, float]:
+    """Seconds of every step of what is found out about a picture that came, in the order of the page."""
+    steps = [*bench.segmenter().steps(view), Step("names", lambda: notice(view))]
+    return {step.title: seconds(step.run) for step in steps}
 
+
+def view_of(rgb: np.ndarray) -> SceneView:
     file = io.BytesIO()
     PIL.Image.fromarray(rgb).save(file, "png")
     return SceneView(first_scene(read_picture(file.getvalue())))
-
-
-def scene_view(session):
-    from llavakit.studio.looking import SceneView
-
-    return SceneView(session.scene)
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llavakit.cli.options import BoxUnit, RemoteKeys, RemoteModel, RemoteUrl, Template
+from llavakit.core.config import make
 from llavakit.core.errors import ConfigError
 
 Engines = Annotated[
@@ -48,6 +49,13 @@ def studio(
     folder: Annotated[
         Path, typer.Option(help="Where pictures and all that was done to them are kept.")
     ] = Path("runs/studio"),
+    framed_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORIGIN",
+            help="A page that may show this one inside of it, as https://huggingface.co; may be repeated.",
+        ),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8020,
 ) -> None:
@@ -71,13 +79,15 @@ def studio(
     from llavakit.studio.http.settings import StudioConfig
     from llavakit.vision.boxes import read_unit
 
-    settings = StudioConfig(
-        folder=folder,
-        max_tokens=max_tokens,
-        may_propose=propose,
-        pictures_in_talk=pictures,
-        boxes=read_unit(boxes),
-    )
+    chosen = {
+        "folder": folder,
+        "max_tokens": max_tokens,
+        "may_propose": propose,
+        "pictures_in_talk": pictures,
+        "boxes": read_unit(boxes),
+        "framed_by": framed_by or (),
+    }
+    settings = make(StudioConfig, chosen, where="command line")
     bench = default_bench(**weights)
     responder: Responder | None = None
     with listen(host, port) as listener:  # before a model is read, which may take minutes

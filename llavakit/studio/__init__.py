@@ -39,7 +39,7 @@ Commands (`do`, then fields; all lengths are pixels of the canvas, x to the righ
     pick_object object                          an object's id: its mask is the selection
     drop_object object
     remove      fill preview|final, grow, shadow, layer   what is selected (its place is filled), or a whole layer
-    refine      (none)                          the final fill in the place of every preview fill
+    refine      engine                          the final fill in the place of every preview fill
     lift        fill, grow, label               what is selected becomes a layer, its place is filled
     move        dx, dy, layer, fill             without `layer`: what is selected is lifted first
     resize      factor, layer, fill             about the layer's middle

@@ -65,7 +65,8 @@ def click_rounds(segmenter: PromptSegmenter, thing: Thing, most: int = MOST) -> 
     raster = raster_of(pixels)
     view = SceneView(Scene(raster.size, (Layer(0, thing.name, "photo", raster),)))
     started = time.perf_counter()
-    segmenter.prepare(view)
+    for step in segmenter.steps(view):
+        step.run()
     prepared = time.perf_counter() - started
     mask = np.zeros(thing.inside.shape, bool)
     marks: list[Mark] = []

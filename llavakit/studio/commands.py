@@ -128,7 +128,10 @@ class Remove(Command):
 
 
 class Refine(Command):
+    """The final fill, in the place of every preview."""
+
     do: Literal["refine"] = "refine"
+    engine: Annotated[str, Field(max_length=200)] = ""
 
 
 class Lift(Command):

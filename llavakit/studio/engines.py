@@ -62,11 +62,22 @@ class Found:
     score: float = 1.0
 
 
+@dataclass(frozen=True)
+class Step:
+    """A part of what is found out about a picture before anybody asks; `title` is for people."""
+
+    title: str
+    run: Callable[[], object]
+
+
 class PromptSegmenter(Protocol):
     """Prompts to masks, the likeliest first."""
 
-    def prepare(self, view: View) -> None:
-        """Look at a picture before the first prompt comes."""
+    def steps(self, view: View) -> Sequence[Step]:
+        """What can be found out about a picture before the first prompt, in the order in which it is of use.
+
+        A prompt that comes earlier waits for no more of it than it needs.
+        """
         ...
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:

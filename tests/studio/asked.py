@@ -45,7 +45,7 @@ OTHERS = st.one_of(
     _command("deselect"),
     _command("drop_object", object=layer),
     _command("remove", layer=layer),
-    _command("refine"),
+    _command("refine", engine=st.sampled_from(["", "plain"])),
     _command("layer", layer=layer, opacity=st.floats(0, 1), visible=st.booleans(), position=layer),
     _command("merge", layer=layer),
     _command("add", box=corner, prompt=st.just("a hat"), count=st.integers(1, 2)),

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import PIL.Image
 
-from llavakit.studio.engines import Bench, Engine, Found, unwatched
+from llavakit.studio.engines import Bench, Engine, Found, Step, unwatched
 from llavakit.tools.flow import Flow
 
 
@@ -35,8 +35,8 @@ def png(pixels):
 class Square:
     """A segmenter that finds squares of two sizes around the first mark, or the box."""
 
-    def prepare(self, view):
-        view.rgb()
+    def steps(self, view):
+        return [Step("pixels", view.rgb)]
 
     def segment(self, view, prompts):
         if prompts.box is not None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from threading import Event, Thread
 
 import numpy as np
 import PIL.Image
@@ -15,6 +16,7 @@ from llavakit.studio.engines import Found, Mark, Prompts
 from llavakit.studio.looking import SceneView
 from llavakit.studio.picture import read_picture
 from llavakit.studio.scene import EditError
+from llavakit.studio.segment import classical
 from llavakit.studio.segment.classical import Classical
 from llavakit.studio.session import first_scene
 from tests.studio.pictures import disc, png, scenery
@@ -94,6 +96,32 @@ def test_a_mark_in_the_middle_of_what_is_missing_brings_most_of_it(segmenter):
     assert mask[disc()].mean() > 0.8 and (mask == ground)[~disc()].mean() > 0.98
 
 
+def test_a_correction_does_not_wait_for_what_stands_out(monkeypatch):
+    """A picture that just came: its pieces are there first, and a mask is corrected by them alone."""
+    wait, asked = Event(), Event()
+
+    def slow(view):
+        asked.set()
+        assert wait.wait(20)
+        return np.zeros((4, 4), np.float32)
+
+    monkeypatch.setattr(classical, "whole_picture", slow)
+    fresh, view = Classical(), view_of(scenery())
+    pieces, stands_out = fresh.steps(view)
+    pieces.run()
+    looking = Thread(target=stands_out.run)
+    looking.start()
+    try:
+        assert asked.wait(20)
+        mark = Mark(((120, 135),), 1.0, True)
+        ground = np.uint8(255) * ~disc()
+        mended = placed(fresh.segment(view, Prompts((mark,), before=ground))[0], disc().shape)
+        assert mended[disc()].mean() > 0.8 and looking.is_alive()
+    finally:
+        wait.set()
+        looking.join()
+
+
 def test_every_mark_is_heeded(segmenter):
     rgb = scenery()
     view, marks, before = view_of(rgb), [], None
@@ -124,8 +152,8 @@ def test_a_name_is_found_without_a_hub(segmenter, golden):
 class Stubborn:
     """Finds the same square whatever is said."""
 
-    def prepare(self, view):
-        pass
+    def steps(self, view):
+        return []
 
     def segment(self, view, prompts):
         return [Found("square", (10, 10), np.full((20, 20), 255, np.uint8))]

@@ -6,7 +6,7 @@ import numpy as np
 import PIL.Image
 
 from llavakit.studio import masks
-from llavakit.studio.commands import Fill, Lift, Remove
+from llavakit.studio.commands import Fill, Lift, Refine, Remove
 from llavakit.studio.cutting import Cut, cut_out
 from llavakit.studio.engines import Bench, Inpainter
 from llavakit.studio.looking import SceneView, opaque
@@ -47,11 +47,11 @@ def _with_shadow(scene: Scene, mask: Raster) -> Raster:
     return mask.write((0, 0), np.where(shadow, np.uint8(255), inside)[..., None])
 
 
-def refine(scene: Scene, bench: Bench) -> Scene:
+def refine(scene: Scene, command: Refine, bench: Bench) -> Scene:
     """Fill again, for good, what was filled for a preview."""
     if not scene.holes:
         raise EditError("no place waits for its final fill")
-    engine = bench.inpainter()
+    engine = bench.inpainter(command.engine)
     for hole in scene.holes:
         if any(layer.id == hole.layer for layer in scene.layers):
             layer = scene.layer(hole.layer)

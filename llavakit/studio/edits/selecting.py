@@ -25,7 +25,7 @@ from llavakit.vision.rle import decode_rle
 
 
 def select(scene: Scene, command: Select, bench: Bench) -> Scene:
-    """Ask the segmenter. `refine` gives it all prompts so far, and the mask they led to."""
+    """Ask the segmenter. `refine` gives it all marks so far, and the mask that they and any words led to."""
     if not (command.points or command.strokes or command.box or command.text):
         raise EditError("select: say where: points, strokes, a box or a text")
     before = scene.selection if command.how == "refine" else None
@@ -33,7 +33,10 @@ def select(scene: Scene, command: Select, bench: Bench) -> Scene:
     said = (*(before.prompts if before else ()), new)
     engine = command.engine or (before.engine if before else "")
     mask = None if before is None else masks.read_mask(before.mask)
-    found = bench.segmenter(engine).segment(SceneView(scene), _prompts(said, scene, mask))
+    prompts = _prompts(said, scene, mask)
+    if mask is not None:  # earlier words are in it; a segmenter of marks need not understand them
+        prompts = replace(prompts, text=command.text)
+    found = bench.segmenter(engine).segment(SceneView(scene), prompts)
     if not found:
         raise EditError("nothing was found there; mark more of it, or use the brush")
     candidates = tuple(_candidate(scene, each) for each in found)

@@ -33,7 +33,7 @@ EDITS: dict[type[asked.Command], Edit] = {
     asked.PickObject: _plain(selecting.pick_object),
     asked.DropObject: _plain(selecting.drop_object),
     asked.Remove: filling.remove,
-    asked.Refine: lambda scene, command, bench: filling.refine(scene, bench),
+    asked.Refine: filling.refine,
     asked.Lift: lambda scene, command, bench: filling.lift(scene, command, bench)[0],
     asked.Move: moving.move,
     asked.Resize: moving.resize,

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from pathlib import PurePosixPath
@@ -38,13 +38,18 @@ def page_files() -> dict[str, tuple[str, bytes]]:
     return found
 
 
-def policy(index: bytes) -> str:
-    """What the page may do: nothing but its own files, and the one script that stands in it, by its hash."""
+def policy(index: bytes, framed_by: Sequence[str] = ()) -> str:
+    """What the page may do: nothing but its own files, and the one script that stands in it, by its hash.
+
+    `framed_by`: the pages that may show it inside of them.
+    """
+    ancestors = " ".join(framed_by) or "'none'"
     maps = IMPORT_MAP.findall(index)
     hashes = "".join(f" 'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'" for each in maps)
     return (
         f"default-src 'none'; script-src 'self'{hashes}; style-src 'self'; img-src 'self' blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        f"frame-ancestors {ancestors}"
     )
 
 
@@ -85,7 +90,7 @@ def create_studio(rooms: Rooms, talk: Talk) -> FastAPI:
 
     page = page_files()
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False, lifespan=lifespan)
-    app.add_middleware(Guarded, policy=policy(page["/"][1]))
+    app.add_middleware(Guarded, policy=policy(page["/"][1], rooms.settings.framed_by))
     app.add_exception_handler(UserError, _tell)
     app.add_exception_handler(HTTPException, _tell_http)
 

@@ -6,34 +6,30 @@ import secrets
 import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from llavakit.core.errors import ConfigError, DataError, UserError
+from llavakit.core.errors import ConfigError, DataError
 from llavakit.core.files import write_text
 from llavakit.core.progress import printable
 from llavakit.studio.engines import Bench
 from llavakit.studio.http.jobs import Line
+from llavakit.studio.http.preparing import Preparation
 from llavakit.studio.http.receiving import receive
 from llavakit.studio.http.settings import StudioConfig
-from llavakit.studio.looking import SceneView
-from llavakit.studio.segment.naming import Noticed, notice
 from llavakit.studio.session import Session
 from llavakit.studio.tiles import Raster
-from llavakit.text.calls import ToolUnavailable
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")  # what token_urlsafe(16) gives
 TITLE = "title.txt"
 LONGEST_TITLE = 120
 FIRST = "as it came"  # the version that every picture begins with
-NOTICED = 8  # things that are told of
 IDLE = 60  # seconds without a request after which a picture may be closed
 
 
@@ -42,9 +38,7 @@ class Room:
 
     def __init__(self, name: str, session: Session, title: str, line: Line) -> None:
         self.name, self.session, self.title, self.line = name, session, title, line
-        self.preparing = "under way"  # or "done", or why it failed
-        self.noticed: list[Noticed] = []  # the things in it that have names
-        self.looked_at: Hashable = None  # the key of what was noticed in
+        self.preparation = Preparation()
         self.used = 0.0  # when it was last asked for
         self._lock = Lock()
         self._numbers: WeakKeyDictionary[Raster, int] = WeakKeyDictionary()
@@ -60,12 +54,10 @@ class Room:
 
     def news(self) -> dict[str, Any]:
         """What goes on beside the picture's history."""
-        jobs = self.line.of(self.session)
-        same = self.noticed and SceneView(self.session.scene).key == self.looked_at
         return {
-            "preparing": self.preparing,
-            "jobs": [job.describe() for job in jobs],
-            "noticed": [asdict(each) for each in self.noticed] if same else [],
+            "preparing": self.preparation.describe(),
+            "jobs": [job.describe() for job in self.line.of(self.session)],
+            "noticed": self.preparation.noticed(self.session),
         }
 
     def say(self, role: str, text: str, **more: Any) -> None:
@@ -166,7 +158,7 @@ class Rooms:
         """Hold a picture open, and close those that nobody works on. The lock is held."""
         room.used = self._clock()
         self._open[room.name] = room
-        self._pool.submit(_prepare, room)
+        self._pool.submit(room.preparation.run, room.session)
         idle = [
             each
             for each in self._open.values()
@@ -175,19 +167,6 @@ class Rooms:
         for old in idle[: max(len(self._open) - self.settings.max_open, 0)]:
             self._open.pop(old.name).session.close()
         return room
-
-
-def _prepare(room: Room) -> None:
-    """Look at a picture before the first prompt comes: the segmenter, and what has a name."""
-    view = SceneView(room.session.scene)
-    try:
-        room.session.bench.segmenter().prepare(view)
-    except UserError as error:
-        room.preparing = str(error)
-        return
-    with suppress(ToolUnavailable):  # names are offered; nobody asked for them
-        room.looked_at, room.noticed = view.key, notice(view)[:NOTICED]
-    room.preparing = "done"
 
 
 def _title(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What the editor's server allows."""
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -8,6 +9,7 @@ from llavakit.core.config import Config
 from llavakit.vision.boxes import Unit
 
 MIB = 2**20
+Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:\d+)?$", max_length=300)]
 
 
 class StudioConfig(Config):
@@ -27,4 +29,7 @@ class StudioConfig(Config):
         default=1, ge=1, le=64
     )  # how many states of the picture the model is shown; more than one is for models that know several pictures
     boxes: Unit = "0-1"  # what the numbers of the model's boxes count
+    framed_by: tuple[
+        Origin, ...
+    ] = ()  # pages of others that may show ours inside of them; none may otherwise
     may_propose: bool = False  # the model is told how to propose edits

@@ -2,7 +2,7 @@
 // What each command of the page does; buttons, keys and bars all come here.
 
 import { at } from "./dom.js";
-import { exportDialog, keysDialog, makeDialog, makingsDialog, nameDialog, versionsDialog } from "./dialogs.js";
+import { exportDialog, keysDialog, makeDialog, makingsDialog, nameDialog, settingsDialog, versionsDialog } from "./dialogs.js";
 import { pan, zoom } from "./view.js";
 
 const TURN = 5; // degrees a key
@@ -65,6 +65,7 @@ export function actionsOf(editor, page) {
     words: () => at("words").focus(), ask: () => page.ask(),
     compare: () => page.compare(model.before ? null : model.doc.versions[0]?.rev ?? 0),
     versions: () => versionsDialog(editor, page.compare), export: () => exportDialog(editor), help: keysDialog,
+    settings: () => settingsDialog(editor, page.prefer),
     make: () => makingsDialog(editor),
     replace: () => makeDialog("replace", editor), add: () => makeDialog("add", editor), edit: () => makeDialog("edit", editor), layout: () => makeDialog("generate", editor),
   };

@@ -2,6 +2,7 @@
 // The bar under the picture: what can be done with the selection or the object.
 
 import { at, button, make } from "./dom.js";
+import { failures, looking } from "./preparing.js";
 
 /** @param {import("./editor.js").Editor} editor @param {(what: string) => void} act */
 export function drawBar(editor, act) {
@@ -28,6 +29,7 @@ export function drawBar(editor, act) {
   if (focused) (bar.querySelector(`[data-act="${focused}"]`) ?? bar.querySelector("button") ?? at("stage")).focus();
 }
 
+const NARROW = matchMedia("(max-width: 1000px)");
 const HINTS = {
   stroke: "Stroke over a thing to select it. Shift adds, Alt takes away.", click: "Click a thing to select it. Shift adds, Alt takes away.",
   box: "Draw a box around a thing.", brush: "Paint the selection. Alt takes away.", move: "Drag a thing to move it.", hand: "Drag to push the picture.",
@@ -37,7 +39,8 @@ const HINTS = {
 export function drawHint(editor) {
   const { doc, tool, before } = editor.model;
   at("status").classList.toggle("bad", Boolean(editor.failed));
-  at("status").textContent = before ? "" : editor.note || (doc.selection ? "" : HINTS[tool]);
+  const idle = (NARROW.matches && looking(doc.preparing)) || HINTS[tool]; // where there is no room for chips
+  at("status").textContent = before ? "" : editor.note || (doc.selection ? "" : idle);
 }
 
 /** Buttons for what was seen in the picture. @param {any} doc @param {(box: number[], event: any) => void} select */
@@ -56,8 +59,9 @@ export function drawNoticed({ noticed }, select) {
 /** The chips at the top. */
 export function drawChips(doc, doing) {
   const chips = [];
-  if (doc.preparing === "under way") chips.push(["Looking at the picture", ""]);
-  else if (doc.preparing !== "done") chips.push([doc.preparing, "failed"]);
+  const words = looking(doc.preparing);
+  if (words) chips.push([words, ""]);
+  for (const trouble of failures(doc.preparing)) chips.push([trouble, "failed"]);
   if (doc.holes) chips.push(["Filling", ""]);
   if (doing > 1) chips.push([`${doing} to do`, ""]);
   at("chips").replaceChildren(...chips.map(([words, kind]) => make("li", { class: kind || null, title: words }, words)));

@@ -53,6 +53,33 @@ export function nameDialog(title, value) {
   });
 }
 
+/** What engines are for, the role that can do it, and words. */
+const PURPOSES = [["segment", "segment", "Select by strokes, clicks and boxes"], ["words", "segment", "Select by words"], ["inpaint", "inpaint", "Fill what was removed"],
+  ["invent", "invent", "Replace and add"], ["edit", "edit", "Change by words"], ["generate", "generate", "Make a picture from boxes"]];
+
+/**
+ * Engines to choose from; those that are missing cannot be chosen, and show what would install them.
+ * @param {string} title @param {any[]} engines @param {any} first @param {(name: string) => void} [choose]
+ */
+const engineField = (title, engines, first, choose = () => {}) => make("fieldset", {}, make("legend", {}, title), ...engines.map((each) => make("label", { class: "engine" },
+  make("input", { type: "radio", name: `engine ${title}`, value: each.name, checked: each === first, disabled: Boolean(each.lacks), onchange: () => choose(each.name) }),
+  make("span", {}, each.title, each.lacks ? make("code", {}, each.lacks) : null))));
+
+/** The engine that is asked for a purpose. @param {any} editor */
+function preferred(editor, purpose, role) {
+  const engines = editor.about.engines.filter((each) => each.role === role), name = editor.engineFor(purpose, role);
+  return { engines, first: engines.find((each) => each.name === name) ?? engines.find((each) => !each.lacks) };
+}
+
+/** Which engine does what. @param {any} editor @param {(purpose: string, engine: string) => void} prefer */
+export function settingsDialog(editor, prefer) {
+  const rows = PURPOSES.map(([purpose, role, title]) => {
+    const { engines, first } = preferred(editor, purpose, role);
+    return engineField(title, engines, first, (name) => prefer(purpose, name));
+  });
+  open("Settings", make("p", {}, "Which engine does what, for all pictures in this browser."), make("div", { class: "fields settings" }, ...rows));
+}
+
 const ROLES = { replace: "invent", add: "invent", edit: "edit", generate: "generate" };
 const TITLES = { replace: "Replace what is selected", add: "Add in the box", edit: "Change the picture by words", generate: "A new picture from boxes" };
 
@@ -69,16 +96,14 @@ export function makingsDialog(editor) {
  * @param {"replace" | "add" | "edit" | "generate"} what @param {any} editor
  */
 export function makeDialog(what, editor) {
-  const engines = (editor.about.engines ?? []).filter((each) => each.role === ROLES[what]);
-  const first = engines.find((each) => each.chosen && !each.lacks) ?? engines.find((each) => !each.lacks);
+  const { engines, first } = preferred(editor, ROLES[what], ROLES[what]);
   const words = make("textarea", { rows: 2, maxlength: 1000, placeholder: what === "edit" ? "make it winter" : "a green bicycle" });
   const count = make("input", { type: "number", min: 1, max: 8, value: what === "add" ? 1 : 2 });
   const seed = make("input", { type: "number", min: 0, max: 4294967295, value: 0 });
-  const choices = engines.map((each) => make("label", { class: "engine" }, make("input", { type: "radio", name: "engine", value: each.name, checked: each === first, disabled: Boolean(each.lacks) }),
-    make("span", {}, each.title, each.lacks ? make("code", {}, each.lacks) : null)));
+  let engine = first?.name ?? "";
   const trouble = make("p", { role: "alert", hidden: true });
   const go = button("Make", async () => {
-    const box = editor.box, engine = at("dialog-body").querySelector("input[name=engine]:checked")?.value ?? "";
+    const { box } = editor;
     const shared = { seed: Number(seed.value) || 0, count: Math.min(Math.max(Number(count.value) || 1, 1), 8), engine };
     const boxes = editor.model.doc.objects.filter((each) => each.box);
     const command = what === "generate" ? { do: what, caption: words.value, boxes: boxes.map((each) => each.box), phrases: boxes.map((each) => each.label), ...shared }
@@ -90,7 +115,7 @@ export function makeDialog(what, editor) {
   const lacking = !first ? "No engine for this is installed here." : what === "add" && !editor.box ? "Draw a box first." : what === "replace" && !editor.model.doc.selection ? "Select something first." : "";
   trouble.textContent = lacking;
   trouble.hidden = !lacking;
-  open(TITLES[what], make("div", { class: "fields" }, make("label", {}, "In words", words), make("fieldset", {}, make("legend", {}, "Engine"), ...choices),
+  open(TITLES[what], make("div", { class: "fields" }, make("label", {}, "In words", words), engineField("Engine", engines, first, (name) => (engine = name)),
     make("div", { class: "pair" }, make("label", {}, "Variants", count), make("label", {}, "Seed", seed)), trouble, make("div", { class: "row" }, go)));
   words.focus();
 }

@@ -46,6 +46,7 @@ export class Editor {
     this.held = null; // what is dragged
     this.doing = 0;
     this.about = /** @type {any} */ ({}); // what the server offers
+    this.chosen = /** @type {Record<string, string>} */ ({}); // engines by what they are for, where somebody chose
     this.note = ""; // what is told of the last command
     this.failed = false;
   }
@@ -171,7 +172,7 @@ export class Editor {
     if (!this.model.doc.holes) return;
     this.resting = setTimeout(() => {
       if (this.held || this.hands.work || this.outbox.items.length) this.later();
-      else this.do({ do: "refine" }, this.fillGesture);
+      else this.do({ do: "refine", engine: this.engineFor("inpaint") }, this.fillGesture);
     }, REST);
   }
 
@@ -209,22 +210,28 @@ export class Editor {
     const path = pack(points, this.model.size);
     const { how, inside } = this.how(event);
     if (this.model.tool === "brush") return this.do({ do: "paint", path, width, erase: !inside });
-    return this.do({ do: "select", strokes: [{ path, width, inside }], how });
+    return this.do({ do: "select", strokes: [{ path, width, inside }], how, engine: this.engineFor("segment") });
   }
 
   click(x, y, event) {
     const { width, height } = this.model.size;
     if (x < 0 || y < 0 || x >= width || y >= height) return this.model.doc.selection && this.do({ do: "deselect" });
     const { how, inside } = this.how(event);
-    return this.do({ do: "select", points: [[Math.round(x * 10) / 10, Math.round(y * 10) / 10, inside]], how });
+    return this.do({ do: "select", points: [[Math.round(x * 10) / 10, Math.round(y * 10) / 10, inside]], how, engine: this.engineFor("segment") });
   }
 
   selectBox(box, event) {
-    return this.do({ do: "select", box, how: this.how(event, true).how });
+    return this.do({ do: "select", box, how: this.how(event, true).how, engine: this.engineFor("segment") });
   }
 
   selectWords(text) {
-    return this.do({ do: "select", text, how: this.how(null, true).how });
+    return this.do({ do: "select", text, how: this.how(null, true).how, engine: this.engineFor("words", "segment") });
+  }
+
+  /** The engine that is asked: what somebody chose, or the server's choice; none where neither is here. */
+  engineFor(purpose, role = purpose) {
+    const here = (this.about.engines ?? []).filter((each) => each.role === role && !each.lacks);
+    return (here.find((each) => each.name === this.chosen[purpose]) ?? here.find((each) => each.chosen))?.name ?? "";
   }
 
   // --- moving -------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ export const KEYS = [
   ["Mod+Z", "undo", "Undo"], ["Mod+Shift+Z", "redo", "Redo"], ["Mod+Y", "redo", "Redo"],
   ["+", "zoom-in", "Larger view"], ["-", "zoom-out", "Smaller view"], ["0", "zoom-fit", "See all of it"],
   ["C", "compare", "Before and after"], ["H", "versions", "Versions"], ["O", "open", "Open another picture, or masks"], ["Mod+S", "export", "Export"],
-  ["/", "ask", "Ask the chat"], ["Mod+Enter", "apply", "Apply what the chat proposes"], ["?", "help", "This list"],
+  ["/", "ask", "Ask the chat"], ["Mod+Enter", "apply", "Apply what the chat proposes"], ["S", "settings", "Which engine does what"], ["?", "help", "This list"],
 ];
 
 const TABLE = new Map(KEYS.map(([key, what]) => [key, what]));

@@ -8,10 +8,11 @@ import { at, make } from "./dom.js";
 import { Editor } from "./editor.js";
 import { drawJobs } from "./jobs.js";
 import { meaning } from "./keys.js";
+import { underWay } from "./preparing.js";
 import { TalkPanel } from "./talk.js";
 
-const RECENT = "studio-recent";
-const OFTEN = 1000, SELDOM = 4000; // milliseconds between two looks for news
+const RECENT = "studio-recent", ENGINES = "studio-engines";
+const OFTEN = 400, SELDOM = 4000; // milliseconds between two looks for news
 
 let editor = /** @type {Editor | null} */ (null);
 let offers = /** @type {any} */ ({});
@@ -87,7 +88,8 @@ async function begin(name) {
   document.body.dataset.view = "editor";
   editor = new Editor(name, { tell, noted, drawn, looked, choose, hurry });
   editor.about = offers;
-  actions = actionsOf(editor, { choose, mode, brush, compare, talk, ask: () => (tab("chat"), at("question").focus()) });
+  editor.chosen = JSON.parse(localStorage.getItem(ENGINES) ?? "{}");
+  actions = actionsOf(editor, { choose, mode, brush, compare, talk, ask: () => (tab("chat"), at("question").focus()), prefer });
   await editor.start();
   choose("stroke");
   at("stage").focus({ preventScroll: true });
@@ -144,6 +146,13 @@ function brush(size) {
   editor.model.brush = at("size").value = now;
   if (editor.model.cursor) editor.model.cursor.radius = now / 2;
   editor.stage.drawMarks();
+}
+
+/** Another engine from now on, for all pictures in this browser. */
+function prefer(purpose, engine) {
+  if (!editor) return;
+  editor.chosen[purpose] = engine;
+  localStorage.setItem(ENGINES, JSON.stringify(editor.chosen));
 }
 
 function compare(rev) {
@@ -287,8 +296,8 @@ async function look() {
 
 /** The next look is soon where something goes on. */
 function hurry() {
-  const { preparing = "", jobs = [] } = editor?.model.doc ?? {};
-  const soon = preparing === "under way" || jobs.some((job) => job.state !== "failed");
+  const { preparing = [], jobs = [] } = editor?.model.doc ?? {};
+  const soon = underWay(preparing) || jobs.some((job) => job.state !== "failed");
   clearTimeout(looking);
   looking = setTimeout(look, soon ? OFTEN : SELDOM);
 }

@@ -6,13 +6,14 @@ what is wrong. A mark that the mask agrees with changes nothing.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from threading import Lock
 
 import numpy as np
 
-from llavakit.studio.engines import Found, Mark, Prompts, View
+from llavakit.studio.engines import Found, Mark, Prompts, Step, View
 from llavakit.studio.masks import draw_path
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.naming import named_boxes
@@ -34,11 +35,16 @@ KEPT = 8  # pictures, windows, first marks
 
 @dataclass
 class _Known:
-    """What was found out about one picture."""
+    """What was found out about one picture, each thing when it is first needed.
 
-    whole: np.ndarray
-    guesses: OrderedDict[tuple[int, int], list[Guess]]
-    pieces: OrderedDict[Box, Pieces]
+    Two locks: a correction needs pieces only, and does not wait for what stands out.
+    """
+
+    whole: np.ndarray | None = None  # what stands out in all of it
+    guesses: OrderedDict[tuple[int, int], list[Guess]] = field(default_factory=OrderedDict)
+    guessing: Lock = field(default_factory=Lock)
+    pieces: OrderedDict[Box, Pieces] = field(default_factory=OrderedDict)
+    cutting: Lock = field(default_factory=Lock)
 
 
 class Classical:
@@ -48,14 +54,17 @@ class Classical:
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
         self._lock = Lock()
 
-    def prepare(self, view: View) -> None:
-        """What stands out in the picture, and its pieces."""
-        known = self._look(view)
-        self._pieces(view, known, (0, 0, *view.size))
+    def steps(self, view: View) -> Sequence[Step]:
+        """The picture's pieces, which corrections need; then what stands out in it, for first clicks."""
+        known = self._of(view)
+        return (
+            Step("pieces", partial(self._pieces, view, known, (0, 0, *view.size))),
+            Step("what stands out", partial(self._standing_out, view, known)),
+        )
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """Candidates for a first mark, a box or a name; one corrected mask where there was one."""
-        known = self._look(view)
+        known = self._of(view)
         marks = list(prompts.marks)
         if prompts.before is not None:
             return [_found("corrected", self._correct_all(view, known, marks, prompts.before >= 128))]
@@ -79,21 +88,26 @@ class Classical:
             raise EditError("mark something that is inside first")
         return self._guesses(view, known, start)[:CANDIDATES]
 
-    def _look(self, view: View) -> _Known:
+    def _of(self, view: View) -> _Known:
         with self._lock:
-            if view.key not in self._known:
-                self._known[view.key] = _Known(whole_picture(view), OrderedDict(), OrderedDict())
-                while len(self._known) > KEPT:
-                    self._known.popitem(last=False)
+            known = self._known.setdefault(view.key, _Known())
             self._known.move_to_end(view.key)
-            return self._known[view.key]
+            while len(self._known) > KEPT:
+                self._known.popitem(last=False)
+            return known
+
+    def _standing_out(self, view: View, known: _Known) -> np.ndarray:
+        with known.guessing:
+            if known.whole is None:
+                known.whole = whole_picture(view)
+            return known.whole
 
     def _guesses(self, view: View, known: _Known, mark: Mark) -> list[Guess]:
         x, y = _middle(mark)
-        place = int(x), int(y)
-        with self._lock:
+        place, whole = (int(x), int(y)), self._standing_out(view, known)
+        with known.guessing:
             if place not in known.guesses:
-                known.guesses[place] = guesses(view, known.whole, x, y)
+                known.guesses[place] = guesses(view, whole, x, y)
                 while len(known.guesses) > KEPT:
                     known.guesses.popitem(last=False)
             return known.guesses[place]
@@ -171,7 +185,7 @@ class Classical:
     def _pieces(self, view: View, known: _Known, room: Box) -> tuple[Box, Pieces]:
         """A window around `room` that is not much larger, and its pieces."""
         area = (room[2] - room[0]) * (room[3] - room[1])
-        with self._lock:
+        with known.cutting:
             for window, pieces in known.pieces.items():
                 whole = intersect(window, room) == room
                 if whole and (window[2] - window[0]) * (window[3] - window[1]) < 6 * area:

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, CLIPSegForImageSegmentation
 
-from llavakit.studio.engines import Found, Mark, Prompts, View
+from llavakit.studio.engines import Found, Mark, Prompts, Step, View
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.standing_out import level
 from llavakit.studio.tiles import Pixels, nonzero_box
@@ -47,8 +48,9 @@ class SamMarks:
         """`name`: how people call it."""
         self._model, self._name, self._pictures = model, name, Looked(model.look, model.side)
 
-    def prepare(self, view: View) -> None:
-        self._pictures.at(view)
+    def steps(self, view: View) -> Sequence[Step]:
+        """One, and most of the work."""
+        return (Step("embedding", partial(self._pictures.at, view)),)
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """Three candidates for a first prompt, one where a mask is corrected, the surest first."""
@@ -71,8 +73,9 @@ class ClipSeg:
         self._tokenizer: Any = opened(AutoTokenizer, path)
         self._side = int(self._model.config.vision_config.image_size)
 
-    def prepare(self, view: View) -> None:
-        """Nothing: it looks at a picture with the words in mind."""
+    def steps(self, view: View) -> Sequence[Step]:
+        """None: it looks at a picture with the words in mind."""
+        return ()
 
     @torch.inference_mode()
     def segment(self, view: View, prompts: Prompts) -> list[Found]:

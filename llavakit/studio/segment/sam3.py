@@ -1,6 +1,8 @@
 """SAM-3: words, for which it finds every instance, and marks as SAM-2 takes them (tools/sam.py)."""
 
-from llavakit.studio.engines import Found, Prompts, View
+from collections.abc import Sequence
+
+from llavakit.studio.engines import Found, Prompts, Step, View
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.hub import Looked, SamMarks, placed
 from llavakit.tools import sam
@@ -17,9 +19,9 @@ class Sam3:
         self._marks = SamMarks(self._model.marks, "SAM-3's tracker")
         self._pictures = Looked(self._model.look, self._model.marks.side)
 
-    def prepare(self, view: View) -> None:
+    def steps(self, view: View) -> Sequence[Step]:
         """Look for marks; for words when the first ones come."""
-        self._marks.prepare(view)
+        return self._marks.steps(view)
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """The surest instances of what words name; or else candidates for marks and boxes."""

@@ -1,8 +1,10 @@
 """SEEM, a server of its own (tools/seem.py says what it is sent), as a segmenter of the editor."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from llavakit.studio.engines import Found, Prompts, View
+from llavakit.studio.engines import Found, Prompts, Step, View
 from llavakit.studio.scene import EditError
 from llavakit.studio.segment.standing_out import level
 from llavakit.studio.tiles import nonzero_box
@@ -18,8 +20,9 @@ class Seem:
     def __init__(self, url: str) -> None:
         self._server = SeemServer(url)
 
-    def prepare(self, view: View) -> None:
-        """Nothing: each question comes with its picture."""
+    def steps(self, view: View) -> Sequence[Step]:
+        """None: each question comes with its picture."""
+        return ()
 
     def segment(self, view: View, prompts: Prompts) -> list[Found]:
         """EditError where nothing is found."""

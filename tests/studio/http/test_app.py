@@ -221,6 +221,13 @@ def test_the_page_may_load_its_own_files_only(client):
         assert client.get(path).status_code == 404
 
 
+def test_others_may_frame_the_page_only_where_somebody_said_so(tmp_path):
+    for framed_by, said in (((), "'none'"), (("https://huggingface.co",), "https://huggingface.co")):
+        with TestClient(studio_app(tmp_path, framed_by=framed_by)[0]) as client:
+            rules = client.get("/").headers["content-security-policy"]
+            assert rules.endswith(f"; frame-ancestors {said}")
+
+
 def test_every_module_the_page_imports_is_there():
     files = page_files()
     mapped = json.loads(re.search(r'importmap">(.*?)</script>', files["/"][1].decode())[1])["imports"]

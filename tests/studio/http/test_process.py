@@ -63,6 +63,7 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path):
         (["--model", "a", "--remote", "b"], "exclude each other"),
         (["--model-name", "a"], "--remote"),
         (["--template", "a"], "--model"),
+        (["--framed-by", "https://a.org; script-src *"], "framed_by"),
         (["gone.png"], "gone.png"),
         (["notes.txt"], "image"),
     ],

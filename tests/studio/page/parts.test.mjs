@@ -6,6 +6,7 @@ import { meaning } from "../../../llavakit/studio/page/keys.js";
 import { Outbox, Refused } from "../../../llavakit/studio/page/outbox.js";
 import { trace } from "../../../llavakit/studio/page/outline.js";
 import { pendingMarks } from "../../../llavakit/studio/page/proposals.js";
+import { failures, looking } from "../../../llavakit/studio/page/preparing.js";
 import { boxOf, lengthOf, pack, simplify } from "../../../llavakit/studio/page/strokes.js";
 import { Tiles } from "../../../llavakit/studio/page/tiles.js";
 import { after, apply, carry, fit, inverse, level, pan, pinch, tileBox, tilesIn, toCanvas, zoom } from "../../../llavakit/studio/page/view.js";
@@ -250,6 +251,13 @@ test("keys mean what the list says", () => {
   assert.equal(key("d", { ctrlKey: true }), "duplicate");
   assert.equal(key("d"), undefined);
   assert.equal(key("b", { ctrlKey: true }), undefined); // the browser's own
+});
+
+test("what is found out about a picture is told step by step, until nothing is to come", () => {
+  const steps = [{ title: "pieces", state: "done", trouble: "" }, { title: "embedding", state: "under way", trouble: "" }, { title: "names", state: "waiting", trouble: "" }];
+  assert.equal(looking(steps), "Looking: pieces ✓ · embedding … · names");
+  assert.equal(looking([{ title: "pieces", state: "done" }]), "");
+  assert.deepEqual(failures([...steps, { title: "names", state: "failed", trouble: "no weights" }]), ["names: no weights"]);
 });
 
 test("what is proposed is drawn where it would happen", () => {

@@ -13,6 +13,7 @@ import skimage.data
 
 from llavakit.studio.engines import Engine
 from tests.browser import ALT, CONTROL, SHIFT, Browser
+from tests.serve.live import wait_until
 from tests.studio.http.served import Scripted, serving
 from tests.studio.http.test_app import add_tint
 from tests.studio.http.test_jobs import Slow
@@ -28,6 +29,7 @@ from tests.studio.page.hand import (
     state,
     upload,
 )
+from tests.studio.pictures import Square
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CUTS = "document.querySelectorAll('#layers [data-key^=layer]').length"
@@ -56,12 +58,22 @@ def studio(tmp_path_factory):
         yield url, model
 
 
-def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos):
-    url, model = studio
-    upload(browser, url, photos / "astronaut.png")
-    assert (
-        browser.value("document.documentElement.scrollWidth") <= 1200
-    )  # the chip says at length what is missing
+def add_squares(rooms):
+    rooms.bench.table["squares"] = Engine("segment", "Squares", Square)
+
+
+def test_a_person_takes_a_thing_away_talks_about_it_and_finds_it_all_again(browser, photos, tmp_path):
+    def choose(rooms):
+        add_squares(rooms)
+        rooms.bench.chosen["segment"] = "squares"
+
+    model = Scripted()
+    with serving(tmp_path / "pictures", model, prepared=choose) as url:
+        take_away_and_talk(browser, url, model, photos / "astronaut.png", tmp_path)
+
+
+def take_away_and_talk(browser: Browser, url: str, model: Scripted, photo: Path, downloads: Path) -> None:
+    upload(browser, url, photo)
     before = seen(browser, url)
     patch = [
         screen_of(browser, x, y) for x, y in ((150, 450), (190, 440), (195, 480))
@@ -99,6 +111,23 @@ def test_a_person_takes_a_thing_away_and_talks_about_it(browser, studio, photos)
     assert asked.text == "What is up there? Take it away." and len(asked.images) == 1
     shown = np.asarray(asked.images[0].source, int)
     assert np.abs(shown - after).max() <= 1  # the model sees what is on the canvas now
+    browser.press("Escape")
+    browser.press("Enter", modifiers=CONTROL)
+    browser.until("document.querySelectorAll('.said').length == 3")
+    filled(browser)
+    assert np.abs(seen(browser, url) - after)[60:140, 370:420].mean() > 4  # the thing that was moved there
+    browser.press("z", modifiers=CONTROL)
+    settle(browser)
+    assert np.array_equal(seen(browser, url), after)
+    browser.call("Page.reload")
+    browser.until(f"document.querySelectorAll('.said').length == 3 && {CUTS} == 1 && {IDLE}")
+    browser.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
+    browser.press("s", modifiers=CONTROL)
+    browser.until("document.querySelector('#dialog').open")
+    browser.click("[data-kind=png]")
+    file = downloads / "astronaut.png"
+    wait_until(file.is_file)
+    assert np.array_equal(np.asarray(PIL.Image.open(file).convert("RGB"), int), after)
 
 
 def test_a_stroke_selects_the_thing_it_is_over(browser, photos, tmp_path):
@@ -142,6 +171,8 @@ def select_and_seek(browser: Browser, url: str, photo: Path) -> None:
 def test_the_offer_of_the_model_is_applied_by_a_key_and_undone_at_once(browser, studio, photos):
     url, model = studio
     upload(browser, url, photos / "coffee.png")
+    width = browser.value("document.documentElement.scrollWidth")
+    assert width <= 1200  # the chip says at length what is missing
     model.lines = [
         'Gladly. <tool_call>{"name": "move", "arguments": {"dx": 0.1}}</tool_call>',
         "It is on the right.",
@@ -252,6 +283,26 @@ def test_what_an_engine_made_is_chosen_from(browser, photos, tmp_path):
         browser.click("#bar [data-act=vary-1]")
         settle(browser)
         assert (seen(browser, url) == 80).all()
+
+
+def test_another_engine_is_chosen_and_stays_chosen(browser, photos, tmp_path):
+    with serving(tmp_path, prepared=add_squares) as url:
+        upload(browser, url, photos / "chelsea.png")
+        browser.press("w", "s")
+        browser.until("document.querySelector('#dialog').open")
+        missing = browser.value("document.querySelector('.settings input[value=sam2]').disabled")
+        assert missing and "sam2=" in browser.value("document.querySelector('.settings').innerText")
+        browser.click(".settings input[value=squares]")
+        browser.press("Escape")
+        for x, y in ((200, 150), (300, 100)):
+            browser.drag(screen_of(browser, x, y))
+            settle(browser, SELECTED)
+            assert state(browser, url)["selection"]["box"] == [x - 9, y - 9, x + 9, y + 9]
+            browser.press("Escape")
+            settle(browser, "document.querySelector('#bar').hidden")
+            browser.call("Page.reload")
+            browser.until(f"document.querySelector('#stage').dataset.rev && {IDLE}")
+            browser.press("w")
 
 
 def test_what_is_being_made_is_seen_and_taken_back(browser, photos, tmp_path):
@@ -471,7 +522,7 @@ def test_the_page_is_for_everybody(browser, studio, photos, screen):
     browser.until("document.querySelector('.offer')")
     browser.press("Escape")
     found.append(look(browser, axe))
-    for key in ("?", "h", "m"):
+    for key in ("?", "h", "m", "s"):
         browser.press(key)
         browser.until("document.querySelector('#dialog').open")
         found.append(look(browser, axe))
