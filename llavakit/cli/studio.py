@@ -18,6 +18,20 @@ Engines = Annotated[
     ),
 ]
 
+FramedBy = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN",
+        help="A page that may show this one inside of it, as https://huggingface.co; may be repeated.",
+    ),
+]
+Propose = Annotated[
+    bool,
+    typer.Option(
+        "--propose", help="Tell the model how to propose edits; for models that can call functions."
+    ),
+]
+
 
 def studio(
     picture: Annotated[
@@ -31,12 +45,7 @@ def studio(
     remote: RemoteUrl = None,
     model_name: RemoteModel = None,
     api_key: RemoteKeys = None,
-    propose: Annotated[
-        bool,
-        typer.Option(
-            "--propose", help="Tell the model how to propose edits; for models that can call functions."
-        ),
-    ] = False,
+    propose: Propose = False,
     boxes: BoxUnit = "0-1",
     pictures: Annotated[
         int,
@@ -49,13 +58,7 @@ def studio(
     folder: Annotated[
         Path, typer.Option(help="Where pictures and all that was done to them are kept.")
     ] = Path("runs/studio"),
-    framed_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ORIGIN",
-            help="A page that may show this one inside of it, as https://huggingface.co; may be repeated.",
-        ),
-    ] = None,
+    framed_by: FramedBy = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all of them.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8020,
 ) -> None:
