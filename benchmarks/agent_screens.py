@@ -17,11 +17,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import PIL.Image
 from rich.console import Console
 from rich.terminal_theme import SVG_EXPORT_THEME
 from skimage import data
 
+from benchmarks.street import street
 from llavakit.agent import screen
 from llavakit.agent.budget import Budget
 from llavakit.agent.forms import FORMS
@@ -37,7 +39,7 @@ from llavakit.tools.skills import open_tools
 Line = Callable[[list[dict[str, Any]]], str]  # what is said next, given the results so far
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # from afar; the reader's own monospace will do
 RESULT = re.compile(r"^\S+ \(\w+\): (\{.*\})$", re.MULTILINE)
-COLUMNS = 110
+COLUMNS, SIDE = 110, 1000
 
 
 def call(name: str, **arguments: object) -> str:
@@ -54,7 +56,8 @@ def blur_faces(found: list[dict[str, Any]]) -> str:
     if not any("hidden" in one for one in found):
         return "I hide every face.\n" + call("blur", boxes=[face["box"] for face in faces])
     count, hidden = people.get("person", 0), len(faces)
-    return f"There is {count} person. [call_1] I have blurred {hidden} face. [call_2] [call_3]"
+    there = f"There is {count} person." if count == 1 else f"There are {count} people."
+    return f"{there} [call_1] I have blurred {hidden} face{'s' * (hidden != 1)}. [call_2] [call_3]"
 
 
 def read_page(found: list[dict[str, Any]]) -> str:
@@ -83,6 +86,12 @@ class Scene:
 
 
 SCENES = {
+    "agent-street": Scene(
+        street,
+        "How many people are there? Blur their faces.",
+        blur_faces,
+        ("detect", "faces", "blur"),
+    ),
     "agent-blur": Scene(
         data.astronaut,
         "How many people are there? Blur their faces.",
@@ -114,30 +123,33 @@ class Script(Responder):
         return ""
 
 
-def draw(name: str, out: Path) -> str:
-    """Run a scene: its terminal as NAME.svg and the newest picture that a tool made as NAME.jpg; its answer."""
+def draw(name: str, out: Path, folder: Path) -> str:
+    """Run a scene in `folder`; its answer. Its terminal is NAME.svg, the newest picture of a tool NAME.jpg."""
     scene = SCENES[name]
     console = Console(
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=False, color_system="truecolor"
     )
     registry, budget = open_tools(scene.tools), Budget(result_tokens=2000)
-    with TemporaryDirectory() as folder, swapped(console):
-        photo = Path(folder) / "photo.png"
-        PIL.Image.fromarray(scene.photo()).convert("RGB").save(photo)
-        with begin(
-            Path(folder) / "run", scene.question, pictures=[photo], cards=registry.cards, budget=budget
-        ) as run:
-            console.print(
-                f'$ llavakit agent --image {name}.png "{scene.question}"', markup=False, highlight=False
-            )
-            shown = screen.Screen()
-            shown.show(Agent(Script(scene.line), registry, FORMS["hermes"]).go(run))
-            assert run.state.answered is not None
-            console.print(run.state.answered.text, markup=False, highlight=False)
-            made = list(run.export().values())
-            if made:
-                PIL.Image.open(made[-1]).convert("RGB").save(out / f"{name}.jpg", quality=88)
-            answer = run.state.answered.text
+    photo = folder / "photo.png"
+    PIL.Image.fromarray(np.asarray(scene.photo())).convert("RGB").save(photo)
+    with (
+        swapped(console),
+        begin(folder / "run", scene.question, pictures=[photo], cards=registry.cards, budget=budget) as run,
+    ):
+        console.print(
+            f'$ llavakit agent --image {name}.png "{scene.question}"', markup=False, highlight=False
+        )
+        shown = screen.Screen()
+        shown.show(Agent(Script(scene.line), registry, FORMS["hermes"]).go(run))
+        assert run.state.answered is not None
+        console.print(run.state.answered.text, markup=False, highlight=False)
+        console.print()  # the picture's edge cuts the last line
+        made = list(run.export().values())
+        if made:
+            shown_picture = PIL.Image.open(made[-1]).convert("RGB")
+            shown_picture.thumbnail((SIDE, SIDE))
+            shown_picture.save(out / f"{name}.jpg", quality=88)
+        answer = run.state.answered.text
     registry.close()
     drawn = console.export_svg(title="llavakit agent", theme=SVG_EXPORT_THEME)
     write_text(out / f"{name}.svg", FONT.sub("", drawn))
@@ -162,7 +174,8 @@ def main() -> None:
     asked.add_argument("names", nargs="*", default=list(SCENES))
     given = asked.parse_args()
     for name in given.names:
-        print(f"{name}: {draw(name, given.out)}")
+        with TemporaryDirectory() as folder:
+            print(f"{name}: {draw(name, given.out, Path(folder))}")
 
 
 if __name__ == "__main__":

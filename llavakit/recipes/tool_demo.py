@@ -222,9 +222,15 @@ def _before(base: Path, lessons: dict[Kind, list[Lesson]]) -> dict[str, float]:
     return shares
 
 
-def is_good(run: State, lesson: Lesson) -> float:
+def answer_of(run: State) -> str:
+    """The answer, without the word that it is a guess."""
     assert run.answered is not None
-    return float(is_right(run.answered.plain.removeprefix(GUESS), lesson.answer))
+    return run.answered.plain.removeprefix(GUESS)
+
+
+def is_good(run: State, lesson: Lesson) -> float:
+    """1 where the answer is right."""
+    return float(is_right(answer_of(run), lesson.answer))
 
 
 def _print(table: dict[str, dict[str, float]], figures: dict[str, float | None]) -> None:

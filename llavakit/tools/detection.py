@@ -49,7 +49,7 @@ def detect(
 ) -> Answer:
     """Find and count everyday things in a photo (people, vehicles, animals, furniture, food): the box of each.
 
-    A small fast model: it misses small and crowded things, so a count is a lower bound.
+    A small fast model: it misses small and crowded things and may find one twice, so a count is an estimate.
     """
     for label in labels or ():
         if label not in LABELS:
