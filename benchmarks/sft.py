@@ -6,10 +6,12 @@ divided by the number of labels. Both sides: SmolLM2-135M's shape, a small CLIP 
 lognormal text lengths, bf16 autocast, gradient clipping, fused AdamW.
 
     python -m benchmarks.sft [--runs 5] [--samples 8]
+    python -m benchmarks.sft --compile      # against our own step without compiled blocks
 """
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -38,6 +40,7 @@ from llavakit.model.llava import Llava
 from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import Tokenizer
+from llavakit.train.compiling import compile_blocks
 from llavakit.train.freezing import train_only
 from llavakit.train.gradients import clip_gradients
 from llavakit.train.loop import train_step
@@ -145,25 +148,72 @@ def step_flops(model: Llava, batch: Batch) -> float:
     return 6 * body * batch.num_tokens + 6 * head * len(batch.labels_L)
 
 
+def learner(model: Llava) -> torch.optim.Optimizer:
+    """The optimizer of a model that learns but for its tower."""
+    train_only(model, ("connector", "language"))
+    model.train()
+    return build_optimizer(model, OptimConfig())
+
+
+def compare_compiled(runs: int, samples: int) -> None:
+    """Two models with the same weights and samples; the blocks of one are compiled. Its warm-up is told apart."""
+    models = [build_model().model for _ in range(2)]
+    optimizers = [learner(model) for model in models]
+    packed = [
+        collate(drawn, px.split(1)) for drawn, px in (draw_samples(samples, run) for run in range(runs + 1))
+    ]
+    compile_blocks(models[0])
+    began = time.perf_counter()
+    losses = [our_step(models[0], optimizers[0], packed[-1])]
+    warm_up = time.perf_counter() - began
+    losses.append(our_step(models[1], optimizers[1], packed[-1]))
+    if abs(losses[0] - losses[1]) > 0.02:
+        raise SystemExit(f"compiled blocks compute another loss: {losses}")
+    mine, plain = alternate(
+        lambda run: our_step(models[0], optimizers[0], packed[run]),
+        lambda run: our_step(models[1], optimizers[1], packed[run]),
+        runs,
+    )
+    sizes = [batch.num_tokens for batch in packed[:-1]]
+    rates = [[size / second for size, second in zip(sizes, side, strict=True)] for side in (mine, plain)]
+    report(
+        "sft step, compiled blocks against plain ones",
+        round(median(rates[0]), 1),
+        {
+            "name": "llavakit without compile",
+            "version": torch.__version__,
+            "value": round(median(rates[1]), 1),
+        },
+        "sample tokens/s",
+        better="higher",
+        runs=runs,
+        ratio_of_runs=round(median([one / other for one, other in zip(*rates, strict=True)]), 3),
+        warm_up_seconds=round(warm_up, 1),
+        losses=[round(loss, 4) for loss in losses],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="compiled blocks against plain ones")
     arguments = parser.parse_args()
     keep_freed_memory()  # serves both sides: they share the process
+    if arguments.compile:
+        compare_compiled(arguments.runs, arguments.samples)
+        return
 
     ours = build_model()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(ours, Path(folder) / "model")
         hf = LlavaForConditionalGeneration.from_pretrained(Path(folder) / "model", dtype=torch.float32)
-    train_only(ours.model, ("connector", "language"))
+    mine = learner(ours.model)
     hf.model.vision_tower.requires_grad_(False)
     hf.train()
-    ours.model.train()
     rate = OptimConfig().lr.language
-    mine = build_optimizer(ours.model, OptimConfig())
     theirs = torch.optim.AdamW(
         [p for p in hf.parameters() if p.requires_grad], lr=rate, weight_decay=0.0, fused=True
     )

@@ -1,4 +1,4 @@
-"""The repeated blocks of a model: the unit of sharding and of activation checkpointing."""
+"""The repeated blocks of a model: the unit of sharding, of activation checkpointing and of compiling."""
 
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -14,11 +14,16 @@ def decoder_blocks(model: Llava) -> list[GradientCheckpointingLayer]:
     return _marked_blocks(model.language)
 
 
-def trained_tower_blocks(model: Llava) -> list[GradientCheckpointingLayer]:
-    """Those that are computed. A frozen tower and a convolutional one have none: they stay whole."""
-    if not isinstance(model.tower, ViTTower) or not is_trained(model.tower):
+def tower_blocks(model: Llava) -> list[GradientCheckpointingLayer]:
+    """Those that are computed. A convolutional tower has none: it stays whole."""
+    if not isinstance(model.tower, ViTTower):
         return []
     return _marked_blocks(model.tower)[: model.tower.num_layers]
+
+
+def trained_tower_blocks(model: Llava) -> list[GradientCheckpointingLayer]:
+    """The same where the tower learns; a frozen one stays whole."""
+    return tower_blocks(model) if is_trained(model.tower) else []
 
 
 def _marked_blocks(module: nn.Module) -> list[GradientCheckpointingLayer]:
@@ -26,7 +31,7 @@ def _marked_blocks(module: nn.Module) -> list[GradientCheckpointingLayer]:
     found = [block for block in module.modules() if isinstance(block, GradientCheckpointingLayer)]
     if not found:
         raise ConfigError(
-            f"{type(module).__name__} does not mark its blocks, so parallel.mode=fsdp and checkpointing "
-            "cannot be used with it"
+            f"{type(module).__name__} does not mark its blocks, so parallel.mode=fsdp, checkpointing "
+            "and compile cannot be used with it"
         )
     return found

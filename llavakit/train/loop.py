@@ -29,6 +29,7 @@ from llavakit.model.tower import Tower
 from llavakit.train import run_directory, saving
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import balance_batches
+from llavakit.train.compiling import Compiler
 from llavakit.train.ema import update_average
 from llavakit.train.flops import StepFlops
 from llavakit.train.freezing import halve_frozen, is_trained, train_only
@@ -110,6 +111,7 @@ class Loop:
     state: State
     metrics: Metrics
     monitor: Monitor
+    compiler: Compiler | None
     unreadable_since: Position | None = None  # no rank could read anything of any step from there on
 
     def run_steps(self) -> None:
@@ -193,8 +195,12 @@ class Loop:
     def _timed_step(self, step: Step, began: float) -> Row:
         """One step, counted in `state`; returns its metrics."""
         state = self.state
+        if self.compiler is not None:
+            self.compiler.before(state.step)
         row = self._step(step.batches)
         row["seconds"] = time.perf_counter() - began
+        if self.compiler is not None:
+            self.compiler.after(state.step, row["tokens"], row["seconds"])
         state.step, state.tokens = row["step"], state.tokens + row["tokens"]
         state.seconds += row["seconds"]
         return row | self.monitor.figures(step.batches, row["seconds"]) | step.figures
@@ -270,7 +276,10 @@ def _prepare(
     if newest is None and ranks.is_first:
         run_directory.begin(run)
     metrics = Metrics(run.out, done=state.step, writes=ranks.is_first, tensorboard=run.watch.tensorboard)
-    return Loop(run, checkpoint, loader, source, optimizer, objective, ranks, state, metrics, monitor)
+    compiler = Compiler(checkpoint.model, state.step) if run.compile else None
+    return Loop(
+        run, checkpoint, loader, source, optimizer, objective, ranks, state, metrics, monitor, compiler
+    )
 
 
 def train_step(

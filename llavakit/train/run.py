@@ -32,6 +32,7 @@ HARMLESS = {
     "keep",
     "grace",
     "checkpointing",
+    "compile",
     "data.on_bad",
     "data.edited",
     "data.workers",
@@ -53,6 +54,7 @@ class Run(Config):
     embeddings: bool = True  # False: token embeddings and head stay; a quarter of a small model's weights
     precision: Literal["auto", "bf16", "float32"] = "auto"  # of products; weights and sums stay float32
     checkpointing: bool = False  # keep what goes into a block, recompute the rest: less memory
+    compile: bool = False  # blocks by PyTorch's compiler, from the fifth step on; a minute or more of warm-up
     grace: float = Field(
         30.0, gt=0
     )  # seconds from SIGTERM to being killed: a step that is longer is not saved

@@ -16,6 +16,8 @@ from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model.attention import TreeLayout, see_matrix
 from llavakit.model.fused import FusedLayout
+from llavakit.train.activation_checkpointing import checkpoint_activations
+from llavakit.train.compiling import compile_blocks
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
@@ -103,6 +105,24 @@ def test_loss_and_gradients_of_a_row(device, tmp_path):
         for name, gradient in theirs.items():
             scale = float(gradient.abs().max())
             torch.testing.assert_close(mine[name], gradient, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_have_the_gradients_of_plain_ones(tmp_path, recompute):
+    model = tiny.checkpoint().model.to("cuda").train()
+    if recompute:
+        checkpoint_activations(model)
+    compile_blocks(model)
+    for number, batch in enumerate(rows(tmp_path)):
+        model.zero_grad()
+        with torch.compiler.set_stance("default" if number < 2 else "fail_on_recompile"):
+            SFT().loss(model, batch.to("cuda")).terms["tokens"].backward()
+        _, theirs = loss_and_gradients(batch, torch.device("cpu"))
+        for name, gradient in theirs.items():
+            scale = float(gradient.abs().max())
+            mine = model.get_parameter(name).grad.cpu()
+            torch.testing.assert_close(mine, gradient, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
 
 
 @pytest.mark.gpu
