@@ -17,13 +17,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from llavakit.data.encode import Encoder
+from llavakit.data.encode import Encoder, Sample
 from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava, Score
 from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.model.tower import ViTTower
+from llavakit.text.conversation import Conversation, user
 from llavakit.text.grading import Grading
 from llavakit.text.templates import template
 from llavakit.text.tokenizer import Tokenizer
@@ -198,3 +199,13 @@ def data_file(folder: Path, count: int = 8) -> Path:
     path = folder / "data.json"
     path.write_text(json.dumps(rows, indent=1))
     return path
+
+
+def prompts(folder: Path, lengths: list[int]) -> list[Sample]:
+    """Open questions of about so many tokens, every other one about a picture of its own."""
+    dice, asked = np.random.default_rng(0), []
+    for number, length in enumerate(lengths):
+        pictures = [picture(folder / f"{number}.png", number)] if number % 2 else []
+        words = " ".join(dice.choice(CORPUS[0].split(), length // 2))
+        asked.append(encoder().encode(Conversation((user(words, pictures),)), open_turn=True))
+    return asked

@@ -65,6 +65,11 @@ class SlotCache:
         for arena in self._arenas:
             yield from arena.slots[: arena.decoding]
 
+    @property
+    def answering(self) -> list[Arena]:
+        """The arenas of those slots, in their order."""
+        return [arena for arena in self._arenas if arena.decoding]
+
     def step(
         self, chunks: Sequence[tuple[KvSlot, int]], forks: Forks | None = None, *, decode: bool = True
     ) -> StepLayout:
@@ -72,7 +77,7 @@ class SlotCache:
 
         `forks`: those of them that begin as other slots do, which stand before them.
         """
-        return StepLayout([arena for arena in self._arenas if arena.decoding and decode], chunks, forks or {})
+        return StepLayout(self.answering if decode else [], chunks, forks or {})
 
     def clear(self) -> None:
         """Forget everything; no slot may be open."""

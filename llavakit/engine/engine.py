@@ -19,12 +19,14 @@ from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.engine import native
+from llavakit.engine.buckets import Record
 from llavakit.engine.cache import SMALLEST, SlotCache
 from llavakit.engine.decoder import Decoder, describe_kernels, fuse
 from llavakit.engine.fault import Boundary, report
 from llavakit.engine.features import FeatureCache
 from llavakit.engine.forward import Forward, Spoken
 from llavakit.engine.grammar import Grammar, Grammars
+from llavakit.engine.graphs import recorder
 from llavakit.engine.request import (
     Album,
     ContextError,
@@ -79,12 +81,13 @@ class Engine:
         max_sequences: int = 64,
         step_tokens: int = 2048,
         kv_bytes: int | None = None,
+        record: Record | None = None,
     ) -> None:
         """`tokenizer` is needed for `json_schema` and `stop`. `decoder` runs the layers (default: `fuse(model)`).
 
         `max_sequences` run together, the rest wait; a step computes about `step_tokens` tokens, those of running
         answers first, but a quarter is for prompts; tiles in the tower count too. `kv_bytes` bounds keys and values
-        (default: an eighth of the memory; on CUDA three quarters of what is free).
+        (default: an eighth of the memory; on CUDA three quarters of what is free). `record`: see graphs.py.
         """
         self.model, self.stop_ids, self._device = model.eval(), stop_ids, model.device
         self._tokenizer = tokenizer
@@ -102,7 +105,7 @@ class Engine:
         self._scheduler = Scheduler(
             self._cache, self._features, max_sequences=max_sequences, step_tokens=step_tokens
         )
-        self._forward = Forward(model, self._decoder, self._features)
+        self._forward = Forward(model, self._decoder, self._features, record or recorder(model))
         self._numbers = count()
         self._answer_tokens = 0
 
@@ -315,6 +318,7 @@ class Engine:
         for name, tensor in others.items():
             own[name].copy_(tensor)
         self._decoder.refresh(language)
+        self._forward.forget()
         self._cache.clear()
         self._features.clear()
 

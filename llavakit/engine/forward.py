@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llavakit.engine.buckets import Buckets, Record
 from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import Decoder
 from llavakit.engine.fault import Boundary, report
@@ -31,9 +32,18 @@ class Spoken:
 class Forward:
     """Runs steps. An error costs the sequence it comes from: a step that fails is taken again, one by one."""
 
-    def __init__(self, model: Llava, decoder: Decoder, features: FeatureCache) -> None:
+    def __init__(
+        self, model: Llava, decoder: Decoder, features: FeatureCache, record: Record | None = None
+    ) -> None:
+        """`record`: how steps in which everybody decodes are recorded (buckets.py); None: they are not."""
         self.model, self._decoder, self._features = model, decoder, features
         self._device = model.device
+        self._buckets = None if record is None else Buckets(model, decoder, record)
+
+    def forget(self) -> None:
+        """Recordings of a model whose weights are others now."""
+        if self._buckets is not None:
+            self._buckets.forget()
 
     def run(self, step: Step, cache: SlotCache) -> Spoken:
         """Compute a step. The slots of the sequences that it did not fail for have grown by it."""
@@ -61,6 +71,11 @@ class Forward:
         self._see(step)
         if not step.decoding and not step.filling:
             return Spoken([], torch.empty(0), [])
+        if self._buckets is not None and step.decoding and not step.filling:
+            tokens = [sequence.ids[-1] for sequence in step.decoding]
+            logits_SV = self._buckets.logits(tokens, cache.answering)
+            if logits_SV is not None:
+                return Spoken(list(step.decoding), logits_SV, [])
         chunks = [(slot, fill.count) for fill in step.filling.values() if (slot := fill.sequence.slot)]
         layout = cache.step(chunks, _forks(step), decode=bool(step.decoding))
         speaking, rows = _speaking(step)

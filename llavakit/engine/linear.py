@@ -5,6 +5,7 @@ activations are never quantised. Shape letters: T rows, I inputs, O outputs, N g
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal
 
 import torch
@@ -90,8 +91,7 @@ class Int4Linear(Linear):
         codes_OI, scale_ON, zero_ON = quantize_int4(F.pad(weight_OI, (0, 0, 0, -self.outputs % 16)))
         self.scale_zero_NO2 = torch.stack((scale_ON, zero_ON), dim=-1).transpose(0, 1).contiguous()
         if weight_OI.is_cuda:
-            pairs = (codes_OI[:, ::2] << 4 | codes_OI[:, 1::2]).to(torch.uint8)
-            self.packed = torch._convert_weight_to_int4pack(pairs, 2)
+            self.packed = torch._convert_weight_to_int4pack(in_pairs(codes_OI), 2)
         else:
             self.packed = torch._convert_weight_to_int4pack_for_cpu(codes_OI, 2)
 
@@ -105,15 +105,37 @@ Make = Callable[[Tensor, Tensor | None], Linear]
 
 
 def linear(weight_OI: Tensor, bias_O: Tensor | None = None, format: Format = "as_is") -> Linear:
-    """The fastest product for these weights in this number format."""
-    if format == "int8":
-        return Int8Linear(weight_OI, bias_O)
-    if format == "int4":
-        return Int4Linear(weight_OI, bias_O)
+    """The fastest product for these weights in this number format; ConfigError where there is none."""
+    if format != "as_is":
+        check_format(format, weight_OI.dtype, weight_OI.device)
+        return PACKED[format](weight_OI, bias_O)
     packs = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16
     if packs and torch.backends.mkldnn.is_available():
         return PackedLinear(weight_OI, bias_O)
     return Linear(weight_OI, bias_O)
+
+
+PACKED: dict[str, type[Linear]] = {"int8": Int8Linear, "int4": Int4Linear}
+
+
+@cache
+def check_format(format: Format, dtype: torch.dtype, device: torch.device) -> None:
+    """ConfigError where PyTorch's packed product does not run: found by trying, as cards and versions differ."""
+    weight_OI, x_TI = (torch.zeros(rows, 64, dtype=dtype, device=device) for rows in (16, 1))
+    try:
+        PACKED[format](weight_OI)(x_TI)
+    except (RuntimeError, AttributeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        raise ConfigError(
+            f"weights={format}: PyTorch {torch.__version__} does not multiply {dtype} by it on {where} ({reason}); "
+            "use weights=bf16 (on a GPU int4 needs a bfloat16 model and a card from Ampere on)"
+        ) from None
+
+
+def in_pairs(codes_OI: Tensor) -> Tensor:
+    """uint8[O, I / 2] of codes 0..15: the first of two is the high half, as CUDA's packing takes them."""
+    return (codes_OI[:, ::2] << 4 | codes_OI[:, 1::2]).to(torch.uint8)
 
 
 def quantize_int8(weight_OI: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,24 +68,11 @@ class FusedLayout:
         if how.dropout or query.shape[2] <= BLOCK:
             return TreeLayout(self.segments, self._device).attend(query, key, value_1GTD, how)
         if self._is_plain and takes_lengths(query, how):
-            return self._attend_lengths(query, key, value_1GTD, how)
+            if self._ends_S1 is None:
+                ends = [*self._starts, len(self._at_T)]
+                self._ends_S1 = torch.tensor(ends, dtype=torch.int32, device=query.device)
+            return attend_lengths(query, key, value_1GTD, self._ends_S1, self._longest, how)
         return attend_flex(query, key, value_1GTD, self._mask(how), how)
-
-    def _attend_lengths(
-        self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring
-    ) -> Tensor:
-        from torch.nn.attention.varlen import varlen_attn
-
-        if self._ends_S1 is None:
-            ends = [*self._starts, len(self._at_T)]
-            self._ends_S1 = torch.tensor(ends, dtype=torch.int32, device=query_1HTD.device)
-        query, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
-        out_THD = varlen_attn(
-            query, key, value, self._ends_S1, self._ends_S1, self._longest, self._longest,
-            scale=how.scaling, window_size=(-1 if how.window is None else how.window - 1, 0), enable_gqa=True,
-        )  # fmt: skip
-        assert isinstance(out_THD, Tensor)  # no more was asked for
-        return out_THD.transpose(0, 1)[None]
 
     def _mask(self, how: Scoring) -> Any:
         """The block mask for layers that see so far; layers share it."""
@@ -93,6 +80,21 @@ class FusedLayout:
         if key not in self._masks:
             self._masks[key] = block_mask(self._until_T, self._at_T, how, self._device)
         return self._masks[key]
+
+
+def attend_lengths(
+    query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, ends_S1: Tensor, longest: int, how: Scoring
+) -> Tensor:
+    """Plain sequences of a row, of at most `longest` tokens. int32 `ends_S1`: 0 and where each ends."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = (x[0].transpose(0, 1) for x in (query_1HTD, key_1GTD, value_1GTD))
+    out_THD = varlen_attn(
+        query, key, value, ends_S1, ends_S1, longest, longest,
+        scale=how.scaling, window_size=(-1 if how.window is None else how.window - 1, 0), enable_gqa=True,
+    )  # fmt: skip
+    assert isinstance(out_THD, Tensor)  # no more was asked for
+    return out_THD.transpose(0, 1)[None]
 
 
 def takes_lengths(query: Tensor, how: Scoring) -> bool:

@@ -1,6 +1,7 @@
 """The fused decoder against its twin, the module of transformers."""
 
 import copy
+from unittest import mock
 
 import pytest
 import torch
@@ -24,7 +25,14 @@ from llavakit.engine.cache import SlotCache
 from llavakit.engine.decoder import FusedDecoder, ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.kv_slots import KvShape
-from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
+from llavakit.engine.linear import (
+    check_format,
+    dequantize_int4,
+    in_pairs,
+    linear,
+    quantize_int4,
+    quantize_int8,
+)
 from llavakit.engine.sampler import Sampling
 from llavakit.model.adapters import add_adapters
 from llavakit.model.fused import packed_layout
@@ -332,6 +340,25 @@ def test_products_with_biases_and_odd_outputs(format, outputs, rows, dtype):
     torch.testing.assert_close(product(x).float(), exact, **limits)
     torch.testing.assert_close(product.add(x, residual).float(), exact + before.float(), **limits)
     assert torch.equal(residual, before)
+
+
+def test_codes_go_to_cuda_in_pairs():
+    codes = torch.tensor([[1, 2, 15, 0]], dtype=torch.int32)
+    assert in_pairs(codes).tolist() == [[0x12, 0xF0]]
+
+
+def test_a_device_without_the_product_is_told(monkeypatch):
+    """As a card before Ampere, or a PyTorch that has no kernel for it."""
+    refusal = "_weight_int4pack_mm_cuda is only supported on sm80 and newer"
+    monkeypatch.setattr(torch, "_weight_int4pack_mm_for_cpu", mock.Mock(side_effect=RuntimeError(refusal)))
+    check_format.cache_clear()
+    with pytest.raises(
+        ConfigError, match=r"weights=int4: PyTorch .* by it on the CPU \(.*sm80.*use weights=bf16"
+    ):
+        linear(torch.zeros(32, 32), format="int4")
+    check_format.cache_clear()
+    monkeypatch.undo()
+    linear(torch.zeros(32, 32), format="int4")
 
 
 def test_int4_says_which_width_it_cannot_pack():

@@ -11,8 +11,9 @@ import torch
 
 from llavakit.core.types import Segment
 from llavakit.data.loader import Position
-from llavakit.engine.decoder import fuse
+from llavakit.engine.decoder import ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
+from llavakit.engine.linear import dequantize_int4, linear, quantize_int4, quantize_int8
 from llavakit.engine.sampler import Sampling
 from llavakit.model.attention import TreeLayout, see_matrix
 from llavakit.model.fused import FusedLayout
@@ -157,6 +158,37 @@ def test_the_engine_says_the_same_tokens(device, tmp_path, temperature):
         model = tiny.checkpoint().model.to(where)
         found.append(Engine(model, frozenset(), max_sequences=4).generate(samples, how))
     assert found[0] == found[1]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoder", [fuse, ModuleDecoder])
+def test_recorded_steps_say_the_same_tokens(tmp_path, decoder):
+    """Graphs of CUDA against steps as they are, with new weights in between; nothing is given up."""
+    how, device = Sampling(max_tokens=40, ignore_end=True), torch.device("cuda")
+    samples = tiny.prompts(tmp_path, [3, 60, 9, 130, 20])
+    model, twin = (tiny.checkpoint().model.to(where) for where in (device, "cpu"))
+    ours, theirs = (Engine(each, frozenset(), decoder=decoder(each)) for each in (model, twin))
+    for weights in ({}, tiny.checkpoint(seed=1).model.state_dict()):
+        ours.refresh({name: tensor.to(device) for name, tensor in weights.items()})
+        theirs.refresh(weights)
+        assert ours.generate(samples, how) == theirs.generate(samples, how)
+        assert ours._forward._buckets is not None and ours._forward._buckets.recorded > 3
+
+
+@pytest.mark.parametrize("rows_of_x", [1, 7, 40])
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_packed_products(device, kind, rows_of_x):
+    """Against float32 products with the numbers that the codes stand for."""
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(48, 64), torch.randn(48), torch.randn(rows_of_x, 64)
+    weight, bias, x = (each.bfloat16() for each in (weight, bias, x))
+    if kind == "int8":
+        codes, scale = quantize_int8(weight)
+        meant = codes.float() * scale.float()[:, None]
+    else:
+        meant = dequantize_int4(*quantize_int4(weight))
+    ours = linear(weight.to(device), bias.to(device), kind)(x.to(device))
+    torch.testing.assert_close(ours.float().cpu(), x.float() @ meant.T + bias.float(), atol=0.2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("kind", ["as_is", "bf16", "int8"])

@@ -125,23 +125,21 @@ def test_rows_of_all_lengths_are_one_graph():
             )
 
 
+def attend_by_lengths(query, key, value, ends, same, longest, _, *, scale, window_size, enable_gqa):
+    """A twin of CUDA's kernel by its documented arguments."""
+    assert enable_gqa and ends is same and ends.dtype == torch.int32
+    assert longest == int((ends[1:] - ends[:-1]).max())
+    parts = []
+    for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+        near = None if window_size[0] < 0 else window_size[0] + 1
+        x = [tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value)]
+        parts.append(masked(*x, Scoring(scale, window=near), (Segment(0, end - start),))[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
 def test_plain_rows_go_by_their_lengths(monkeypatch):
-    """The kernel is CUDA's: here a twin by its documented arguments stands for it."""
-
-    def twin(query, key, value, ends, same, longest, _, *, scale, window_size, enable_gqa):
-        assert enable_gqa and ends is same and ends.dtype == torch.int32
-        assert longest == int((ends[1:] - ends[:-1]).max())
-        parts = []
-        for start, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            near = None if window_size[0] < 0 else window_size[0] + 1
-            x = [tensor[start:end].transpose(0, 1)[None] for tensor in (query, key, value)]
-            parts.append(
-                masked(*x, Scoring(scale, window=near), (Segment(0, end - start),))[0].transpose(0, 1)
-            )
-        return torch.cat(parts)
-
     monkeypatch.setattr(fused, "takes_lengths", lambda query, how: True)
-    monkeypatch.setattr(varlen, "varlen_attn", twin)
+    monkeypatch.setattr(varlen, "varlen_attn", attend_by_lengths)
     segments = (Segment(0, 70), Segment(70, 71), Segment(71, 140))
     query, key, value = (torch.randn(1, heads, 140, 8) for heads in (4, 2, 2))
     for how in (HOWS["plain"], Scoring(0.3, window=5)):
