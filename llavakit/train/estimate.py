@@ -22,6 +22,7 @@ from llavakit.train.freezing import is_trained
 from llavakit.train.fused_loss import CHUNK, PART
 from llavakit.train.losses import WHOLE
 from llavakit.train.run import Run
+from llavakit.train.small_moments import moment_bytes
 from llavakit.vision.frames import plan_video
 from llavakit.vision.layout import Plan
 from llavakit.vision.plan import PICTURE, plan_image
@@ -138,7 +139,7 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         layers = [each for each in model.language.get_decoder().modules() if isinstance(each, nn.Linear)]
         small = {layer.weight for layer in layers if not layer.weight.requires_grad}
     uncut = set() if is_trained(model.tower) else set(model.tower.parameters())
-    weights = gradients = learned = 0.0
+    weights = gradients = learned = moments = 0.0
     for p in model.parameters():
         share = p.numel() / (1 if p in uncut else shards)
         if run.parallel.offload and shards > 1 and p not in uncut:
@@ -146,9 +147,9 @@ def _between_steps(run: Run, model: Llava, shards: int) -> tuple[float, float, f
         weights += share * (NF4 if p in small else p.element_size())
         gradients += share * p.element_size() * p.requires_grad
         learned += share * p.requires_grad
-    moments = 4 if run.optim.moments == "bf16" else 8
+        moments += share * p.requires_grad * moment_bytes(run.optim.moments, p.ndim)
     average = 4 * learned if run.optim.ema is not None else 0.0
-    return weights, gradients, moments * learned, average, gradients if run.keeps_copies else 0.0
+    return weights, gradients, moments, average, gradients if run.keeps_copies else 0.0
 
 
 def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:

@@ -6,8 +6,8 @@ from torch.optim import AdamW
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import PARTS, Llava
-from llavakit.train.half_moments import HalfAdamW
 from llavakit.train.settings import OptimConfig
+from llavakit.train.small_moments import SmallAdamW
 
 
 def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
@@ -28,8 +28,8 @@ def build_optimizer(model: Llava, config: OptimConfig) -> AdamW:
                 groups.append(
                     {"params": chosen, "lr": peak, "peak": peak, "weight_decay": decay, "part": name}
                 )
-    if config.moments == "bf16":
-        return HalfAdamW(groups, betas=config.betas)
+    if config.moments != "float32":
+        return SmallAdamW(groups, config.moments, betas=config.betas)
     # The fused kernel updates a parameter in one pass over memory instead of about ten.
     return AdamW(groups, betas=config.betas, fused=True)
 

@@ -10,6 +10,7 @@ from llavakit.data.settings import DataConfig
 from llavakit.train.guard import OnSpike
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+MomentFormat = Literal["float32", "bf16", "int8"]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -40,7 +41,7 @@ class OptimConfig(Config):
     final: float = Field(0.0, ge=0, le=1)  # it ends at this fraction of the peak
     cycles: int = Field(1, ge=1)  # how often warm-up and fall are gone through; 3 for three rounds of answers
     betas: tuple[Decay, Decay] = (0.9, 0.999)
-    moments: Literal["float32", "bf16"] = "float32"  # AdamW's two a weight; bf16 ones are rounded at random
+    moments: MomentFormat = "float32"  # AdamW's two a weight; small ones are rounded at random
     weight_decay: float = Field(0.0, ge=0)
     clip: float = Field(1.0, ge=0)  # gradient norm; 0 turns clipping off
     on_spike: OnSpike = "log"  # skip: leave a step out whose loss or gradient stands far out

@@ -149,6 +149,18 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def shaped_like(tensor: Tensor, rest: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Zeros with the rows of `tensor`, on the ranks that have them, and `rest` for its other dimensions."""
+    mine = local_shard(tensor).new_zeros(len(local_shard(tensor)), *rest, dtype=dtype, requires_grad=False)
+    if not isinstance(tensor, DTensor):
+        return mine
+    shape = torch.Size((tensor.shape[0], *rest))
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(
+        mine, tensor.device_mesh, tensor.placements, run_check=False, shape=shape, stride=stride
+    )
+
+
 def first_row(tensor: Tensor) -> int:
     """Where this rank's rows stand in the whole tensor. FSDP2 cuts the first dimension as torch.chunk does."""
     if not isinstance(tensor, DTensor):

@@ -23,7 +23,7 @@ from llavakit.model.llava import Llava
 from llavakit.train.guard import Guard
 from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
-from llavakit.train.sharding import first_row, local_shard, writes_shard
+from llavakit.train.sharding import first_row, local_shard, shaped_like, writes_shard
 
 FACTS = "train_state.json"
 # The suffix keeps weight loaders, which read every *.safetensors of a folder, from reading these.
@@ -160,8 +160,8 @@ class _Stored:
         opened, _ = self._open(self.files[0])
         if not opened.get_slice(key).get_shape():  # a number, the same everywhere
             return opened.get_tensor(key).to(local_shard(param).device)
-        dtype = opened.get_slice(key)[:0].dtype  # an average is float32 whatever its weight is
-        value = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+        some = opened.get_slice(key)[:0]  # its type and columns need not be those of its weight
+        value = shaped_like(param, tuple(some.shape[1:]), some.dtype)
         mine, start, found = local_shard(value), first_row(param), 0
         for file in self._nearest():
             if found == len(mine):

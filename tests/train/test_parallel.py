@@ -299,9 +299,10 @@ def test_using_all_parts_reaches_each_and_changes_no_value():
         assert param.grad is not None and not param.grad.any()
 
 
-def test_moments_are_the_same_numbers_for_any_number_of_ranks(tmp_path, pair):
+@pytest.mark.parametrize("format", ["float32", "int8"])
+def test_moments_are_the_same_numbers_for_any_number_of_ranks(tmp_path, pair, format):
     """What two ranks wrote, one reads and writes: the moments of every parameter have their whole shape again."""
-    run = tiny_run(tmp_path, **{"parallel.mode": "fsdp", "optim.steps": 2})
+    run = tiny_run(tmp_path, **{"parallel.mode": "fsdp", "optim.steps": 2, "optim.moments": format})
     pair(train_rank, run)
     folder = resolve(run.out)
     model = checkpoints.load(folder).model
@@ -313,6 +314,8 @@ def test_moments_are_the_same_numbers_for_any_number_of_ranks(tmp_path, pair):
             state = optimizer.state[param]
             assert state["exp_avg"].shape == state["exp_avg_sq"].shape == param.shape, name
             assert state["exp_avg"].abs().sum() > 0 or "embed" in name
+            if format == "int8" and param.ndim == 2:
+                assert state["exp_avg_scale"].shape == (len(param), -(-param.shape[1] // 128)), name
             assert float(state["step"]) == 2
     (folder / "train_state.rank00001-of-00002.safetensors.state").unlink()
     with pytest.raises(CheckpointError, match=r"rank00001-of-00002.*cannot be read"):
