@@ -3,12 +3,12 @@
 import re
 from collections.abc import Sequence
 
-NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
-BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\]")
+NUMBER = r"\s*(-?\d+(?:\.\d+)?)"
+BOX = re.compile(rf"\[{NUMBER},{NUMBER},{NUMBER},{NUMBER}\s*\]")
 
 
 def read_box(answer: str) -> tuple[float, float, float, float] | None:
-    """The first four numbers in brackets."""
+    """The first four numbers in brackets; a comma follows its number at once (lmms-eval)."""
     found = BOX.search(answer)
     if found is None:
         return None

@@ -99,13 +99,18 @@ def ranked(answer: str, options: Options) -> str | None:
 
 
 def vlmevalkit(answer: str, options: Options) -> str | None:
-    """VLMEvalKit without a judge: one letter as a word among the last five, else one option's text."""
+    """VLMEvalKit without a judge: one letter as a word among the last five, else one option's text.
+
+    Its sign for "none of these" is Z, also where the model says it.
+    """
     if any(refusal in answer for refusal in REFUSALS):
         return None
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", answer).split()
     letters = [letter for letter in options if letter in words]
     if len(letters) == 1 and words.index(letters[0]) > len(words) - 5:
         return letters[0]
+    if not letters and "Z" in words:
+        return None
     said = ANSWER_IS.search(answer)
     if said and said[1].upper() in options:
         return said[1].upper()
@@ -154,7 +159,7 @@ def science_qa(answer: str, num_options: int) -> str | None:
     else:
         found = re.findall(r"The answer is ([A-Z]).", answer)
         letter = found[0] if len(found) == 1 else ""
-    return letter if letter and letter in ascii_uppercase[:num_options] else None
+    return letter if letter and letter in letters[:num_options] else None
 
 
 def science_qa_lmms(answer: str, num_options: int) -> str | None:

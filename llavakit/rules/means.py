@@ -26,11 +26,17 @@ def ratio_of_means(pairs: Sequence[tuple[float, float]]) -> float:
     return 100 * sum(pair[1] for pair in good) / reference if reference else 0.0
 
 
+def ratio_of_rounded_means(pairs: Sequence[tuple[float, float]]) -> float:
+    """As LLaVA prints it: both means rounded to three decimals before, the figure to one after."""
+    if not pairs:
+        return 0.0
+    reference, model = (round(mean(points), 3) for points in zip(*pairs, strict=True))
+    return round(100 * model / reference, 1) if reference else 0.0
+
+
 def ratio_of_means_lmms(pairs: Sequence[tuple[float, float]]) -> float:
-    """lmms-eval's: a failed judgement of (-1, -1) is averaged in, and the figure rounded to one decimal."""
-    kept = [pair for pair in pairs if -999 not in pair]
-    reference = sum(pair[0] for pair in kept)
-    return round(100 * sum(pair[1] for pair in kept) / reference, 1) if reference else 0.0
+    """lmms-eval's: as LLaVA's, with a failed judgement of (-1, -1) averaged in."""
+    return ratio_of_rounded_means([pair for pair in pairs if -999 not in pair])
 
 
 def mean_of_ratios(pairs: Sequence[tuple[float, float]]) -> float:
@@ -39,5 +45,6 @@ def mean_of_ratios(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 LLAVA_BENCH_RULES: dict[str, Callable[[Sequence[tuple[float, float]]], float]] = {
-    "llava": ratio_of_means, "ours": ratio_of_means, "lmms": ratio_of_means_lmms, "llava_med_style": mean_of_ratios,
+    "llava": ratio_of_rounded_means, "ours": ratio_of_means, "lmms": ratio_of_means_lmms,
+    "llava_med_style": mean_of_ratios,
 }  # fmt: skip

@@ -54,9 +54,10 @@ def open_answers(answer: str) -> list[str | float]:
     keys = []
     for index, sentence in enumerate(sentences):
         marks = INDICATORS + (("=",) if index == len(sentences) - 1 else ())
-        ends = [sentence.split(mark)[-1].strip() for mark in marks if mark in sentence]
-        ends = [end for end in ends if end]
-        shortest = min(ends, key=len, default="")
+        shortest = ""
+        for end in (sentence.split(mark)[-1].strip() for mark in marks if mark in sentence):
+            if not shortest or len(end) < len(shortest):  # an empty end makes room for the next: as published
+                shortest = end
         if shortest and shortest not in list(":,.!?;'"):
             keys.append(shortest)
     keys = keys or [text]

@@ -18,7 +18,10 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 PERIOD = re.compile(
     r"(?!<=\d)\.(?!\d)"
 )  # the first group is a published slip: it never matches; kept, as it counts
+PERIOD_VLMEVALKIT = re.compile(r"(?<!\d)\.(?!\d)")  # without the slip: the period of "12." stays
+PERIODS = 32  # another published slip: a flag, given in the place of how many to take away
 DIGIT_COMMA = re.compile(r"\d,\d")
+DIGIT_COMMAS = re.compile(r"\d,+\d")  # lmms-eval's
 AGREEING = 3  # people who must have said it for a full score
 
 # Contractions without their apostrophe, as the published table spells them (it mends no others).
@@ -58,13 +61,15 @@ CONTRACTIONS = {
 }  # fmt: skip
 
 
-def strip_punctuation(text: str) -> str:
+def strip_punctuation(
+    text: str, *, period: re.Pattern[str] = PERIOD, comma: re.Pattern[str] = DIGIT_COMMA
+) -> str:
     """Punctuation away, or a blank in its place, by the published rule, which looks at the whole text."""
-    out, has_number = text, DIGIT_COMMA.search(text) is not None
+    out, has_number = text, comma.search(text) is not None
     for sign in PUNCTUATION:
         joins = sign + " " in text or " " + sign in text or has_number
         out = out.replace(sign, "" if joins else " ")
-    return PERIOD.sub("", out)
+    return period.sub("", out, count=PERIODS)
 
 
 def strip_articles(text: str) -> str:
@@ -78,8 +83,13 @@ def one_line(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """VQAv2's normal form."""
-    return strip_articles(strip_punctuation(one_line(text)))
+    """VQAv2's normal form, as lmms-eval has it."""
+    return strip_articles(strip_punctuation(one_line(text), comma=DIGIT_COMMAS))
+
+
+def normalise_vlmevalkit(text: str) -> str:
+    """VLMEvalKit's, which keeps the period behind a number."""
+    return strip_articles(strip_punctuation(one_line(text), period=PERIOD_VLMEVALKIT))
 
 
 def normalise_m4c(text: str) -> str:
@@ -107,8 +117,13 @@ def vqa_official(answer: str, people: Sequence[str]) -> float:
 
 
 def vqa_normalised(answer: str, people: Sequence[str]) -> float:
-    """lmms-eval's VQAv2 and VLMEvalKit: always normalised."""
+    """lmms-eval's VQAv2: always normalised."""
     return agreement(normalise(answer), [normalise(person) for person in people])
+
+
+def vqa_vlmevalkit(answer: str, people: Sequence[str]) -> float:
+    """VLMEvalKit: always normalised, in a way of its own."""
+    return agreement(normalise_vlmevalkit(answer), [normalise_vlmevalkit(person) for person in people])
 
 
 def vqa_m4c(answer: str, people: Sequence[str]) -> float:
@@ -121,7 +136,7 @@ VQA_RULES: dict[str, Callable[[str, Sequence[str]], float]] = {
     "lmms_vqav2": vqa_normalised,
     "llava_textvqa": vqa_m4c,
     "lmms_textvqa": vqa_m4c,
-    "vlmevalkit_textvqa": vqa_normalised,
+    "vlmevalkit_textvqa": vqa_vlmevalkit,
 }
 
 

@@ -3,10 +3,13 @@
 The rules of other harnesses stand beside them for comparison; what they would draw at random is None here.
 """
 
+import ast
 import json
 import re
 from collections.abc import Callable
 from typing import Any
+
+from llavakit.rules.claims import boxed_answer
 
 Number = int | float
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -14,7 +17,7 @@ LABELLED = re.compile(
     r"(?i)(?:score|rating|give|grade|points?|verdict)\b[^\d\n-]{0,24}(-?\d+(?:\.\d+)?)(?![\d.]*\d)"
 )
 JUDGEMENT = re.compile(
-    r"(?i)(?:Overall Judgment|Therefore)\s*.*\s*-*\s*Answer\s*(\d+)\s*is\s*(?:the\s*)?(?:slightly\s*)?better"
+    r"(?i)(?:Overall Judgment|Therefore).*Answer\s*(\d+)\s*is\s*(?:the\s*)?(?:slightly\s*)?better"
 )
 RATING = re.compile(r"(?i)rating\s*:\s*(\d+(?:\.\d+)?)")
 LABEL = re.compile(r"\[\[([AB])\]\]")
@@ -26,6 +29,8 @@ BETTER = re.compile(
 NAMES = {"first": "first", "1": "first", "a": "first", "second": "second", "2": "second", "b": "second"}
 FINAL = re.compile(r"(?i)final score\W{0,8}?(-?\d+(?:\.\d+)?)")
 BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+THOUGHT_BOXED = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)
+LONGEST = 10_000  # characters of a review that are read as a dictionary
 MISSING = object()
 
 
@@ -107,6 +112,15 @@ def better_answer(text: str) -> int | None:
     return int(found[1]) if found and found[1] in ("1", "2") else None
 
 
+def better_answer_lmms(text: str) -> int | None:
+    """lmms-eval: whatever number the verdict names. Without one it asks another model, then draws."""
+    found = JUDGEMENT.search(text.replace("\n", "").replace("*", ""))
+    return int(found[1]) if found else None
+
+
+BETTER_RULES: dict[str, Callable[[str], int | None]] = {"ours": better_answer, "lmms": better_answer_lmms}
+
+
 def last_label(text: str) -> str | None:
     """Multimodal RewardBench: the last [[A]] or [[B]]."""
     found = LABEL.findall(text)
@@ -182,20 +196,23 @@ def prediction(text: str) -> tuple[str, int] | None:
     return pred, points
 
 
-def prediction_lmms(text: str) -> tuple[str, int] | None:
-    """lmms-eval: "yes" or "no" anywhere in `pred`."""
-    said = _dictionary(text)
-    if (
-        said is None
-        or not isinstance(said.get("pred"), str)
-        or not isinstance(said.get("score"), int | float | str)
-    ):
-        return None
-    pred = said["pred"].lower()
+def _literal(text: str) -> Any:
+    """A value written as Python writes it; None for anything else."""
     try:
-        return "yes" if "yes" in pred else "no" if "no" in pred else said["pred"], int(said["score"])
-    except ValueError:
+        return ast.literal_eval(text) if len(text) <= LONGEST else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return None
+
+
+def prediction_lmms(text: str) -> tuple[str, int] | None:
+    """lmms-eval: between the first brace and the next closing one; "yes" or "no" anywhere in `pred`."""
+    said = _literal("{" + text.split("{")[1].split("}")[0] + "}") if "{" in text else None
+    try:
+        points, pred = int(said["score"]), said["pred"]
+        lower = pred.lower()
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return None
+    return "yes" if "yes" in lower else "no" if "no" in lower else pred, points
 
 
 PREDICTION_RULES: dict[str, Callable[[str], tuple[str, int] | None]] = {
@@ -217,11 +234,11 @@ def dictionary_score(text: str, lowest: float, highest: float) -> Number | None:
 
 
 def detail_lmms(text: str) -> int:
-    """lmms-eval: what has no score has 0."""
-    points = (_dictionary(text) or {}).get("score", 0)
+    """lmms-eval: the whole review is the dictionary; what has no score has 0."""
+    said = _literal(text)
     try:
-        return int(points)
-    except (TypeError, ValueError):
+        return int(said.get("score", 0))
+    except (TypeError, ValueError, AttributeError, OverflowError):
         return 0
 
 
@@ -229,7 +246,10 @@ DETAIL_RULES: dict[str, Callable[[str], Number | None]] = {"ours": detail, "lmms
 
 
 def critic_r1(text: str, truth: str) -> float:
-    """LLaVA-Critic-R1's reward: 0.9 for the verdict in a box, 0.1 for thinking before it."""
-    boxes = BOXED.findall(text)
-    thought = re.fullmatch(r"(?s)\s*<think>.*</think>.*\\boxed\{.*\}.*", text) is not None
-    return 0.9 * float(bool(boxes) and boxes[-1].strip() == truth) + 0.1 * float(thought)
+    """LLaVA-Critic-R1's reward: 0.9 for the verdict in the last box, 0.1 for thinking before a box.
+
+    Blanks around <, > and / do not count.
+    """
+    text = re.sub(r"\s*(<|>|/)\s*", r"\1", text)
+    said = boxed_answer(text)
+    return 0.9 * float(bool(said) and said == truth) + 0.1 * float(THOUGHT_BOXED.fullmatch(text) is not None)

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
-from llavakit.rules.short_answers import strip_punctuation
+from llavakit.rules.short_answers import PERIOD_VLMEVALKIT, strip_punctuation
 
 YesNo = Literal["yes", "no"]
 PERCEPTION = (
@@ -30,7 +30,7 @@ def bare_word(text: str) -> YesNo | None:
 
 def either_word(text: str) -> YesNo | None:
     """VLMEvalKit: one of the words is there, and the other is not."""
-    words = set(strip_punctuation(text.lower()).split())
+    words = set(strip_punctuation(text.lower(), period=PERIOD_VLMEVALKIT).split())
     if ("yes" in words) == ("no" in words):
         return None
     return "yes" if "yes" in words else "no"

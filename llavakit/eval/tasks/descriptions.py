@@ -1,13 +1,14 @@
 """Pictures described and things in them found: COCO captions (CIDEr-D) and RefCOCO (boxes)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llavakit.data.layouts import find, find_all, picture_in, read_object, read_rows, rows_of
 from llavakit.eval.benchmark import Benchmark, Figures, Points, Question, Rules, accuracy, each
-from llavakit.rules import boxes, captions
+from llavakit.rules import boxes, captions, stanford
 from llavakit.rules.means import mean
+from llavakit.rules.treebank import tokenize
 from llavakit.text.conversation import user
 from llavakit.vision.image import image_size
 
@@ -31,12 +32,18 @@ def read_captions(folder: Path) -> list[Question]:
     return found
 
 
-def cider_points(questions: Sequence[Question], answers: Sequence[str]) -> Points:
-    """CIDEr-D of each caption, tokens as COCO's evaluation has them."""
-    return captions.cider(
-        [captions.tokenize(answer) for answer in answers],
-        [[captions.tokenize(caption) for caption in question.reference] for question in questions],
-    )
+Tokens = Callable[[Sequence[str]], list[str]]  # of captions
+
+
+def cider_points(tokenize: Tokens) -> Callable[[Sequence[Question], Sequence[str]], Points]:
+    """CIDEr-D of each caption, of tokens joined by blanks as `tokenize` gives them."""
+
+    def points(questions: Sequence[Question], answers: Sequence[str]) -> Points:
+        tokens = iter(tokenize([*answers, *(caption for q in questions for caption in q.reference)]))
+        said = [next(tokens) for _ in answers]
+        return captions.cider(said, [[next(tokens) for _ in q.reference] for q in questions])
+
+    return points
 
 
 def cider_figures(questions: Sequence[Question], points: Points) -> Figures:
@@ -72,7 +79,12 @@ def box_point(answer: str, question: Question) -> float | None:
 BENCHMARKS = {
     "coco-captions": Benchmark(
         "COCO captions", "captions_*.json, pictures in the folder of its name (val2014/)", read_captions,
-        {"official": Rules(cider_points, cider_figures)}, max_tokens=64,
+        {
+            "official": Rules(cider_points(lambda each: list(map(tokenize, each))), cider_figures),
+            "stanford": Rules(cider_points(stanford.tokenize_all), cider_figures),  # needs Java
+            "vlmevalkit": Rules(cider_points(list), cider_figures),  # words as they stand
+        },
+        max_tokens=64,
     ),
     "refcoco": Benchmark(
         "RefCOCO", "*.parquet with image, bbox and answer", read_refcoco,
