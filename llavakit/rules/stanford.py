@@ -38,7 +38,7 @@ def tokenize_all(captions: Sequence[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         lines = Path(folder) / "captions.txt"
         lines.write_text("".join(" ".join(caption.split()) + "\n" for caption in captions), encoding="utf-8")
-        words = [java, "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", jar]
+        words: list[str | Path] = [java, "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", jar]
         words += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", lines]
         try:
             done = subprocess.run(words, capture_output=True, timeout=SECONDS, check=False)

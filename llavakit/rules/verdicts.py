@@ -206,7 +206,8 @@ def _literal(text: str) -> Any:
 
 def prediction_lmms(text: str) -> tuple[str, int] | None:
     """lmms-eval: between the first brace and the next closing one; "yes" or "no" anywhere in `pred`."""
-    said = _literal("{" + text.split("{")[1].split("}")[0] + "}") if "{" in text else None
+    inside = text.split("{")[1].split("}")[0] if "{" in text else ""
+    said = _literal("{" + inside + "}")
     try:
         points, pred = int(said["score"]), said["pred"]
         lower = pred.lower()
