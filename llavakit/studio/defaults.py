@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from llavakit.core.errors import pick
 from llavakit.studio.engines import (
@@ -46,7 +46,11 @@ def default_bench(**weights: str | None) -> Bench:
     for name, row in HUB.items():
         path = weights.get(name)
         table[name] = Engine(
-            row.role, row.title, partial(row.make, path or ""), partial(row.lacks, name, path)
+            row.role,
+            row.title,
+            partial(row.make, path or ""),
+            partial(row.lacks, name, path),
+            takes=row.takes,
         )
         if path and row.chosen:
             chosen[row.role] = name
@@ -124,6 +128,7 @@ class _Hub:
     example: str
     package: str = ""
     chosen: bool = True
+    takes: tuple[Literal["marks", "words"], ...] = ("marks", "words")
 
     def lacks(self, name: str, path: str | None) -> str | None:
         """What is missing for weights at `path`."""
@@ -133,9 +138,11 @@ class _Hub:
 
 
 HUB: dict[str, _Hub] = {
-    "sam2": _Hub("segment", "SAM-2", _sam2, "facebook/sam2.1-hiera-small"),
+    "sam2": _Hub("segment", "SAM-2", _sam2, "facebook/sam2.1-hiera-small", takes=("marks",)),
     "sam3": _Hub("segment", "SAM-3, for marks and words", _sam3, "facebook/sam3"),
-    "clipseg": _Hub("segment", "CLIPSeg, for words", _clipseg, "CIDAS/clipseg-rd64-refined", chosen=False),
+    "clipseg": _Hub(
+        "segment", "CLIPSeg, for words", _clipseg, "CIDAS/clipseg-rd64-refined", chosen=False, takes=("words",)
+    ),
     "seem": _Hub("segment", "SEEM, a server of its own", _seem, "http://127.0.0.1:9172"),
     "lama": _Hub("inpaint", "LaMa, a server of its own", _lama, "http://127.0.0.1:9171"),
     "inpaint": _Hub(

@@ -129,6 +129,7 @@ class Engine:
     make: Callable[[], Any]
     lacks: Callable[[], str | None] = lambda: None  # the line that installs what is missing
     quality: Literal["classical", "learned"] = "learned"
+    takes: tuple[Literal["marks", "words"], ...] = ("marks", "words")  # which prompts a segmenter understands
 
 
 @dataclass
@@ -166,6 +167,7 @@ class Bench:
                 "role": row.role,
                 "title": row.title,
                 "quality": row.quality,
+                "takes": list(row.takes) if row.role == "segment" else [],
                 "chosen": self.chosen.get(row.role) == name,
                 "lacks": row.lacks(),
             }

@@ -65,9 +65,8 @@ def halve(pixels: Pixels) -> Pixels:
     """uint8[2h, 2w, bands] to uint8[h, w, bands]: means of two by two; colours count by their alpha."""
     height, width, bands = pixels.shape
     if bands < 4 or (pixels[..., 3] == 255).all():
-        cv2 = (
-            opencv()
-        )  # its mean of four bytes is rounded half up, and takes a hundredth of the time of NumPy's
+        # OpenCV's mean of four bytes is rounded half up, and takes a hundredth of the time of NumPy's.
+        cv2 = opencv()
         small: Pixels = cv2.resize(pixels, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
         return small.reshape(height // 2, width // 2, bands)
     blocks = pixels.reshape(height // 2, 2, width // 2, 2, bands)

@@ -192,7 +192,7 @@ class Session:
                 "versions": [
                     {"name": name, "rev": self._rev_of(scene)} for name, scene in self._known.versions.items()
                 ],
-                "talk": list(self._known.talk),
+                "talk": [dict(turn) for turn in self._known.talk],
             }
 
     def _rev_of(self, scene: Scene) -> int:

@@ -23,7 +23,8 @@ from llavakit.studio.http.jobs import Line
 from llavakit.studio.http.preparing import Preparation
 from llavakit.studio.http.receiving import receive
 from llavakit.studio.http.settings import StudioConfig
-from llavakit.studio.session import Session
+from llavakit.studio.looking import SceneView
+from llavakit.studio.session import Gone, Session
 from llavakit.studio.tiles import Raster
 
 NAME = re.compile(r"[A-Za-z0-9_-]{22}")  # what token_urlsafe(16) gives
@@ -50,6 +51,8 @@ class Room:
         layers = {layer.id: layer for layer in self.session.scene_at(said["rev"]).layers}
         for layer in said["layers"]:
             layer["raster"] = self._number(layers[layer["id"]].raster)
+        if said["talk"]:
+            said["talk"][-1] |= {"outdated": self._outdated(said["talk"][-1]["rev"])}
         return said | {"title": self.title, **self.news()}
 
     def news(self) -> dict[str, Any]:
@@ -59,6 +62,14 @@ class Room:
             "jobs": [job.describe() for job in self.line.of(self.session)],
             "noticed": self.preparation.noticed(self.session),
         }
+
+    def _outdated(self, rev: int) -> bool:
+        """Whether the picture looks otherwise than at a revision."""
+        try:
+            before = self.session.scene_at(rev)
+        except Gone:
+            return True
+        return SceneView(before).key != SceneView(self.session.scene).key
 
     def say(self, role: str, text: str, **more: Any) -> None:
         """A turn of the chat, whatever the page has done meanwhile."""

@@ -2,6 +2,7 @@
 // The dialogs: export, versions, keys, and words for what is to be made.
 
 import { at, button, make } from "./dom.js";
+import { PURPOSES, enginesFor } from "./engines.js";
 import { KEYS } from "./keys.js";
 
 /** Show something in the dialog; */
@@ -53,10 +54,6 @@ export function nameDialog(title, value) {
   });
 }
 
-/** What engines are for, the role that can do it, and words. */
-const PURPOSES = [["segment", "segment", "Select by strokes, clicks and boxes"], ["words", "segment", "Select by words"], ["inpaint", "inpaint", "Fill what was removed"],
-  ["invent", "invent", "Replace and add"], ["edit", "edit", "Change by words"], ["generate", "generate", "Make a picture from boxes"]];
-
 /**
  * Engines to choose from; those that are missing cannot be chosen, and show what would install them.
  * @param {string} title @param {any[]} engines @param {any} first @param {(name: string) => void} [choose]
@@ -65,17 +62,17 @@ const engineField = (title, engines, first, choose = () => {}) => make("fieldset
   make("input", { type: "radio", name: `engine ${title}`, value: each.name, checked: each === first, disabled: Boolean(each.lacks), onchange: () => choose(each.name) }),
   make("span", {}, each.title, each.lacks ? make("code", {}, each.lacks) : null))));
 
-/** The engine that is asked for a purpose. @param {any} editor */
-function preferred(editor, purpose, role) {
-  const engines = editor.about.engines.filter((each) => each.role === role), name = editor.engineFor(purpose, role);
-  return { engines, first: engines.find((each) => each.name === name) ?? engines.find((each) => !each.lacks) };
+/** All engines for a purpose, and the one that is asked. @param {any} editor @param {string} purpose */
+function offered(editor, purpose) {
+  const engines = enginesFor(editor.about.engines, purpose), name = editor.engineFor(purpose);
+  return { engines, first: engines.find((each) => each.name === name) };
 }
 
 /** Which engine does what. @param {any} editor @param {(purpose: string, engine: string) => void} prefer */
 export function settingsDialog(editor, prefer) {
-  const rows = PURPOSES.map(([purpose, role, title]) => {
-    const { engines, first } = preferred(editor, purpose, role);
-    return engineField(title, engines, first, (name) => prefer(purpose, name));
+  const rows = PURPOSES.map(({ name, words }) => {
+    const { engines, first } = offered(editor, name);
+    return engineField(words, engines, first, (engine) => prefer(name, engine));
   });
   open("Settings", make("p", {}, "Which engine does what, for all pictures in this browser."), make("div", { class: "fields settings" }, ...rows));
 }
@@ -96,7 +93,7 @@ export function makingsDialog(editor) {
  * @param {"replace" | "add" | "edit" | "generate"} what @param {any} editor
  */
 export function makeDialog(what, editor) {
-  const { engines, first } = preferred(editor, ROLES[what], ROLES[what]);
+  const { engines, first = engines.find((each) => !each.lacks) } = offered(editor, ROLES[what]);
   const words = make("textarea", { rows: 2, maxlength: 1000, placeholder: what === "edit" ? "make it winter" : "a green bicycle" });
   const count = make("input", { type: "number", min: 1, max: 8, value: what === "add" ? 1 : 2 });
   const seed = make("input", { type: "number", min: 0, max: 4294967295, value: 0 });

@@ -3,6 +3,7 @@
 
 import { Picture } from "./api.js";
 import { at } from "./dom.js";
+import { preferred } from "./engines.js";
 import { Hands } from "./hands.js";
 import { drawLayers } from "./layers.js";
 import { covers, loadShape } from "./mask.js";
@@ -225,13 +226,12 @@ export class Editor {
   }
 
   selectWords(text) {
-    return this.do({ do: "select", text, how: this.how(null, true).how, engine: this.engineFor("words", "segment") });
+    return this.do({ do: "select", text, how: this.how(null, true).how, engine: this.engineFor("words") });
   }
 
-  /** The engine that is asked: what somebody chose, or the server's choice; none where neither is here. */
-  engineFor(purpose, role = purpose) {
-    const here = (this.about.engines ?? []).filter((each) => each.role === role && !each.lacks);
-    return (here.find((each) => each.name === this.chosen[purpose]) ?? here.find((each) => each.chosen))?.name ?? "";
+  /** The name of the engine that is asked for a purpose. */
+  engineFor(purpose) {
+    return preferred(this.about.engines ?? [], this.chosen, purpose);
   }
 
   // --- moving -------------------------------------------------------------------------------------------------

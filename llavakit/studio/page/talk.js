@@ -63,7 +63,7 @@ export class TalkPanel {
 
   /** What is proposed, with the three answers to it. */
   offer(turn) {
-    const now = turn ? String(turn.at) : "";
+    const now = turn ? `${turn.at} ${turn.outdated}` : "";
     if (at("pending").dataset.of === now) return;
     at("pending").dataset.of = now;
     at("pending").replaceChildren();
@@ -72,6 +72,7 @@ export class TalkPanel {
     const change = make("form", { hidden: true, onsubmit: (event) => (event.preventDefault(), field.value.trim() && this.on.change(field.value.trim())) }, field, make("button", { type: "submit" }, "Ask"));
     at("pending").append(make("section", { class: "offer", "aria-label": "proposed edit" },
       make("p", {}, make("strong", {}, "Proposed: "), turn.proposal.map(meant).join(", then ")),
+      turn.outdated ? make("p", { class: "fine" }, "The picture has changed since then.") : null,
       make("div", {}, button("Apply", () => this.on.apply(turn.proposal), { class: "primary", title: "Apply (Ctrl+Enter)" }),
         button("Change", () => ((change.hidden = !change.hidden), field.focus())), button("No", () => this.on.decline(), { title: "No (Escape)" })),
       change));

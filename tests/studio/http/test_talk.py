@@ -82,6 +82,16 @@ def test_an_edit_is_proposed_and_not_done(client, model):
     assert state["selection"] is None and not state["can_undo"]
 
 
+def test_a_proposal_for_a_picture_that_has_changed_says_so(client, model):
+    name, model.lines = upload(client), [f"Shall I? {REMOVE}"]
+    ask(client, name, "Take it away")
+    told = [talk_of(client, name)[-1]["outdated"]]
+    for command in (DRAWN, {"do": "remove", "fill": "preview"}, {"do": "undo"}):
+        do(client, name, command)
+        told.append(talk_of(client, name)[-1]["outdated"])
+    assert told == [False, False, True, False]
+
+
 def test_a_stopped_answer_is_kept_as_far_as_it_came(client, model, tmp_path):
     name, model.lines = upload(client), ["one two three four", "again"]
     model.wait.clear()

@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { enginesFor, preferred } from "../../../llavakit/studio/page/engines.js";
 import { meaning } from "../../../llavakit/studio/page/keys.js";
 import { Outbox, Refused } from "../../../llavakit/studio/page/outbox.js";
 import { trace } from "../../../llavakit/studio/page/outline.js";
@@ -251,6 +252,21 @@ test("keys mean what the list says", () => {
   assert.equal(key("d", { ctrlKey: true }), "duplicate");
   assert.equal(key("d"), undefined);
   assert.equal(key("b", { ctrlKey: true }), undefined); // the browser's own
+});
+
+test("the engine that is asked is the person's, the server's, or one that understands words", () => {
+  const engine = (name, takes, more = {}) => ({ name, role: "segment", takes, lacks: null, chosen: false, quality: "learned", ...more });
+  const engines = [engine("classical", ["marks", "words"], { quality: "classical" }), engine("sam2", ["marks"], { chosen: true }), engine("clipseg", ["words"]),
+    engine("seem", ["marks", "words"], { lacks: "name its weights" }), { name: "lama", role: "inpaint", takes: [], lacks: null, chosen: true }];
+  assert.equal(preferred(engines, {}, "segment"), "sam2");
+  assert.equal(preferred(engines, {}, "words"), "clipseg");
+  assert.equal(preferred(engines.slice(0, 2), {}, "words"), "classical");
+  assert.equal(preferred(engines, { segment: "classical", words: "seem" }, "segment"), "classical");
+  assert.equal(preferred(engines, { words: "seem" }, "words"), "clipseg"); // what was chosen once is not here any more
+  assert.equal(preferred(engines, {}, "inpaint"), "lama");
+  assert.equal(preferred(engines, {}, "edit"), "");
+  assert.equal(preferred(engines.map((each) => ({ ...each, chosen: false })), {}, "words"), "");
+  assert.deepEqual(enginesFor(engines, "words").map((each) => each.name), ["classical", "clipseg", "seem"]);
 });
 
 test("what is found out about a picture is told step by step, until nothing is to come", () => {

@@ -301,7 +301,7 @@ def test_another_engine_is_chosen_and_stays_chosen(browser, photos, tmp_path):
             browser.press("Escape")
             settle(browser, "document.querySelector('#bar').hidden")
             browser.call("Page.reload")
-            browser.until(f"document.querySelector('#stage').dataset.rev && {IDLE}")
+            browser.until(f"document.querySelector('#stage')?.dataset.rev && {IDLE}")
             browser.press("w")
 
 
