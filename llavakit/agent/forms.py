@@ -237,24 +237,14 @@ class LlavaPlus(Form):
         # The release's web server shows its model neither the pictures of its tools nor their names.
         shown = [each for each in told if each.name not in ALIAS_NAMES]
         pictures: list[Part] = [Image(path) for each in shown for path in each.pictures.values()]
-        said = [(each.name, _as_python(each.text, named=each in shown)) for each in told] + [
-            ("error", problem) for problem in problems
-        ]
+        said = [
+            (each.name, llava_plus.as_python(each.text, () if each in shown else (PICTURES,)))
+            for each in told
+        ] + [("error", problem) for problem in problems]
         return (*pictures, Text(llava_plus.results_text(said, question)))
 
     def last(self, why: str) -> str:
         return f"No tool can be called any more: {why}."
-
-
-def _as_python(text: str, *, named: bool) -> str:
-    """A result as LLaVA-Plus wrote it: the value as Python does. What was cut, and errors, stay text."""
-    try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    if isinstance(said, dict) and not named:
-        said.pop(PICTURES, None)
-    return str(said)
 
 
 def openai_tool(card: Card) -> dict[str, Any]:

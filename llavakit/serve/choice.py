@@ -6,9 +6,11 @@ from itertools import groupby
 from typing import Literal
 
 from llavakit.engine.request import Event
+from llavakit.serve.call_forms import CALL_FORMS
 from llavakit.serve.conversation import Calling
 from llavakit.text.calls import Call
-from llavakit.text.hermes import CallReader, read_call
+from llavakit.text.hermes import read_call
+from llavakit.text.llava_plus import Thought
 from llavakit.text.reply import Reply
 from llavakit.text.tokenizer import Tokenizer
 
@@ -44,7 +46,7 @@ class Delta:
     call: Call | None = None
     logprobs: tuple[Chosen, ...] = ()
     finish: FinishReason | None = None
-    thought: str = ""  # of an agent: what comes before the answer
+    thought: str = ""  # what comes before the answer, of an agent and in LLaVA-Plus' form
 
 
 class Spelling:
@@ -86,8 +88,8 @@ class Choice:
         # All answers wait for the worker's thread: where nothing in its text can end this one, text is made later.
         self._reads = live or bool(stops) or (bool(calling.free) and calling.only_first)
         self._unread: list[int] = []
-        self._reader = CallReader(calling.free, only_first=calling.only_first)
-        self._fresh: list[str | Call] = []  # read, and not taken yet
+        self._reader = CALL_FORMS[calling.form].reader(calling.free, only_first=calling.only_first)
+        self._fresh: list[str | Call | Thought] = []  # read, and not taken yet
         self._whole = ""  # a forced call is read when it is complete
         self._blanks = ""  # at the end of what was said: they count only if something follows
         self._begun = self._called = False
@@ -99,19 +101,24 @@ class Choice:
             self._unread.append(token)
             return False
         self._read(self._reply.add(token))
-        return self._reply.ended or self._reader.done
+        return self._reply.ended or (self._reader is not None and self._reader.done)
 
     def take(self, event: Event) -> list[Delta]:
         """What an event of this choice adds. One that ends it has to be `stop` or `length`."""
         if event.finish is not None:
             self._read(self._reply.extend(self._unread) + self._reply.finish())
-            self._fresh += self._forced() if self.calling.forced else self._reader.finish()
+            if self.calling.forced:
+                self._fresh += self._forced()
+            elif self._reader is not None:
+                self._fresh += self._reader.finish()
         logprobs = self._chosen(event)
         deltas = []
         for item in _joined(self._fresh):
             if isinstance(item, Call):
                 self._called, self._blanks = True, ""
                 deltas.append(Delta(self.index, call=item))
+            elif isinstance(item, Thought):
+                deltas.append(Delta(self.index, thought=item.text))
             elif text := self._trimmed(item):
                 deltas.append(Delta(self.index, text))
         self._fresh = []
@@ -122,7 +129,7 @@ class Choice:
     def _read(self, piece: str) -> None:
         if self.calling.forced:
             self._whole += piece
-        elif self.calling.free:
+        elif self._reader is not None:
             self._fresh += self._reader.add(piece)
         else:
             self._fresh.append(piece)
@@ -158,7 +165,7 @@ class Choice:
                 return "tool_calls" if self._called else "stop"
 
 
-def _joined(items: Sequence[str | Call]) -> Iterator[str | Call]:
+def _joined(items: Sequence[str | Call | Thought]) -> Iterator[str | Call | Thought]:
     """Texts that follow each other as one."""
     for is_text, group in groupby(items, lambda item: isinstance(item, str)):
         if is_text:

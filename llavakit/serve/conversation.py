@@ -5,11 +5,12 @@ messages of one role that follow each other are one turn (a line apart), what to
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llavakit.engine.sampler import Sampling
+from llavakit.serve.call_forms import CALL_FORMS, CallForm, FormName
 from llavakit.serve.errors import ApiError
 from llavakit.serve.fields import check_counts
 from llavakit.serve.schema import (
@@ -29,7 +30,7 @@ from llavakit.serve.schema import (
 from llavakit.serve.settings import ServeConfig
 from llavakit.text.calls import Call
 from llavakit.text.conversation import Conversation, Image, Message, Part, Role, Text, Video, system
-from llavakit.text.hermes import RESPONSE, calls_text, forced_schema, tools_text
+from llavakit.text.hermes import forced_schema
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.kinds import Sort
 
@@ -55,6 +56,7 @@ class Calling:
     shaped: bool = False
     only_first: bool = False
     held: bool = False  # free calls fit their schemas (`strict`)
+    form: FormName = "hermes"
 
 
 def check_bounds(request: ChatRequest, settings: ServeConfig) -> None:
@@ -106,8 +108,10 @@ def texts(request: ChatRequest) -> Iterator[str]:
             yield from (part.text for part in message.content or () if isinstance(part, TextPart))
 
 
-def conversation(request: ChatRequest, media: Sequence[bytes], default_system: str) -> Conversation:
-    """The request's messages, with `media` in the places of `media_urls`.
+def conversation(
+    request: ChatRequest, media: Sequence[bytes], default_system: str, form: CallForm = CALL_FORMS["hermes"]
+) -> Conversation:
+    """The request's messages, with `media` in the places of `media_urls`, calls and results in this form.
 
     Whether they can be said in their order is the template's business.
     """
@@ -118,31 +122,50 @@ def conversation(request: ChatRequest, media: Sequence[bytes], default_system: s
         _text(message.content) for message in request.messages[:heads] if isinstance(message, SystemMessage)
     ]
     turns: list[Message] = []
-    ahead, calls = iter(media), set[str]()
+    ahead, calls = iter(media), dict[str, str]()
+    told: list[tuple[str, list[Part]]] = []  # what tools answered, up to the last of them in a row
+    question = ""
     for number, message in enumerate(request.messages[heads:], heads):
         role: Role = "user"
         parts: tuple[Part, ...]
         if isinstance(message, SystemMessage):
             role, parts = "system", (Text(_text(message.content)),)
         elif isinstance(message, AssistantMessage):
-            calls |= {call.id for call in message.tool_calls or ()}
-            role, parts = "assistant", (Text(_answer(message, number)),)
+            calls |= {call.id: call.function.name for call in message.tool_calls or ()}
+            role, parts = "assistant", (Text(_answer(message, number, form)),)
         elif isinstance(message, ToolMessage):
             if message.tool_call_id is not None and message.tool_call_id not in calls:
                 raise ApiError(
                     "no assistant message before it made this call", param=f"messages[{number}].tool_call_id"
                 )
-            parts = (Text(RESPONSE[0]), *_parts(message, ahead), Text(RESPONSE[1]))
+            told.append((_tool_of(message, calls, len(told)), list(_parts(message, ahead))))
+            if isinstance(_next(request, number), ToolMessage):
+                continue
+            parts, told = form.results(told, question), []
         else:
             parts = tuple(_parts(message, ahead))
+            question = "".join(part.text for part in parts if isinstance(part, Text))
         if turns and turns[-1].role == role:
             parts = (*turns.pop().parts, Text("\n"), *parts)
         turns.append(Message(role, parts))
-    head = _head(request, heard, default_system)
+    head = _head(request, heard, default_system, form)
     return Conversation((*head, *turns))
 
 
-def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[Message, ...]:
+def _next(request: ChatRequest, number: int) -> Any:
+    """The message behind one; None behind the last."""
+    return request.messages[number + 1] if number + 1 < len(request.messages) else None
+
+
+def _tool_of(message: ToolMessage, calls: Mapping[str, str], place: int) -> str:
+    """Whose answer it is: by the id of the call, or by its place among the answers in a row."""
+    if message.tool_call_id is not None:
+        return calls[message.tool_call_id]
+    names = list(calls.values())
+    return names[min(place, len(names) - 1)] if names else "tool"
+
+
+def _head(request: ChatRequest, heard: list[str], default_system: str, form: CallForm) -> tuple[Message, ...]:
     """The system message, if there is something to say: with tools, the template's own text is in front of them."""
     text = "\n\n".join(heard)
     if request.tools and request.tool_choice != "none":
@@ -150,7 +173,8 @@ def _head(request: ChatRequest, heard: list[str], default_system: str) -> tuple[
         tools = [
             tool.model_dump(exclude_none=True, exclude={"function": {"strict"}}) for tool in request.tools
         ]
-        return (system(tools_text(text if heard else default_system, tools)),)
+        head = form.head(text if heard else default_system, tools)
+        return (system(head),) if head else ()
     return (system(text),) if heard else ()
 
 
@@ -161,7 +185,7 @@ def sampling(request: ChatRequest, settings: ServeConfig) -> Sampling:
         n=request.n,
         logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         schema=_schema(request),
-        call_schema=_call_schema(request),
+        call_schema=_call_schema(request, settings.calls),
     )
     # The engine does not tell the token that ends an answer; who is asked for it reads it as any other.
     return how.model_copy(update={"ignore_end": True, "stop_ids": ()}) if request.by_numbers else how
@@ -180,12 +204,12 @@ def video_rule(request: ChatRequest, video: VideoConfig | None) -> VideoConfig |
     return video.model_copy(update=wanted)
 
 
-def calling(request: ChatRequest) -> Calling:
-    """What the answer may call."""
+def calling(request: ChatRequest, form: FormName = "hermes") -> Calling:
+    """What the answer may call, and how the model writes it."""
     names = frozenset(tool.function.name for tool in request.tools or ())
     match request.tool_choice:
         case "none":
-            return Calling()
+            return Calling(form=form)
         case "required":
             return Calling(forced=names)
         case NamedTool() as named:
@@ -194,7 +218,8 @@ def calling(request: ChatRequest) -> Calling:
             return Calling(forced=names, shaped=True)
         case _:
             strict = any(tool.function.strict for tool in request.tools or ())
-            return Calling(free=names, only_first=request.parallel_tool_calls is False, held=strict)
+            first = request.parallel_tool_calls is False
+            return Calling(free=names, only_first=first, held=strict, form=form)
 
 
 def shaping(request: ChatRequest) -> str:
@@ -203,10 +228,12 @@ def shaping(request: ChatRequest) -> str:
     return "tools" if how.forced or how.held else "response_format"
 
 
-def _call_schema(request: ChatRequest) -> str | None:
+def _call_schema(request: ChatRequest, form: FormName) -> str | None:
     """What free calls are held to: one `strict` tool holds the calls of all."""
     if not calling(request).held:
         return None
+    if form != "hermes":
+        raise ApiError("`strict` is for models that call as Hermes does; this one does not", param="tools")
     tools = {tool.function.name: tool.function.parameters for tool in request.tools or ()}
     return _json(forced_schema(tools), "tools")
 
@@ -239,7 +266,7 @@ def _json(value: Any, param: str) -> str:
         raise ApiError("it holds a number that JSON cannot write", param=param) from None
 
 
-def _answer(message: AssistantMessage, number: int) -> str:
+def _answer(message: AssistantMessage, number: int, form: CallForm) -> str:
     calls = []
     for place, call in enumerate(message.tool_calls or ()):
         said = call.function.arguments.strip() or "{}"
@@ -253,7 +280,7 @@ def _answer(message: AssistantMessage, number: int) -> str:
                 param=f"messages[{number}].tool_calls[{place}].function.arguments",
             )
         calls.append(Call(call.function.name, said))
-    return calls_text(_text(message.content), calls)
+    return form.said(_text(message.content), message.reasoning_content or "", calls)
 
 
 def _parts(message: UserMessage | ToolMessage, media: Iterator[bytes]) -> Iterator[Part]:

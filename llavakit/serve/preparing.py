@@ -18,6 +18,7 @@ from llavakit.engine.sampler import Sampling
 from llavakit.engine.worker import Worker
 from llavakit.serve.best import BestOf
 from llavakit.serve.budget import MemoryShare
+from llavakit.serve.call_forms import CALL_FORMS
 from llavakit.serve.completions import LENGTH, CompletionRequest, plain_sample, prompt_ids
 from llavakit.serve.completions import texts as prompt_texts
 from llavakit.serve.conversation import conversation, media_urls, sampling, shaping, texts, video_rule
@@ -96,7 +97,12 @@ class Preparer:
 
     def talk(self, request: ChatRequest, media: Sequence[Received]) -> Conversation:
         """The messages with their pictures, below the model's own system text."""
-        return conversation(request, [each.data for each in media], self.encoder.template.system)
+        return conversation(
+            request,
+            [each.data for each in media],
+            self.encoder.template.system,
+            CALL_FORMS[self.settings.calls],
+        )
 
     def score(
         self, request: PoolingRequest, media: Sequence[Received], share: MemoryShare, job: Job

@@ -145,11 +145,10 @@ class Service:
         # Of several answers the best is known at their end. Log-probabilities are many: they are told as they come.
         live = bool(request.logprobs or request.stream) and self.best_of is None
         numbers = numbered_choices(request, prepared, self.encoder, self.engine.stop_ids)
-        stops = (*self._stops, *request.stops)
+        stops, how = (*self._stops, *request.stops), calling(request, self.settings.calls)
         answer = self._answer(
-            [prepared], stops, calling(request), shaping(request), deadline=deadline, live=live,
-            numbers=numbers,
-        )  # fmt: skip
+            [prepared], stops, how, shaping(request), deadline=deadline, live=live, numbers=numbers
+        )
         if self.best_of is None:
             return answer
         choose = partial(_run, self.best_of.pool, self.best_of.choose, talk)

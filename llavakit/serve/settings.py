@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field, IPvAnyNetwork, SecretStr, field_validator
 
 from llavakit.core.config import Config
+from llavakit.serve.call_forms import FormName
 
 MIB = 2**20
 
@@ -27,6 +28,7 @@ class ServeConfig(Config):
     allow_origins: tuple[str, ...] = ()  # of web pages whose scripts may ask ("https://a.example", or "*")
     host_names: tuple[str, ...] = ()  # what clients on this machine may call it besides localhost
 
+    calls: FormName = "hermes"  # how the model writes calls of tools (docs/serve.md)
     max_requests: int = Field(
         default=256, ge=1
     )  # at once on the whole server, waiting ones included, bodies still on their way not; then 429

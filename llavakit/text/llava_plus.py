@@ -20,6 +20,12 @@ LABELS = {
     name: re.compile(rf'"?{re.escape(label.strip().strip(chr(34)))}"?[ \t]?')
     for name, label in (("thoughts", THOUGHTS), ("actions", ACTIONS), ("value", VALUE))
 }
+# Names of the release that OpenAI's rule for names does not let a client offer, by the ones that it may.
+WITH_PLUS = {
+    name.replace("+", "_"): name
+    for name in ("grounding_dino+sam", "ram+grounding_dino", "blip2+grounding_dino")
+}
+WRITABLE = {name: written for written, name in WITH_PLUS.items()}
 LONGEST = 20_000  # letters of a list that is read as Python's, which takes memory many times its length
 BROKEN = (ValueError, SyntaxError, MemoryError, RecursionError, TypeError)
 
@@ -41,7 +47,8 @@ def write_answer(thoughts: str, actions: Sequence[Any], value: str) -> str:
 
 def action_of(call: Call) -> dict[str, Any]:
     """A call in the words of the data."""
-    return {"API_name": call.name, "API_params": json.loads(call.arguments or "{}")}
+    name = WITH_PLUS.get(call.name, call.name)
+    return {"API_name": name, "API_params": json.loads(call.arguments or "{}")}
 
 
 def read_answer(text: str) -> PlusAnswer:
@@ -94,3 +101,65 @@ def results_text(results: Sequence[tuple[str, Any]], question: str) -> str:
     """The turn that brings results: each by its tool's name, as Python writes values, then the question again."""
     said = "".join(f"{name} model outputs: {value}\n\n" for name, value in results)
     return f"{said}Please summarize the model outputs and answer my first question: {question}"
+
+
+def as_python(text: str, without: Sequence[str] = ()) -> str:
+    """A result as the release told it: JSON as Python writes values, less some fields; other text as it is."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(said, dict):
+        said = {name: value for name, value in said.items() if name not in without}
+    return str(said)
+
+
+@dataclass(frozen=True)
+class Thought:
+    """What a model thinks before it calls or answers."""
+
+    text: str
+
+
+class PlusReader:
+    """Tells thoughts and calls from the words while an answer is being said, with the face of `hermes.CallReader`.
+
+    An answer whose calls cannot be read, or are none of what was offered, stays text, letter for letter.
+    """
+
+    def __init__(self, names: frozenset[str], *, only_first: bool = False) -> None:
+        """With `only_first` the first call alone is told (parallel_tool_calls: false)."""
+        self._names, self._only_first = names, only_first
+        self._held, self._looked, self._speaks = "", 0, False
+        self.done = False  # the words come after the calls: an answer is at its end when the model says so
+
+    def add(self, piece: str) -> list[str | Call | Thought]:
+        """Words that are certain now; thoughts and calls come before them, when the label of the words is there."""
+        if self._speaks:
+            return [piece]
+        self._held += piece
+        # A label may have begun before this piece.
+        found = LABELS["value"].search(self._held, max(0, self._looked - len(VALUE)))
+        self._looked = len(self._held)
+        # The blank behind the label belongs to it, and may be still to come.
+        if found is None or found.end() == len(self._held):
+            return []
+        self._speaks = True
+        return self._parts(self._held[: found.end()], self._held[found.end() :])
+
+    def finish(self) -> list[str | Call | Thought]:
+        """What is left when the answer ends."""
+        return [] if self._speaks or not self._held else self._parts(self._held, "")
+
+    def _parts(self, head: str, words: str) -> list[str | Call | Thought]:
+        """What stands in `head`, and the words behind it."""
+        if not any(label.search(head) for label in LABELS.values()):
+            return [head + words]
+        said = read_answer(head)
+        calls = [Call(WRITABLE.get(call.name, call.name), call.arguments) for call in said.calls]
+        if said.problem is not None or not {call.name for call in calls} <= self._names:
+            return [head + words]
+        found: list[str | Call | Thought] = [Thought(said.thoughts)] if said.thoughts else []
+        found += calls[:1] if self._only_first else calls
+        words = said.value + words
+        return [*found, words] if words else found

@@ -1,6 +1,7 @@
 """LLaVA-Plus' text: what its weights saw, and a reader that nothing breaks."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,10 @@ from llavakit.text.llava_plus import (
     ACTIONS,
     THOUGHTS,
     VALUE,
+    PlusReader,
+    Thought,
     action_of,
+    as_python,
     read_answer,
     results_text,
     write_answer,
@@ -93,3 +97,50 @@ def test_what_is_no_list_of_calls_is_a_problem_and_is_never_run(actions):
 def test_plain_text_is_an_answer():
     said = read_answer("A red circle.")
     assert (said.thoughts, said.calls, said.value, said.problem) == ("", (), "A red circle.", None)
+
+
+def read_in_pieces(text, cuts, names, **how):
+    """What a reader tells: all thoughts, calls, and words as one text."""
+    reader, told = PlusReader(frozenset(names), **how), []
+    places = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    for start, end in pairwise(places):
+        told += reader.add(text[start:end])
+    told += reader.finish()
+    thoughts = [each.text for each in told if isinstance(each, Thought)]
+    calls = [each for each in told if isinstance(each, Call)]
+    return thoughts, calls, "".join(each for each in told if isinstance(each, str))
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(WORDS, CALLS, WORDS, st.lists(st.integers(0, 500), max_size=8))
+def test_a_streamed_answer_is_read_as_the_whole_one(thoughts, calls, value, cuts):
+    text = write_answer(thoughts, [action_of(call) for call in calls], value)
+    told = read_in_pieces(text, cuts, {call.name for call in calls})
+    assert told == ([thoughts] if thoughts else [], calls, f"{value}\n")
+    assert read_in_pieces(text, cuts, {call.name for call in calls}, only_first=True)[1] == calls[:1]
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    st.lists(
+        st.sampled_from(
+            [THOUGHTS, ACTIONS, VALUE, VALUE[1:8], "[]", "[", "{", "'", '"API_name"', "\n", "x", '"']
+        )
+    ).map("".join),
+    st.lists(st.integers(0, 500), max_size=8),
+)
+def test_the_cuts_do_not_matter_and_plain_text_is_not_lost(text, cuts):
+    assert read_in_pieces(text, cuts, ()) == read_in_pieces(text, [], ())
+    if not any(mark in text for mark in "🤔🚀👉"):
+        assert read_in_pieces(text, cuts, ()) == ([], [], text)
+
+
+def test_calls_of_what_was_not_offered_stay_text_letter_for_letter():
+    text = write_answer("I look.", [action_of(ZOOM)], "Wait.")
+    for names in ((), ("crop",)):
+        assert read_in_pieces(text, [30, 60], names) == ([], [], text)
+    joined = Call("grounding_dino_sam", '{"caption": "dog"}')
+    text = write_answer("", [action_of(joined)], "")
+    assert '"grounding_dino+sam"' in text
+    assert read_in_pieces(text, [], ["grounding_dino_sam"]) == ([], [joined], "\n")
+    assert as_python('{"a": [true, null]}') == "{'a': [True, None]}" and as_python("no JSON") == "no JSON"
