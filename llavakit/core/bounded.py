@@ -5,10 +5,12 @@ For what must not be able to stop us: functions of users, and libraries that may
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -58,15 +60,24 @@ class Bounded:
     """Asks a child process one question after the other. It starts at the first one, and anew after it was lost."""
 
     def __init__(
-        self, program: str, *, words: tuple[str, ...] = (), seconds: float, memory: float = 4.0, needs: str
+        self,
+        program: str,
+        *,
+        words: tuple[str, ...] = (),
+        seconds: float,
+        memory: float | None = 4.0,
+        environ: Mapping[str, str] | None = None,
+        needs: str,
     ) -> None:
         """`program` is Python that defines `reply_to(question)`; it finds `words`, a list of texts, in place.
 
-        A question may take `seconds`; the process may address `memory` gigabytes. `needs` says what it cannot run
-        without, for the ConfigError of a program that does not start.
+        A question may take `seconds`; the process may address `memory` gigabytes (None: any number), and has
+        `environ` beside ours. `needs` says what it cannot run without, for the ConfigError of a program that does
+        not start.
         """
         self.seconds, self.needs = seconds, needs
-        size = str(int(memory * GIGABYTE))
+        size = str(resource.RLIM_INFINITY if memory is None else int(memory * GIGABYTE))
+        self._environ = None if environ is None else os.environ | environ
         self._command = [sys.executable, "-c", LOOP, str(seconds), size, program, *words]
         self._process: subprocess.Popen[str] | None = None
 
@@ -122,8 +133,9 @@ class Bounded:
 
     def _start(self, seconds: float) -> None:
         self._process = process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-        )
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env=self._environ,
+        )  # fmt: skip
         try:
             problem = self._read(process, seconds).problem
         except (EOFError, TimeoutError):

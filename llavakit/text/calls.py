@@ -30,6 +30,7 @@ class Weights:
     licence: str
     source: str  # package or hub id, with its version
     megabytes: float  # of memory while it runs, an estimate
+    device: str = "cpu"  # auto: on the GPU if there is one
 
 
 @dataclass(frozen=True)

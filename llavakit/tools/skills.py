@@ -23,13 +23,12 @@ from llavakit.tools import (
 )
 from llavakit.tools.aliases import ZOOM, AliasTool
 from llavakit.tools.arguments import Answer
+from llavakit.tools.devices import room_on
 from llavakit.tools.diffusion import STEPS
 from llavakit.tools.function import FunctionTool
 from llavakit.tools.plus_aliases import PLUS
 from llavakit.tools.registry import Registry
 from llavakit.tools.workers import Workers
-
-ADDRESS_SPACE = 16.0  # gigabytes that a process with a model may map; what it uses is far less
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,8 @@ class Skill:
         for name, value in settings.items():
             if not value:
                 raise ConfigError(f"{self.name} needs {name}: --set {self.name}.{name}=...")
-        own = Workers(at_once=1, seconds=self.seconds, memory=ADDRESS_SPACE)
+        room = room_on(settings.pop("device", "cpu"), self.name)
+        own = Workers(at_once=1, seconds=self.seconds, memory=room.memory, environ=room.environ)
         return FunctionTool(
             self.function, own, cost="heavy", seconds=self.seconds, weights=self.weights, opened_with=settings
         )
@@ -68,8 +68,8 @@ class Skill:
 def _hub(
     function: Callable[..., Answer], hub_id: str, name: str, licence: str, megabytes: float, **more: str
 ) -> Skill:
-    weights = Weights(name, licence, f"hub {hub_id}", megabytes)
-    return Skill(function, 300.0, weights, (("model", hub_id), *more.items()))
+    weights = Weights(name, licence, f"hub {hub_id}", megabytes, device="auto")
+    return Skill(function, 300.0, weights, (("model", hub_id), *more.items(), ("device", "auto")))
 
 
 def _maker(function: Callable[..., Answer], hub_id: str, name: str, **more: str) -> Skill:

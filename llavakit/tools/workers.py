@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from llavakit.core.bounded import Bounded
@@ -14,9 +15,16 @@ PROGRAM = "from llavakit.tools.child import reply_to"
 class Workers:
     """Up to `at_once` processes, started when they are needed, for one tool or for all light ones."""
 
-    def __init__(self, *, at_once: int = 2, seconds: float = 60.0, memory: float = 4.0) -> None:
-        """No call takes over `seconds`; each process may address `memory` gigabytes."""
-        self._seconds, self._memory, self._most = seconds, memory, at_once
+    def __init__(
+        self,
+        *,
+        at_once: int = 2,
+        seconds: float = 60.0,
+        memory: float | None = 4.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """No call takes over `seconds`; each process may address `memory` gigabytes, with `environ` beside ours."""
+        self._seconds, self._memory, self._environ, self._most = seconds, memory, environ, at_once
         self._free: list[Bounded] = []
         self._all: list[Bounded] = []
         self._changed = threading.Condition()
@@ -59,6 +67,9 @@ class Workers:
                     raise ToolUnavailable("busy with other calls for all its time")
             if self._free:
                 return self._free.pop()
-            worker = Bounded(PROGRAM, seconds=self._seconds, memory=self._memory, needs="a tool's process")
+            worker = Bounded(
+                PROGRAM, seconds=self._seconds, memory=self._memory, environ=self._environ,
+                needs="a tool's process",
+            )  # fmt: skip
             self._all.append(worker)
             return worker
