@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from threading import Event as Flag
 
 from llavakit.agent.asking import Asking
 from llavakit.agent.budget import cut
@@ -59,15 +60,18 @@ class Agent:
         sampling: Sampling = GREEDY,
         own_system: str = "",
         holds_calls: bool = False,
+        stop: Flag | None = None,
     ) -> None:
         """`ask` is a person; without one, a call that needs one makes the run wait.
 
         `own_system` is what the template says where nobody else does. `holds_calls`: the responder is our engine,
-        which can hold calls in free text to the schemas of their tools.
+        which can hold calls in free text to the schemas of their tools. `stop` may be set by another thread: then
+        no tool is waited for any more.
         """
         self.responder, self.registry, self.form = responder, registry, form
         self.policy, self.kept, self.ask = policy or Policy(), kept, ask
         self.sampling, self.own_system, self.holds_calls = sampling, own_system, holds_calls
+        self._stop = stop or Flag()
         self._asked: Asking | None = None
 
     def go(self, run: Run) -> Iterator[Event | Piece]:
@@ -186,7 +190,10 @@ class Agent:
                     yield from run.keep(Running(id=call.id))
         budget = run.state.begun.budget
         seconds = max(min(budget.tool_seconds, budget.seconds - run.state.seconds), 0.0)
-        for result in run_calls(self.registry, run.desk, ready, seconds=seconds, tries=budget.tries):
+        results = run_calls(
+            self.registry, run.desk, ready, seconds=seconds, tries=budget.tries, stop=self._stop
+        )
+        for result in results:
             yield from run.keep(self._returned(run, result))
 
     def _harmless(self, name: str) -> bool:

@@ -3,9 +3,9 @@
 import json
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from threading import Thread
+from threading import Event, Thread
 
 from llavakit.engine.fault import Boundary
 from llavakit.text.calls import Call, Result
@@ -13,13 +13,14 @@ from llavakit.tools.desk import Desk
 from llavakit.tools.registry import Registry
 
 GRACE = 0.2  # seconds for a tool that keeps its deadline by itself to say so
+LOOK = 0.1  # seconds after which it is looked whether the run was stopped
 LONGEST = 500  # letters of what a broken tool says
 
 
 def run_calls(
-    registry: Registry, desk: Desk, calls: Sequence[Call], *, seconds: float, tries: int
+    registry: Registry, desk: Desk, calls: Sequence[Call], *, seconds: float, tries: int, stop: Event
 ) -> Iterator[Result]:
-    """Results as they come, all of them within `seconds`.
+    """Results as they come, all of them within `seconds`, or when `stop` is set.
 
     A tool that changes nothing is asked up to `tries` times where it was not to be had. One that hangs is left
     behind in its thread: what it gives later is not heard.
@@ -32,14 +33,18 @@ def run_calls(
         running[future] = call
         # A daemon: a tool that hangs for ever must not keep the process from ending.
         Thread(target=_run, args=(future, registry, desk, call, deadline, tries), daemon=True).start()
-    try:
-        for done in as_completed(list(running), timeout=seconds + GRACE):
-            del running[done]
-            yield done.result()
-    except TimeoutError:
-        for call in running.values():
-            error = f"{call.name} did not answer within {seconds:.3g} s; whether it did its work is not known"
-            yield Result(call, error=error, seconds=time.monotonic() - begun)
+    over = False
+    while running and not over:
+        left = deadline + GRACE - time.monotonic()
+        done, _ = wait(running, timeout=min(max(left, 0), LOOK), return_when=FIRST_COMPLETED)
+        for each in done:
+            del running[each]
+            yield each.result()
+        over = not done and (left <= 0 or stop.is_set())
+    for call in running.values():
+        how = "was left" if stop.is_set() else f"did not answer within {seconds:.3g} s"
+        error = f"{call.name} {how}; whether it did its work is not known"
+        yield Result(call, error=error, seconds=time.monotonic() - begun)
 
 
 def _run(

@@ -9,7 +9,7 @@ import typer
 
 from llavakit.cli.asked import open_asked
 from llavakit.cli.options import BoxUnit, RemoteKeys, RemoteModel, RemoteUrl, Template, finite
-from llavakit.core.errors import ConfigError, Interrupted
+from llavakit.core.errors import INTERRUPTED, ConfigError, Interrupted
 
 RUNS = Path("runs/agent")
 WAITS = 1  # exit code of a run that waits for a person
@@ -116,10 +116,13 @@ def agent(
             asked, registry, how, policy=rules, kept=kept, ask=screen.ask, own_system=system,
             sampling=Sampling(temperature=temperature, max_tokens=max_tokens), holds_calls=can_hold(responder),
         )  # fmt: skip
-        screen.show(chain(list(run.events), bot.go(run)))
+        again = f"llavakit agent --resume {where}, with the model and tools of before"
+        try:
+            screen.show(chain(list(run.events), bot.go(run)))
+        except KeyboardInterrupt:
+            raise Interrupted("stopped; what happened is kept", again, INTERRUPTED) from None
         waiting = run.state.waiting
         if waiting is not None:
-            again = f"llavakit agent --resume {where}, with the model and tools of before"
             raise Interrupted(f"waits for a person to decide about {waiting.id}", again, WAITS)
         report(run)
 

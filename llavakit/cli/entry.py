@@ -30,12 +30,10 @@ from llavakit.cli.studio import studio
 from llavakit.cli.synth import synth
 from llavakit.cli.teaching import lessons
 from llavakit.cli.train import train
-from llavakit.core.errors import Interrupted, UserError
+from llavakit.core.errors import INTERRUPTED, Interrupted, UserError
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.progress import printable, say
 from llavakit.version import __version__
-
-INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 
 Verb = Callable[..., None]
 VERBS: tuple[Verb, ...] = (

@@ -21,6 +21,9 @@ class UserError(Exception):
     exit_code = 2
 
 
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
+
+
 class Interrupted(UserError):
     """Stopped from outside, with everything saved: what was done, and the command that goes on."""
 

@@ -152,6 +152,7 @@ class AgentAnswer:
         agent = Agent(
             self._responder, box.registry, FORMS[box.config.form], policy=box.policy, ask=nobody,
             sampling=self._sampling, own_system=self._own_system, holds_calls=can_hold(self._responder),
+            stop=self._job.stop,
         )  # fmt: skip
         with begin_talk(agent, self._talk, box.config, redraw=self._job.redraw) as run:
             for event in agent.go(run):

@@ -102,6 +102,7 @@ def texts(request: ChatRequest) -> Iterator[str]:
     for message in request.messages:
         if isinstance(message, AssistantMessage):
             yield from (call.function.arguments for call in message.tool_calls or ())
+            yield _thoughts(message)
         if isinstance(message.content, str):
             yield message.content
         else:
@@ -280,7 +281,12 @@ def _answer(message: AssistantMessage, number: int, form: CallForm) -> str:
                 param=f"messages[{number}].tool_calls[{place}].function.arguments",
             )
         calls.append(Call(call.function.name, said))
-    return form.said(_text(message.content), message.reasoning_content or "", calls)
+    return form.said(_text(message.content), _thoughts(message), calls)
+
+
+def _thoughts(message: AssistantMessage) -> str:
+    """What was thought before an answer; other servers' clients may write anything there."""
+    return message.reasoning_content if isinstance(message.reasoning_content, str) else ""
 
 
 def _parts(message: UserMessage | ToolMessage, media: Iterator[bytes]) -> Iterator[Part]:

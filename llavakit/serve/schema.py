@@ -85,7 +85,7 @@ class AssistantMessage(Said):
     role: Literal["assistant"]
     content: Texts | None = None
     tool_calls: Annotated[tuple[CallMade, ...], Field(fail_fast=True)] | None = None
-    reasoning_content: str | None = None  # as our answers tell it
+    reasoning_content: Any = None  # thoughts as our answers tell them: texts of models that say them again
     # Said by a model as well, and in no form that ours could read.
     refusal: Unset = None
     audio: Unset = None

@@ -2,6 +2,7 @@
 
 import json
 import time
+from threading import Event, Timer
 
 import PIL.Image
 import pytest
@@ -100,6 +101,18 @@ def test_a_tool_that_hangs_is_left_behind_and_the_others_are_not(tmp_path):
     back = {event.id: event for event in events if event.kind == "returned"}
     assert "did not answer within 0.4 s" in back["call_1"].error and back["call_2"].error is None
     assert answer.text.startswith("There are 2. [call_2]\n[missing: call_1 hang: ")
+
+
+def test_a_run_that_is_stopped_waits_for_no_tool(tmp_path):
+    stop = Event()
+    Timer(0.3, stop.set).start()
+    begun = time.monotonic()
+    tools = [Fake("slow", hang()), Fake("count", {"count": 7})]
+    model = Scripted(call("slow") + call("count"), "There are 7.")
+    _, events = run_agent(tmp_path, model, tools, stop=stop)
+    errors = [event.error for event in events if event.kind == "returned"]
+    assert errors == [None, "slow was left; whether it did its work is not known"]
+    assert time.monotonic() - begun < 3
 
 
 def test_a_tool_that_was_not_to_be_had_is_asked_again_if_it_changes_nothing(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llavakit.agent.events import Piece, read_events
+from llavakit.agent.events import Piece, Returned, read_events
 from llavakit.agent.forms import Hermes
 from llavakit.agent.loop import Agent
 from llavakit.agent.policy import Decision
@@ -119,6 +119,20 @@ def test_a_call_that_a_rule_asks_about_waits_and_goes_on(cli, tmp_path):
     assert code == 0 and "a always" in out and "I cropped it. [call_1]" in out
     code, out, err = cli([CROP, "Cut."], "--image", "x.png", "Cut it.", "--out", "two", "--policy", "p.yaml")
     assert code == 0, "always holds in other runs too"
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on_and_does(cli, tmp_path, monkeypatch):
+    def shown(self, events):
+        for event in events:
+            if isinstance(event, Returned):
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("llavakit.agent.screen.Screen.show", shown)
+        code, _, err = cli([CROP], "--image", "x.png", "Cut it.", "--out", "one")
+    assert code == 130 and "what happened is kept; go on with: llavakit agent --resume one" in err
+    code, out, err = cli(["I cropped it."], "--resume", "one")
+    assert (code, err) == (0, "") and "I cropped it. [call_1]" in out
 
 
 def test_edited_arguments_are_what_runs(cli, tmp_path):

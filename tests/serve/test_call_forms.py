@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from llavakit.serve.call_forms import CALL_FORMS
+from llavakit.serve.conversation import conversation
+from llavakit.serve.schema import ChatRequest
 from llavakit.text.llava_plus import write_answer
 from tests.serve.live import CHAT, ScriptedWorker, asked, chunks, client
 
@@ -65,3 +68,15 @@ def test_without_tools_an_answer_is_its_value_and_strict_is_refused(plus):
     strict = [{"type": "function", "function": TOOLS[0]["function"] | {"strict": True}}]
     refused = found.post(CHAT, json=asked(tools=strict))
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "tools"
+
+
+@pytest.mark.parametrize("thoughts", ["hm", None, ["hm"], {"a": 1}])
+def test_thoughts_are_said_again_in_the_form_that_has_them_alone(thoughts):
+    talk = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "b", "reasoning_content": thoughts},
+    ]
+    body = asked() | {"messages": [*talk, {"role": "user", "content": "c"}]}
+    request = ChatRequest.model_validate_json(json.dumps(body))
+    said = {name: conversation(request, [], "", form).messages[1].text for name, form in CALL_FORMS.items()}
+    assert said == {"hermes": "b", "llava_plus": write_answer("hm" if thoughts == "hm" else "", [], "b")}

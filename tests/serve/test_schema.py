@@ -119,7 +119,7 @@ def test_neutral_values_are_taken():
 
 EXTRAS = {
     "name": "ann", "id": "msg_1", "type": "message", "cache_control": {"type": "ephemeral"}, "refusal": None,
-    "reasoning_content": "hm", "annotations": [{"type": "url_citation"}], "anything": [1],
+    "annotations": [{"type": "url_citation"}], "anything": [1],
 }  # fmt: skip
 
 

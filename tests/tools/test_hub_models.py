@@ -123,10 +123,12 @@ def test_the_parts_of_a_picture_cover_it_in_a_color_each(folder):
     assert shares == pytest.approx([part["percent"] for part in found], abs=0.01)
 
 
-def test_a_picture_has_one_caption_and_a_box_of_it_another(folder):
-    tiny_hub.save_blip(folder / "blip")
-    whole = hub_models.caption(CAT, model=str(folder / "blip")).value["caption"]
-    part = hub_models.caption(CAT, Region(0, 0, 60, 60), model=str(folder / "blip")).value["caption"]
+@pytest.mark.parametrize("save", [tiny_hub.save_blip, tiny_hub.save_blip2])
+def test_a_picture_has_one_caption_and_a_box_of_it_another(folder, save):
+    model = folder / save.__name__
+    save(model)
+    whole = hub_models.caption(CAT, model=str(model)).value["caption"]
+    part = hub_models.caption(CAT, Region(0, 0, 60, 60), model=str(model)).value["caption"]
     assert whole and part and whole != part
 
 

@@ -184,6 +184,27 @@ def save_blip(folder: Path) -> None:
     )
 
 
+def save_blip2(folder: Path) -> None:
+    folder.mkdir()
+    tokenizer = bert_words(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = hf.Blip2Config(
+        vision_config=sizes | {"image_size": 32, "patch_size": 16, "initializer_range": 1.0},
+        qformer_config=sizes | {"encoder_hidden_size": 32, "vocab_size": 50, "initializer_range": 1.0},
+        text_config={
+            "model_type": "opt", "vocab_size": len(tokenizer), "hidden_size": 32, "ffn_dim": 32,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "word_embed_proj_dim": 32, "bos_token_id": 2,
+            "max_position_embeddings": 128, "eos_token_id": 3, "pad_token_id": 0, "init_std": 1.0,
+        },
+        num_query_tokens=4, image_token_index=len(tokenizer) - 1,
+    )  # fmt: skip
+    hf.Blip2ForConditionalGeneration(config).save_pretrained(folder)
+    images = hf.BlipImageProcessorPil(size={"height": 32, "width": 32})
+    hf.Blip2Processor(images, tokenizer, num_query_tokens=4).save_pretrained(folder)
+
+
 def save_siglip(folder: Path) -> None:
     """With CLIP's way to cut words, for SigLIP's own needs a SentencePiece model."""
     folder.mkdir()
