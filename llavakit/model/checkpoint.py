@@ -30,6 +30,7 @@ from llavakit.model.assemble import with_media_tokens
 from llavakit.model.card import Card
 from llavakit.model.directory import load_card, resolve, settings_of
 from llavakit.model.empty import empty_model, new_rows
+from llavakit.model.formats.halves import upper_half
 from llavakit.model.formats.original import is_original
 from llavakit.model.formats.quantized import for_decoder, method_of, stored_quantization
 from llavakit.model.formats.shards import write_shards
@@ -63,25 +64,28 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
         write(checkpoint, draft)
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write model, settings, tokenizer and processor into an existing folder."""
-    write_settings(checkpoint, folder)
+def write(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
+    """Write model, settings, tokenizer and processor into an existing folder; `half`: float32 weights in bf16."""
+    write_settings(checkpoint, folder, half=half)
     if checkpoint.adapter is not None:
         tensors = adapter_tensors(checkpoint.model, checkpoint.adapter)
         write_adapter(checkpoint.model, checkpoint.adapter, tensors, folder)
     else:
-        write_shards(in_memory(hf_tensors(checkpoint.model, checkpoint.card)), folder)
+        weights = in_memory(hf_tensors(checkpoint.model, checkpoint.card))
+        if half:
+            weights = {key: stored.then(upper_half) for key, stored in weights.items()}
+        write_shards(weights, folder)
 
 
-def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
-    """All files of the directory but the weights."""
+def write_settings(checkpoint: Checkpoint, folder: Path, *, half: bool = False) -> None:
+    """All files of the directory but the weights, which are in bf16 with `half`."""
     model, card = checkpoint.model, checkpoint.card
     if checkpoint.adapter is None and "quantization_config" in model.language.config.to_dict():
         raise CheckpointError(
             f"{folder}: a quantized decoder cannot be written; save the model it was read from"
         )
     files = {
-        "config.json": hf_config(model, card, checkpoint.tokenizer),
+        "config.json": hf_config(model, card, checkpoint.tokenizer, half=half),
         "generation_config.json": {
             "eos_token_id": sorted(checkpoint.tokenizer.stop_ids(template(card.template)))
         },

@@ -183,10 +183,14 @@ def shared_differences(card: Card) -> tuple[str, ...]:
     return tuple(what for differs, what in checks if differs)
 
 
-def hf_config(model: Llava, card: Card, tokenizer: Tokenizer) -> dict[str, Any]:
-    """config.json: that of the class that can be this model, else `model_type: llavakit`; always with the card."""
+def hf_config(model: Llava, card: Card, tokenizer: Tokenizer, *, half: bool = False) -> dict[str, Any]:
+    """config.json: that of the class that can be this model, else `model_type: llavakit`; always with the card.
+
+    `half`: float32 weights are written in bf16.
+    """
     language: Any = model.language.config
     dtype = str(model.language.dtype).removeprefix("torch.")
+    dtype = "bfloat16" if half and dtype == "float32" else dtype
     text = language.to_diff_dict() | {"model_type": language.model_type, "vocab_size": language.vocab_size}
     config: dict[str, Any] = {
         "model_type": "llavakit",

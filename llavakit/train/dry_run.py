@@ -13,13 +13,17 @@ from llavakit.model.llava import PARTS, Llava
 from llavakit.model.outline import outline
 from llavakit.train.estimate import estimate_memory
 from llavakit.train.freezing import halve_frozen, train_only
+from llavakit.train.ranks import tell_idle
 from llavakit.train.run import Run
 
 GIB = 2**30
 
 
-def show_plan(run: Run) -> list[str]:
-    """Print parts, data, tokens and memory of a run; returns a line for everything that would stop it."""
+def show_plan(run: Run, ranks: int | None = None) -> list[str]:
+    """Print parts, data, tokens and memory of a run; returns a line for everything that would stop it.
+
+    Of the memory of shares, it tells that of a rank of so many; default: of eight.
+    """
     problems: list[str] = []
     say(f"{run.name}: {run.out}")
     model = _outline(run, problems)
@@ -31,11 +35,12 @@ def show_plan(run: Run) -> list[str]:
         _show_parts(run, model)
     _show_files(run, problems)
     rows = f"{run.optim.rows} packed row(s) of up to {run.data.tokens:,}"
-    say(f"tokens per step: up to {run.optim.rows * run.data.tokens:,} ({rows})")
+    idle = tell_idle(run.optim.rows, run.data.tokens, ranks or 1) if run.policy is None else ""
+    say(f"tokens per step: up to {run.optim.rows * run.data.tokens:,} ({rows}{idle})")
     steps = run.optim.steps
     say(f"steps: {f'{steps:,}' if steps else f'{run.optim.epochs:g} epoch(s); counted when data is read'}")
     if model is not None:
-        _show_memory(run, model)
+        _show_memory(run, model, shards=ranks if ranks and ranks > 1 else 8)
     return problems
 
 
@@ -112,8 +117,8 @@ def _show_parts(run: Run, model: Llava) -> None:
     console.print(table)
 
 
-def _show_memory(run: Run, model: Llava) -> None:
-    one, eighth = (estimate_memory(run, model, shards=shards) for shards in (1, 8))
+def _show_memory(run: Run, model: Llava, *, shards: int) -> None:
+    one, share = (estimate_memory(run, model, shards=count) for count in (1, shards))
     parts = ", ".join(f"{name} {size / GIB:,.2f}" for name, size in one._asdict().items() if size)
     say(f"memory per GPU, about: {one.total / GIB:,.2f} GiB ({parts})")
     if run.policy is not None:
@@ -123,4 +128,4 @@ def _show_memory(run: Run, model: Llava) -> None:
         say(f"by role, between steps: {shares} GiB; the sampler's keys and values come on top")
     lora = run.model.lora
     if lora is None or not lora.four_bit:  # four bits cannot be cut
-        say(f"sharded over 8 GPUs, about: {eighth.total / GIB:,.2f} GiB on each")
+        say(f"sharded over {shards} GPUs, about: {share.total / GIB:,.2f} GiB on each")

@@ -1,9 +1,8 @@
 """The loop: load, freeze, shard, step, save. One for every objective, every stage and any number of ranks."""
 
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,14 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.encode import Encoder
 from llavakit.data.loader import Loader, Position
 from llavakit.data.settings import DataConfig
-from llavakit.model.build import build
 from llavakit.model.checkpoint import Checkpoint
-from llavakit.model.connector import Standardize
 from llavakit.model.directory import complete_card
 from llavakit.model.llava import PARTS, Llava
-from llavakit.model.placement import own_memory
 from llavakit.model.tower import Tower
 from llavakit.train import run_directory, saving
-from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.balance import balance_batches
 from llavakit.train.compiling import Compiler
 from llavakit.train.ema import update_average
-from llavakit.train.flops import StepFlops
-from llavakit.train.freezing import halve_frozen, is_trained, train_only
 from llavakit.train.gradients import clip_gradients, sum_gradients
 from llavakit.train.kto import Kto
 from llavakit.train.lock import hold_directory
@@ -44,18 +37,18 @@ from llavakit.train.precision import fastest_precision
 from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks, tell_idle
-from llavakit.train.reference import CopiedReference, switch_off_dropout
+from llavakit.train.reference import switch_off_dropout
 from llavakit.train.reward import RewardPairs, open_grader
 from llavakit.train.run import Run
 from llavakit.train.run_page import write_run_page
-from llavakit.train.sharding import build_mesh, is_sharded, reduce_copies, shard_model
+from llavakit.train.sharding import is_sharded, reduce_copies
 from llavakit.train.source import Files, OpenPolicy, Source, Step
+from llavakit.train.starting import build_model, copy_reference, standardize
 from llavakit.train.state import State, load_state, read_state, refuse_other_data
 from llavakit.train.stopping import StopRequest, exit_code, listen
 from llavakit.train.stored_reference import StoredReference
 
 LENGTHS = "lengths"  # in a run's folder, where ranks share it
-STANDARDIZE_IMAGES = 512  # enough for a mean and a deviation per channel
 
 
 def train(
@@ -233,17 +226,17 @@ def _prepare(
     policy: OpenPolicy | None,
 ) -> Loop:
     """Model, data, optimizer and state: fresh, or as they were at the checkpoint `newest`."""
-    checkpoint, flops = _build(run, newest, ranks)
+    checkpoint, flops = build_model(run, newest, ranks)
     stored, reference = None, None
     if run.policy is not None:
-        reference = _reference(run, checkpoint, newest, ranks) if run.policy.needs_reference else None
+        reference = copy_reference(run, checkpoint, newest, ranks) if run.policy.needs_reference else None
     elif objective is None:
         objective, stored = _objective(run, checkpoint, newest, ranks)
     if not ranks.is_first:  # weights begin alike everywhere, dropout differs
         torch.manual_seed(ranks.seed(run.seed))
     loader = _loader(run, run.data, checkpoint, ranks, stored)
     if run.model.start is None and newest is None:
-        _standardize(checkpoint.model, loader)
+        standardize(checkpoint.model, loader)
     source: Source = Files(loader, run.optim.rows, ranks)
     if run.policy is not None:
         if policy is None:
@@ -320,26 +313,6 @@ def _settle(run: Run, ranks: Ranks, started: Run | None) -> Run:
     return run.settled(card, "bf16" if bf16 else "float32")
 
 
-def _build(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint, StepFlops]:
-    """The model to go on with, frozen where it shall be, on its device or sharded over the ranks; and its count."""
-    four_bit = run.model.lora is not None and run.model.lora.four_bit
-    mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
-    start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-    share = mesh is not None and start.start is not None  # each rank reads its own rows, and nobody the model
-    with ranks.in_turn() if mesh is not None and not share else nullcontext():
-        checkpoint = build(start, run.grading, unread=share)
-        own_memory(checkpoint.model)
-        train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
-        if checkpoint.adapter is not None and run.precision == "bf16":
-            halve_frozen(checkpoint.model)
-        flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
-        if run.checkpointing:
-            checkpoint_activations(checkpoint.model)
-        weights, checkpoint.unread = checkpoint.unread, {}
-        shard_model(checkpoint.model, run.parallel, ranks, mesh, precision=run.precision, unread=weights)
-    return checkpoint, flops
-
-
 def _objective(
     run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks
 ) -> tuple[Objective, StoredReference | None]:
@@ -348,7 +321,7 @@ def _objective(
     A reference is the model that the run started from, on resume too.
     """
     if run.kto is not None:
-        return Kto(run.kto, _reference(run, checkpoint, newest, ranks)), None
+        return Kto(run.kto, copy_reference(run, checkpoint, newest, ranks)), None
     if run.reward is not None:
         return RewardPairs(run.reward), None
     if run.preference is None:
@@ -357,31 +330,10 @@ def _objective(
     if not run.preference.needs_reference:
         return Preference(run.preference, None), None
     if run.preference.reference is None:
-        return Preference(run.preference, _reference(run, checkpoint, newest, ranks)), None
-    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
+        return Preference(run.preference, copy_reference(run, checkpoint, newest, ranks)), None
+    started_from = checkpoint if newest is None else build_model(run, None, ranks)[0]
     stored = StoredReference(run.preference.reference, started_from, run, ranks)
     return Preference(run.preference, stored), stored
-
-
-def _reference(run: Run, checkpoint: Checkpoint, newest: Path | None, ranks: Ranks) -> CopiedReference:
-    """Copies of what learns, as it was when the run started."""
-    switch_off_dropout(checkpoint.model)
-    started_from = checkpoint if newest is None else _build(run, None, ranks)[0]
-    return CopiedReference(started_from.model, adapted=started_from.adapter is not None)
-
-
-def _standardize(model: Llava, loader: Loader) -> None:
-    """Fit a fresh connector's standardization, where it has one, to the first images of the data."""
-    layer = model.connector[0]
-    if not isinstance(layer, Standardize):
-        return
-    if is_sharded(model) and is_trained(model.tower):
-        raise ConfigError("connector.standardize needs a frozen tower or parallel.mode=ddp")
-    with torch.no_grad():
-        media = list(islice(loader.media(), STANDARDIZE_IMAGES))
-        tables = [loader.tiles(item).to(model.device) for item in media]
-        rows = [table if loader.cache is not None else model.tower(table) for table in tables]
-    layer.fit(torch.cat(rows))
 
 
 def _loader(

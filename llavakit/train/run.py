@@ -30,6 +30,7 @@ HARMLESS = {
     "out",
     "save_every",
     "keep",
+    "saved",
     "grace",
     "checkpointing",
     "compile",
@@ -60,6 +61,9 @@ class Run(Config):
     )  # seconds from SIGTERM to being killed: a step that is longer is not saved
     save_every: int = Field(0, ge=0)  # steps; 0 saves at the end (and on Ctrl-C or SIGTERM) only
     keep: int = Field(1, ge=1)  # checkpoints kept
+    saved: Literal["float32", "bf16"] = (
+        "float32"  # weights of checkpoints; what bf16 loses is kept beside them
+    )
     model: ModelConfig = Field(default_factory=ModelConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     preference: PreferenceConfig | None = (
@@ -88,6 +92,10 @@ class Run(Config):
             raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
+        if self.saved == "bf16" and self.model.lora is not None:
+            raise ConfigError(
+                "saved=bf16 is for whole models: with model.lora adapters are saved, which are small"
+            )
         if self.reward is not None and self.data.weights != "ours":
             raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
         return self

@@ -16,6 +16,7 @@ from llavakit.core.files import atomic_directory, draft_of, write_text
 from llavakit.model.adapters import Adapter, adapter_tensors, write_adapter
 from llavakit.model.checkpoint import Checkpoint, write, write_settings
 from llavakit.model.directory import LATEST
+from llavakit.model.formats.halves import upper_half
 from llavakit.model.formats.shards import write_shards
 from llavakit.model.formats.weights import Stored
 from llavakit.model.huggingface import hf_tensors
@@ -41,14 +42,15 @@ def save_checkpoint(
     Every rank calls it. A rank that fails raises; then the directory never gets its name, and `latest` stays.
     """
     path = run.out / checkpoint_name(state.step)
+    half = run.saved == "bf16"
     with _shared_draft(path, ranks) as draft:
-        _write_model(checkpoint, draft, ranks)
+        _write_model(checkpoint, draft, ranks, half=half)
         if run.optim.ema is not None:
             if ranks.is_first:
                 (draft / ema.FOLDER).mkdir()
             with ema.averaged(optimizer):
-                _write_model(checkpoint, draft / ema.FOLDER, ranks)
-        save_state(state, optimizer, checkpoint.model, draft, ranks)
+                _write_model(checkpoint, draft / ema.FOLDER, ranks, half=half)
+        save_state(state, optimizer, checkpoint.model, draft, ranks, half=half)
         if ranks.is_first:
             keep(draft)
     if ranks.is_first:
@@ -71,15 +73,15 @@ def _shared_draft(path: Path, ranks: Ranks) -> Iterator[Path]:
         ranks.barrier()  # everybody's files are complete
 
 
-def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
+def _write_model(checkpoint: Checkpoint, folder: Path, ranks: Ranks, *, half: bool = False) -> None:
     """The model directory, by the first rank; those of a sharded model all take part."""
     if not is_sharded(checkpoint.model):
         if ranks.is_first:
-            write(checkpoint, folder)
+            write(checkpoint, folder, half=half)
     elif checkpoint.adapter is not None:
         _write_gathered_adapter(checkpoint, checkpoint.adapter, folder, ranks)
     else:
-        _write_gathered(checkpoint, folder, ranks)
+        _write_gathered(checkpoint, folder, ranks, half=half)
 
 
 def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Path, ranks: Ranks) -> None:
@@ -93,15 +95,18 @@ def _write_gathered_adapter(checkpoint: Checkpoint, adapter: Adapter, folder: Pa
         write_adapter(checkpoint.model, adapter, files, folder)
 
 
-def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks) -> None:
+def _write_gathered(checkpoint: Checkpoint, folder: Path, ranks: Ranks, *, half: bool) -> None:
     """The model directory of a sharded model: a tensor at a time comes together, a file at a time is held."""
     weights = {
         key: Stored(tuple(tensor.shape), partial(gather_full, tensor))
         for key, tensor in hf_tensors(checkpoint.model, checkpoint.card).items()
     }
     if ranks.is_first:
-        write_shards({key: stored.then(Tensor.cpu) for key, stored in weights.items()}, folder)
-        write_settings(checkpoint, folder)
+        on_cpu = {key: stored.then(Tensor.cpu) for key, stored in weights.items()}
+        write_shards(
+            {key: stored.then(upper_half) if half else stored for key, stored in on_cpu.items()}, folder
+        )
+        write_settings(checkpoint, folder, half=half)
     else:
         for stored in weights.values():  # in the writer's order: every rank gives its share
             stored.read()

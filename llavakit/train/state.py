@@ -19,6 +19,7 @@ from torch.optim import AdamW
 from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.data.loader import Position
 from llavakit.data.mixture import Mixture, SourceFacts
+from llavakit.model.formats.halves import lower_half, whole
 from llavakit.model.llava import Llava
 from llavakit.train.guard import Guard
 from llavakit.train.ranks import Ranks
@@ -29,6 +30,7 @@ FACTS = "train_state.json"
 # The suffix keeps weight loaders, which read every *.safetensors of a folder, from reading these.
 TENSORS = "train_state.rank{rank:05d}-of-{ranks:05d}.safetensors.state"
 RANDOM = ("random_cpu", "random_cuda")
+LOST = "lost"  # the lower half of a float32 weight whose upper one is in the model's own files
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,21 @@ class State:
     sources: list[SourceFacts] = field(default_factory=list)  # the data it began with
 
 
-def save_state(state: State, optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> None:
-    """Write this rank's rows of the moments by parameter name, and its random state; the first one the facts."""
+def save_state(
+    state: State, optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks, *, half: bool = False
+) -> None:
+    """Write this rank's rows of the moments by parameter name, and its random state; the first one the facts.
+
+    With `half`, the model's float32 weights are saved in bf16, and what that loses of them is written here.
+    """
     tensors: dict[str, Tensor] = {"random_cpu": torch.get_rng_state()}
     if ranks.device.type == "cuda":
         tensors["random_cuda"] = torch.cuda.get_rng_state(ranks.device)
     rows: dict[str, int] = {}
+    for name, value in exact_tensors(model).items() if half else ():
+        if writes_shard(value, ranks):
+            tensors[f"{LOST}/{name}"] = lower_half(local_shard(value))
+            rows[f"{LOST}/{name}"] = first_row(value)
     for name, param in model.named_parameters():
         for kind, value in optimizer.state.get(param, {}).items():
             if writes_shard(value, ranks):
@@ -103,6 +114,8 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> St
     params = dict(model.named_parameters())
     for key in stored.keys():  # noqa: SIM118  (not a dictionary)
         kind, _, name = key.partition("/")
+        if kind == LOST:  # taken already
+            continue
         if name not in params:
             raise CheckpointError(f"{folder}: training state for {name!r}, which the model does not have")
         optimizer.state[params[name]][kind] = stored.fill(key, params[name])
@@ -112,6 +125,27 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> St
         elif ranks.device.type == "cuda":
             torch.cuda.set_rng_state(value, ranks.device)
     return state
+
+
+@torch.no_grad()
+def restore_weights(model: Llava, folder: Path, ranks: Ranks) -> None:
+    """Give float32 weights back what they lost where the checkpoint has them in bf16."""
+    stored = _Stored(folder, read_state(folder), ranks.rank)
+    known = set(stored.keys())
+    for name, value in exact_tensors(model).items():
+        if f"{LOST}/{name}" in known:
+            lost, mine = stored.fill(f"{LOST}/{name}", value), local_shard(value)
+            mine.copy_(whole(mine, local_shard(lost)))
+
+
+def exact_tensors(model: Llava) -> dict[str, Tensor]:
+    """What a checkpoint has of a model in float32, buffers too; tied tensors once."""
+    found = {
+        id(tensor): (name, tensor)
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        if tensor.dtype == torch.float32
+    }
+    return {name: tensor.detach() for name, tensor in found.values()}
 
 
 def refuse_other_data(state: State, records: Mixture, run: Run) -> None:
