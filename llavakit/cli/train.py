@@ -26,14 +26,21 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would train, on what, in how much memory, and stop.")
     ] = False,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --dry-run or --show: on so many GPUs (torchrun says it else)."),
+    ] = None,
 ) -> None:
     """Train one stage: llavakit train llava15-stage2 data.files=my.json optim.lr.language=1e-5"""
     from llavakit.recipes import RECIPES, show_recipes
+    from llavakit.recipes.fit_ranks import adopt_ranks
     from llavakit.train.run import Run
 
     if recipe == "list":
         show_recipes()
         return
+    if ranks is not None and not (show or dry_run):
+        raise ConfigError("--ranks is for --dry-run and --show; torchrun starts ranks")
     given = overrides or []
     if recipe.endswith((".yaml", ".yml")):
         run = settings.override(settings.load(Run, Path(recipe)), given)
@@ -44,13 +51,14 @@ def train(
             from llavakit.recipes.own_parts import adopt_start
 
             run = adopt_start(run, published, given)
+        run = adopt_ranks(run, RECIPES[recipe], given, ranks, resume=resume)
     if show:
         say(settings.dump(run))
         return
     if dry_run:
         from llavakit.train.dry_run import show_plan
 
-        problems = show_plan(run)
+        problems = show_plan(run, ranks)
         if problems:
             raise ConfigError(f"this run would stop: {'; '.join(problems)}")
         return

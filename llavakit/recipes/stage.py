@@ -46,6 +46,12 @@ class Mean:
         return tokens
 
 
+TEXT = (
+    2048  # tokens of the longest sample's text, and how many pictures one with several has; ours, as Mean is
+)
+MANY = 16
+
+
 def rows_for(samples: int, tokens_per_sample: float, row_tokens: int) -> int:
     """Packed rows of `row_tokens` tokens that hold about so many samples; at least one."""
     return max(1, round(samples * tokens_per_sample / row_tokens))
@@ -98,6 +104,19 @@ class Stage:
             checkpointing=True,  # as every released script; less time without it, where memory allows
             save_every=500,
         )
+
+    def longest(self, card: Card) -> int:
+        """Tokens of the longest sample that is expected under a card's rules, at most those of a row."""
+        if card.image.kind == "keep":  # a picture has as many tokens as it is large
+            return self.tokens
+        tile = card.image.size
+        shapes = [(columns * tile, rows * tile) for columns in range(1, 7) for rows in range(1, 7)]
+        shown = [plan_image(card.image, shape).num_tokens for shape in shapes]
+        if self.mean.several:
+            shown.append(MANY * plan_image(card.image, PICTURE, alone=False).num_tokens)
+        if self.mean.videos and card.video is not None:
+            shown.append(plan_video(card.video, card.image, PICTURE, card.video.max_frames).num_tokens)
+        return min(self.tokens, max(shown) + TEXT)
 
     @property
     def train(self) -> tuple[str, ...]:

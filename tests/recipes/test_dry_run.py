@@ -100,6 +100,27 @@ def test_a_dry_run_passes(name, place, monkeypatch, run):
     assert not recipe.out.is_dir() or recipe.out in {stage.start for stage in STAGES.values()}
 
 
+@pytest.mark.parametrize(
+    ("name", "ranks", "step"),
+    [
+        ("onevision-ov-72b", 1, ""), ("onevision-ov-72b", 8, "32 rows x 30,720 tokens instead of 30 x 32,768"), ("onevision-ov-72b", 64, "64 rows x 15,360 tokens instead of 30 x 32,768"),
+        ("llava15-stage2", 8, ""), ("llava15-stage2", 64, "49 rows x 2,624 tokens instead of 32 x 4,096"),
+    ],
+)  # fmt: skip
+def test_ranks_share_the_published_batch(name, ranks, step, place, monkeypatch, run):
+    """All work where rows for all are long enough; else it is said who does not."""
+    monkeypatch.chdir(place)
+    code, out, _ = dry_run(run, name, "--ranks", str(ranks))
+    told = f"{name} on {ranks} ranks: a step has {step}"
+    assert (code, told in out, "instead of" in out) == (0, bool(step), bool(step)), out
+    assert ("15 of 64 ranks idle" in out) == (step == "49 rows x 2,624 tokens instead of 32 x 4,096")
+
+
+def test_ranks_are_started_by_torchrun(run):
+    code, _, err = run("train", "llava15-stage2", "--ranks", "8")
+    assert code == 2 and "torchrun starts ranks" in err
+
+
 @pytest.mark.parametrize("name", ["llava15-stage1", "onevision-ov-7b", "llava-critic-7b"])
 def test_missing_data_and_starts_stop_it(name, tmp_path, monkeypatch, run):
     """Where nothing is: every file by its name; parts and memory of the published model are told all the same."""
