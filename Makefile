@@ -57,7 +57,7 @@ gpu-test: $(VENV)/installed  ## what a GPU computes against the CPU (about 8 min
 
 gpu-bench: $(VENV)/installed  ## training steps and answers of three sizes on one GPU, beside transformers
 	@$(BIN)/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'gpu-bench: there is no CUDA device here')"
-	$(OFFLINE) $(BIN)/python -m benchmarks.gpu
+	$(OFFLINE) $(BIN)/python -m benchmarks.gpu --compile $(BENCH)
 
 newcomer:  ## what README says, from a wheel in an empty directory (about 15 minutes)
 	tests/newcomer.sh

@@ -1,9 +1,11 @@
 """What one GPU does: SFT steps and answers of three shapes with random weights, in one table and one JSON line.
 
 Of a step: tokens/s, model FLOP utilisation of a peak measured here, and the most memory against the estimate of
-`--dry-run`. Of answers: tokens/s of one stream and of sixteen by the engine's modules. Beside them the classes of
-`transformers` on the same card, with the same weights and samples: a padded batch for the step, `generate` for the
-answers. The largest shape learns adapters and has no peer. About six minutes on an H100 are expected, none was had.
+`--dry-run`; with --compile also tokens/s with compiled blocks. Of answers, in bf16: tokens/s of one stream, of
+sixteen, and of a queue of prompts of all lengths. Beside them the classes of `transformers` on the same card, with
+the same weights and samples: a padded batch for the step, `generate` for the answers. With --trl-python, whole runs
+against TRL's trainer (sft_trl.py). The largest shape learns adapters and has no peer. About six minutes on an H100
+are expected, none was had.
 
     make gpu-bench
     python -m benchmarks.gpu --tiny        # a shape for a CPU, as the tests run it
@@ -12,10 +14,14 @@ answers. The largest shape learns adapters and has no peer. About six minutes on
 import argparse
 import gc
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +36,22 @@ from llavakit.core.types import Segment
 from llavakit.data.encode import Sample
 from llavakit.data.pack import collate
 from llavakit.data.settings import DataConfig
-from llavakit.engine.decoder import ModuleDecoder
 from llavakit.engine.engine import Engine
 from llavakit.engine.sampler import Sampling
 from llavakit.model import checkpoint
 from llavakit.model.adapters import Adapter, add_adapters
 from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava
+from llavakit.model.rope import cast
 from llavakit.model.settings import ConnectorConfig, LoraSettings, ModelConfig
+from llavakit.train.compiling import compile_blocks
 from llavakit.train.estimate import estimate_memory
 from llavakit.train.flops import StepFlops, measure_peak
 from llavakit.train.freezing import halve_frozen, train_only
 from llavakit.train.optim import build_optimizer
 from llavakit.train.run import Run
 
-PROMPT = 128
+PROMPT, BATCH = 128, 16
 LORA = LoraSettings(r=64, alpha=128, dropout=0.0)
 
 
@@ -64,6 +71,7 @@ class Shape:
     tokens: int = 8192  # of a packed row
     samples: int = 24
     answer: int = 64  # tokens
+    queue: int = 128  # prompts
     kv_bytes: int = 2**30  # for keys and values
 
     def config(self) -> LlamaConfig:
@@ -80,7 +88,7 @@ SHAPES = (
     Shape("Qwen2-7B", 3584, 18944, 28, 28, 4, 152064, tied=False, lora=True),
 )
 TINY = (
-    Shape("tiny", 64, 128, 2, 4, 2, 49152, tokens=512, samples=3, answer=4, kv_bytes=2**24),
+    Shape("tiny", 64, 128, 2, 4, 2, 49152, tokens=512, samples=3, answer=4, queue=20, kv_bytes=2**24),
     Shape(
         "tiny, adapters",
         64,
@@ -94,6 +102,7 @@ TINY = (
         tokens=512,
         samples=3,
         answer=4,
+        queue=20,
         kv_bytes=2**24,
     ),
 )
@@ -120,8 +129,8 @@ def draw(shape: Shape) -> tuple[list[Sample], torch.Tensor]:
     return make_samples(lengths, dice, IMAGE)
 
 
-def train_side(shape: Shape, made: checkpoint.Checkpoint, steps: int) -> Row:
-    """Tokens/s, utilisation and memory of our step."""
+def train_side(shape: Shape, made: checkpoint.Checkpoint, steps: int, *, compiles: bool) -> Row:
+    """Tokens/s, utilisation and memory of our step, and tokens/s with compiled blocks."""
     model, device = made.model, made.model.device
     run = Run(
         train=("connector", "language"), precision="bf16", data=DataConfig(tokens=shape.tokens),
@@ -139,13 +148,19 @@ def train_side(shape: Shape, made: checkpoint.Checkpoint, steps: int) -> Row:
     batch = collate(samples, pixels.split(1))
     optimizer = build_optimizer(model, run.optim)
     model.train()
+    flops = StepFlops(model).count([batch])
     seconds = _seconds(lambda: our_step(model, optimizer, batch), steps, device)
-    rate = StepFlops(model).count([batch]) / seconds / measure_peak(device, "bf16")
+    rate = flops / seconds / measure_peak(device, "bf16")
     share = len(batch.predict_L) / batch.num_tokens
     full = run.model_copy(update={"data": DataConfig(tokens=batch.num_tokens)})
     told = estimate_memory(full, model, learned=share).total
     most = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {
+    compiled: Row = {}
+    if compiles:
+        compile_blocks(model)
+        faster = _seconds(lambda: our_step(model, optimizer, batch), steps, device)
+        compiled["compiled_tokens_per_second"] = batch.num_tokens / faster
+    return compiled | {
         "step_tokens_per_second": batch.num_tokens / seconds,
         "mfu": rate,
         "memory_gb": None if most is None else most / 1e9,
@@ -166,42 +181,63 @@ def peer_side(shape: Shape, hf: LlavaForConditionalGeneration, device: torch.dev
 
 
 def answer_side(shape: Shape, made: checkpoint.Checkpoint, hf: LlavaForConditionalGeneration | None) -> Row:
-    """Tokens/s of one answer and of sixteen to prompts of equal lengths, which are read in that time too."""
-    model, device = made.model.eval(), made.model.device
+    """Tokens/s of answers, whose prompts are read in that time too; in bf16, as both sides serve.
+
+    Prompts are new ones every time: what an engine has read it would not read again.
+    """
+    device, seeds = made.model.device, count()
+    cast(made.model.eval(), torch.bfloat16)
+    engine = Engine(made.model, frozenset(), kv_bytes=shape.kv_bytes)
+    dice = torch.Generator().manual_seed(0)
+    mixed = (PROMPT / 2 * torch.randn(shape.queue, generator=dice).exp()).clamp(4, 2 * PROMPT).int().tolist()
+    sides: dict[str, Callable[[list[list[int]]], object]] = {"": partial(ask_engine, engine, shape.answer)}
+    if hf is not None:
+        sides["peer_"] = partial(ask_peer, hf.to(torch.bfloat16).eval(), shape.answer)  # type: ignore[arg-type]
     found: Row = {}
-    sampling = Sampling(max_tokens=shape.answer, ignore_end=True)
-    for streams in (1, 16):
-        prompts_BT = torch.randint(
-            3, VOCAB - 2, (streams, PROMPT), generator=torch.Generator().manual_seed(streams)
-        )
-        samples = [
-            Sample(tuple(ids), (0.0,) * PROMPT, (Segment(0, PROMPT),), ()) for ids in prompts_BT.tolist()
-        ]
-        engine = Engine(model, frozenset(), decoder=ModuleDecoder(model), kv_bytes=shape.kv_bytes)
+    for name, lengths in (("answer_1", [PROMPT]), ("answer_16", [PROMPT] * BATCH), ("queue", mixed)):
+        for side, ask in sides.items():
 
-        def ours(engine: Engine = engine, samples: list[Sample] = samples) -> object:
-            return engine.generate(samples, sampling)
+            def work(ask: Callable = ask, lengths: list[int] = lengths) -> object:
+                return ask(draw_prompts(lengths, next(seeds)))
 
-        with torch.autocast(device.type, torch.bfloat16):
-            found[f"answer_{streams}"] = streams * shape.answer / _seconds(ours, 2, device)
-        if hf is None:
-            continue
-
-        here_BT = prompts_BT.to(device)
-
-        def theirs(peer: Any = hf, ids_BT: torch.Tensor = here_BT) -> object:
-            return peer.generate(
-                input_ids=ids_BT, attention_mask=torch.ones_like(ids_BT), max_new_tokens=shape.answer,
-                min_new_tokens=shape.answer, do_sample=False, pad_token_id=0,
-            )  # fmt: skip
-
-        with torch.autocast(device.type, torch.bfloat16), torch.inference_mode():
-            hf.eval()
-            found[f"peer_answer_{streams}"] = streams * shape.answer / _seconds(theirs, 2, device)
+            found[side + name] = len(lengths) * shape.answer / _seconds(work, 2, device)
+    cast(made.model, torch.float32)
+    if hf is not None:
+        hf.float()
     return found
 
 
-def measure(shape: Shape, device: torch.device, steps: int) -> Row:
+def draw_prompts(lengths: list[int], seed: int) -> list[list[int]]:
+    dice = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCAB - 2, (length,), generator=dice).tolist() for length in lengths]
+
+
+def ask_engine(engine: Engine, answer: int, prompts: list[list[int]]) -> list[list[int]]:
+    samples = [Sample(tuple(ids), (0.0,) * len(ids), (Segment(0, len(ids)),), ()) for ids in prompts]
+    return engine.generate(samples, Sampling(max_tokens=answer, ignore_end=True))
+
+
+def ask_peer(hf: Any, answer: int, prompts: list[list[int]]) -> list[torch.Tensor]:
+    """`generate`, some at a time, padded on the left."""
+    answers = []
+    for first in range(0, len(prompts), BATCH):
+        some = prompts[first : first + BATCH]
+        longest = max(map(len, some))
+        ids_BT = torch.tensor([[0] * (longest - len(ids)) + ids for ids in some], device=hf.device)
+        mask_BT = torch.tensor(
+            [[0] * (longest - len(ids)) + [1] * len(ids) for ids in some], device=hf.device
+        )
+        with torch.inference_mode():
+            answers.append(
+                hf.generate(
+                    input_ids=ids_BT, attention_mask=mask_BT, max_new_tokens=answer, min_new_tokens=answer,
+                    do_sample=False, pad_token_id=0,
+                )
+            )  # fmt: skip
+    return answers
+
+
+def measure(shape: Shape, device: torch.device, steps: int, *, compiles: bool) -> Row:
     """Everything of a shape."""
     made = build(shape, device)
     row: Row = {"shape": shape.name, "learns": "adapters" if shape.lora else "everything but the tower"}
@@ -216,16 +252,25 @@ def measure(shape: Shape, device: torch.device, steps: int) -> Row:
         row |= peer_side(shape, hf, device, steps)
         del hf
     _let_go(device)
-    return row | train_side(shape, made, steps)
+    return row | train_side(shape, made, steps, compiles=compiles)
+
+
+def trl_side(python: Path) -> object:
+    """What the run against TRL's trainer says in its last line; both sides take the device there is."""
+    command = [sys.executable, "-m", "benchmarks.sft_trl", f"--peer-python={python}", "--runs=1"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def show(rows: list[Row]) -> None:
     """A column for each shape; a dash stands for what was not measured."""
     lines = {
         "learns": "learns", "step_tokens_per_second": "step, tokens/s",
+        "compiled_tokens_per_second": "compiled blocks",
         "peer_step_tokens_per_second": "transformers, padded", "mfu": "MFU", "memory_gb": "memory, GB",
         "estimate_gb": "estimated, GB", "answer_1": "1 answer, tokens/s", "peer_answer_1": "generate",
         "answer_16": "16 answers, tokens/s", "peer_answer_16": "generate",
+        "queue": "a queue, tokens/s", "peer_queue": "generate, 16 at a time",
     }  # fmt: skip
     table = Table("", *(str(row["shape"]) for row in rows), box=None)
     for key, title in lines.items():
@@ -245,16 +290,23 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="shapes for a CPU")
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--compile", action="store_true", help="the step with compiled blocks too")
+    parser.add_argument(
+        "--trl-python", type=Path, help="of an environment with TRL: benchmarks/sft_trl.py too"
+    )
     given = parser.parse_args(words)
     device = torch.device("cuda" if torch.cuda.is_available() and not given.tiny else "cpu")
     rows = []
     for shape in TINY if given.tiny else SHAPES:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        rows.append(measure(shape, device, given.steps))
+        rows.append(measure(shape, device, given.steps, compiles=given.compile))
         _let_go(device)
     show(rows)
-    print(json.dumps({"name": "gpu-bench", "rows": rows, "machine": facts()}), flush=True)
+    found: dict[str, object] = {"name": "gpu-bench", "rows": rows}
+    if given.trl_python is not None:
+        found["trl"] = trl_side(given.trl_python)
+    print(json.dumps(found | {"machine": facts()}), flush=True)
 
 
 def _seconds(work: Callable[[], object], times: int, device: torch.device) -> float:

@@ -54,7 +54,7 @@ def trainer(folder: Path, arguments: argparse.Namespace) -> tuple[SFTTrainer, St
         max_steps=arguments.steps,
         max_length=None,
         bf16=True,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         optim="adamw_torch_fused",
         max_grad_norm=1.0,
         learning_rate=2e-5,

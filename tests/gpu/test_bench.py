@@ -15,8 +15,8 @@ def test_it_measures_every_side_and_ends_with_one_line(capsys):
     assert [row["shape"] for row in found["rows"]] == ["tiny", "tiny, adapters"]
     assert {"machine", "name", "rows"} == found.keys()
     assert any("transformers, padded" in line for line in shown[:-1])  # of a table that 80 columns hold
-    ours = {"step_tokens_per_second", "mfu", "estimate_gb", "answer_1", "answer_16"}
-    theirs = {"peer_step_tokens_per_second", "peer_answer_1", "peer_answer_16"}
+    ours = {"step_tokens_per_second", "mfu", "estimate_gb", "answer_1", "answer_16", "queue"}
+    theirs = {"peer_step_tokens_per_second", "peer_answer_1", "peer_answer_16", "peer_queue"}
     whole, adapters = found["rows"]
     assert all(whole[key] > 0 for key in ours | theirs)
     assert all(adapters[key] > 0 for key in ours) and not theirs & adapters.keys()
