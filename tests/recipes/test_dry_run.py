@@ -103,10 +103,13 @@ def test_a_dry_run_passes(name, place, monkeypatch, run):
 @pytest.mark.parametrize(
     ("name", "ranks", "step"),
     [
-        ("onevision-ov-72b", 1, ""), ("onevision-ov-72b", 8, "32 rows x 30,720 tokens instead of 30 x 32,768"), ("onevision-ov-72b", 64, "64 rows x 15,360 tokens instead of 30 x 32,768"),
-        ("llava15-stage2", 8, ""), ("llava15-stage2", 64, "49 rows x 2,624 tokens instead of 32 x 4,096"),
+        ("onevision-ov-72b", 1, ""),
+        ("onevision-ov-72b", 8, "32 rows x 30,720 tokens instead of 30 x 32,768"),
+        ("onevision-ov-72b", 64, "64 rows x 15,360 tokens instead of 30 x 32,768"),
+        ("llava15-stage2", 8, ""),
+        ("llava15-stage2", 64, "49 rows x 2,624 tokens instead of 32 x 4,096"),
     ],
-)  # fmt: skip
+)
 def test_ranks_share_the_published_batch(name, ranks, step, place, monkeypatch, run):
     """All work where rows for all are long enough; else it is said who does not."""
     monkeypatch.chdir(place)
