@@ -368,10 +368,10 @@ from llavakit.train import loop, saving
 from llavakit.train.run import Run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 write = saving.write
-def second(checkpoint, folder):
+def second(checkpoint, folder, **how):
     if folder.name.endswith("000004.writing"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    write(checkpoint, folder)
+    write(checkpoint, folder, **how)
 saving.write = second
 try:
     loop.train(config.load(Run, Path(sys.argv[1])))
