@@ -20,7 +20,8 @@ import skimage
 from llavakit.studio.click_data import read_things
 from llavakit.studio.clicks import figures, measure_clicks
 from llavakit.studio.defaults import default_bench
-from llavakit.studio.engines import Bench, Step
+from llavakit.studio.engines import Bench
+from llavakit.studio.http.preparing import all_steps
 from llavakit.studio.looking import SceneView
 from llavakit.studio.picture import read_picture
 from llavakit.studio.segment.naming import notice
@@ -96,8 +97,7 @@ def measure(side: int, folder: Path) -> dict[str, float]:
 
 def look_at(view: SceneView, bench: Bench) -> dict[str, float]:
     """Seconds of every step of what is found out about a picture that came, in the order of the page."""
-    steps = [*bench.segmenter().steps(view), Step("names", lambda: notice(view))]
-    return {step.title: seconds(step.run) for step in steps}
+    return {step.title: seconds(step.run) for step in all_steps(bench, view, lambda: notice(view))}
 
 
 def view_of(rgb: np.ndarray) -> SceneView:

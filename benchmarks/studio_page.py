@@ -5,7 +5,7 @@ what a hand does: pushes, enlarges, drags what is selected, undoes. A frame is w
 browser's own animation frames, of which there are 60 a second; without a GPU the processor draws all pixels. Memory
 is what the browser's page process holds for itself (USS), after its garbage was collected.
 
-    python -m benchmarks.studio_page [--side 8000] [--edits 200]
+    python -m benchmarks.studio_page [--side 8000] [--edits 200] [--phone]      --phone: a screen of 390 x 844, by 2
     python -m benchmarks.studio_page --pictures docs/img      instead: the pictures of the documentation
 """
 
@@ -33,6 +33,8 @@ from tests.studio.page.hand import SELECTED, filled, name_of, screen_of, settle,
 FRAMES = """(() => { window.frames_ = []; let before = 0; window.watching_ = true;
 const look = now => { if (before) window.frames_.push(now - before); before = now;
 if (window.watching_) requestAnimationFrame(look); }; requestAnimationFrame(look); })()"""
+DESK: dict = {"width": 1440, "height": 900}
+PHONE: dict = {"width": 390, "height": 844, "phone": True}
 READY = "!document.querySelector('#chips').innerText.includes('Looking')"
 ASK = ("What is in the picture?", "Take the badge away, please.")
 SAID = (
@@ -99,11 +101,11 @@ def timed(browser: Browser, work: Callable[[], None], seen: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(browser: Browser, url: str, file: Path, edits: int) -> dict[str, float]:
+def measure(browser: Browser, url: str, file: Path, edits: int, screen: dict) -> dict[str, float]:
     """All figures, in the order in which a hand would come to them."""
     found: dict[str, float] = {}
     found["seconds from the file to the picture"] = timed(
-        browser, lambda: upload(browser, url, file, width=1440, height=900), "true"
+        browser, lambda: upload(browser, url, file, **screen), "true"
     )
     found["seconds from the file until it has been looked at"] = (
         timed(browser, lambda: None, READY) + found["seconds from the file to the picture"]
@@ -118,15 +120,17 @@ def measure(browser: Browser, url: str, file: Path, edits: int) -> dict[str, flo
             browser.press(key)
             time.sleep(0.1)
     browser.value("document.querySelector('[data-tool=hand]').click()")
+    reach = min(300, x - 20)
     with watched(browser, frames["pushing"]):
-        browser.drag((x, y), (x - 300, y - 200), (x + 300, y + 100), (x, y), steps=60)
+        browser.drag((x, y), (x - reach, y - 120), (x + reach, y + 60), (x, y), steps=60)
     browser.press("0", "p")
     settle(browser)
     browser.drag((x - 60, y), (x + 60, y + 20))
     settle(browser, SELECTED)
     browser.press("v")
     with watched(browser, frames["dragging what is selected"]):
-        browser.drag((x, y + 10), (x + 200, y - 150), (x - 200, y - 100), steps=90)
+        far = min(200, reach)
+        browser.drag((x, y + 10), (x + far, y - 90), (x - far, y - 60), steps=90)
     filled(browser)
     for name, each in frames.items():
         found[f"{name}: ms from frame to frame, median"] = statistics.median(each.frames)
@@ -151,7 +155,8 @@ def step(browser: Browser, number: int, x: float, y: float) -> None:
     kind = number % 4
     if kind == 0:
         browser.press("Escape", "p")
-        a, b = x - 250 + 37 * number % 400, y - 150 + 53 * number % 260
+        across, down = 0.55 * x, 0.35 * y  # what is marked lies in the picture on any screen
+        a, b = x - across + 37 * number % (2 * across - 50), y - down + 53 * number % (2 * down - 10)
         browser.drag((a, b), (a + 50, b + 10))
     elif kind == 1:
         browser.press("Delete")
@@ -170,7 +175,7 @@ def take_pictures(browser: Browser, url: str, model: Scripted, folder: Path, out
     for name, screen in (
         ("studio", {"width": 1280, "height": 820}),
         ("studio-dark", {"width": 1280, "height": 820, "dark": True}),
-        ("studio-phone", {"width": 390, "height": 844, "phone": True}),
+        ("studio-phone", PHONE),
     ):
         upload(browser, url, file, **screen)
         settle(browser, "!document.querySelector('#chips').textContent.includes('Looking')")
@@ -197,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--side", type=int, default=8000)
     parser.add_argument("--edits", type=int, default=200)
+    parser.add_argument("--phone", action="store_true")
     parser.add_argument("--pictures", type=Path)
     options = parser.parse_args()
     model = Scripted()
@@ -210,7 +216,7 @@ def main() -> None:
             return
         file = Path(folder) / "large.jpg"
         photo(options.side).save(file, quality=92)
-        found = measure(browser, url, file, options.edits)
+        found = measure(browser, url, file, options.edits, PHONE if options.phone else DESK)
         assert name_of(browser) and state(browser, url)["size"][0] == options.side
     for name, value in found.items():
         print(f"{name:50} {value:10.2f}")

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from llavakit.core.errors import ConfigError, DataError
 from llavakit.studio.document import Document
+from llavakit.studio.engines import Engine, Found
 from llavakit.studio.saving import unpack_session
 from llavakit.studio.scene import EditError
 from llavakit.studio.session import Session
@@ -36,6 +37,48 @@ def test_select_move_save(document, tmp_path):
     assert (pixels[130, 120] == (0, 0, 7)).all()
     document.undo().undo()
     assert np.array_equal(np.asarray(document.picture())[..., :3], scenery())
+
+
+class Hearing:
+    """A segmenter that keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.heard = []
+
+    def steps(self, view):
+        return ()
+
+    def segment(self, view, prompts):
+        self.heard.append(prompts)
+        return [Found("thing", (40, 50), np.full((30, 20), 255, np.uint8))]
+
+
+def test_what_words_selected_is_corrected_by_an_engine_that_knows_marks_only():
+    engines, words, marks = bench(), Hearing(), Hearing()
+    engines.table |= {
+        "words": Engine("segment", "", lambda: words), "marks": Engine("segment", "", lambda: marks),
+    }  # fmt: skip
+    document = Document.open(png(scenery()), bench=engines)
+    document.segment("the disc", engine="words").segment(
+        points=[(50, 60, False)], how="refine", engine="marks"
+    )
+    [asked] = marks.heard
+    assert words.heard[0].text == "the disc" and asked.text == "" and len(asked.marks) == 1
+    assert asked.before is not None and asked.before[60, 50] == 255
+    assert document.session.describe()["selection"]["label"] == "the disc"
+
+
+def test_the_final_fill_is_made_by_the_engine_that_is_named():
+    engines = bench()
+    engines.table["other"] = Engine("inpaint", "another colour", Other)
+    document = Document.open(png(scenery()), bench=engines)
+    document.segment(box=(90, 90, 160, 180)).remove(fill="preview").do("refine", engine="other")
+    assert (np.asarray(document.picture())[130, 120, :3] == 50).all()
+
+
+class Other:
+    def fill(self, rgb, hole, prompt="", seed=0):
+        return np.where(hole[..., None], np.uint8(50), rgb)
 
 
 def test_a_layer_that_is_turned_by_right_angles_keeps_its_pixels(document):

@@ -6,12 +6,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 from llavakit.core.errors import UserError
 from llavakit.engine.fault import Boundary, report
-from llavakit.studio.engines import Step
+from llavakit.studio.engines import Bench, Step
 from llavakit.studio.looking import SceneView
+from llavakit.studio.scene import Layer, Scene
 from llavakit.studio.segment.naming import Noticed, notice
 from llavakit.studio.session import Session
+from llavakit.studio.tiles import raster_of
 from llavakit.text.calls import ToolUnavailable
 
 NOTICED = 8  # things that are told of
@@ -27,6 +31,20 @@ class Progress:
     trouble: str = ""
 
 
+def warm_up(bench: Bench) -> None:
+    """Read all networks once, on a blank picture: the first that comes need not wait for them."""
+    raster = raster_of(np.full((64, 64, 4), 255, np.uint8))
+    view = SceneView(Scene(raster.size, (Layer(0, "blank", "photo", raster),)))
+    with Boundary():  # what fails here fails again for the first picture, and is told there
+        for step in all_steps(bench, view, lambda: notice(view)):
+            step.run()
+
+
+def all_steps(bench: Bench, view: SceneView, names: Callable[[], object]) -> list[Step]:
+    """Those of the segmenter, and `names`, which looks for things that have some."""
+    return [*bench.segmenter().steps(view), Step("names", names)]
+
+
 class Preparation:
     """The steps of one picture: those of its segmenter, then the things in it that have names."""
 
@@ -40,10 +58,9 @@ class Preparation:
         view = SceneView(session.scene)
         opening = self._steps[0]
         steps: list[Step] = []
-        self._do(opening, lambda: steps.extend(session.bench.segmenter().steps(view)))
+        self._do(opening, lambda: steps.extend(all_steps(session.bench, view, lambda: self._notice(view))))
         if opening.state == "failed":
             return
-        steps.append(Step("names", lambda: self._notice(view)))
         self._steps = [Progress(step.title) for step in steps]
         for progress, step in zip(self._steps, steps, strict=True):
             self._do(progress, step.run)

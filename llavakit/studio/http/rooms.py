@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from llavakit.core.files import write_text
 from llavakit.core.progress import printable
 from llavakit.studio.engines import Bench
 from llavakit.studio.http.jobs import Line
-from llavakit.studio.http.preparing import Preparation
+from llavakit.studio.http.preparing import Preparation, warm_up
 from llavakit.studio.http.receiving import receive
 from llavakit.studio.http.settings import StudioConfig
 from llavakit.studio.looking import SceneView
@@ -95,6 +95,10 @@ class Rooms:
         except OSError as error:
             raise ConfigError(f"{settings.folder}: cannot be made: {error.strerror}") from None
         self.sweep()
+
+    def warm_up(self) -> Future[None]:
+        """Read the networks, before a picture comes."""
+        return self._pool.submit(warm_up, self.bench)
 
     def create(self, data: bytes, title: str) -> Room:
         """A new picture from the bytes of a file. DataError for what is none."""

@@ -81,6 +81,17 @@ def test_a_step_that_fails_is_told_and_the_rest_goes_on(prepare, caplog):
     assert "ZeroDivisionError" in caplog.text and "secret" not in caplog.text
 
 
+def test_networks_are_read_before_a_picture_comes(monkeypatch):
+    seen, engines = [], bench()
+    monkeypatch.setattr(preparing, "notice", lambda view: seen.append(("names", view.size)))
+    steps = InSteps(pieces=lambda: seen.append("pieces"))
+    engines.table["square"] = Engine("segment", "in steps", lambda: steps)
+    preparing.warm_up(engines)
+    assert seen == ["pieces", ("names", (64, 64))] and engines.segmenter() is steps
+    del engines.chosen["segment"]
+    preparing.warm_up(engines)  # is told with the first picture
+
+
 def test_no_segmenter_is_told(prepare):
     engines = bench()
     del engines.chosen["segment"]
