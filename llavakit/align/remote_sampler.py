@@ -11,6 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class RemoteSampler(Sampler):
     ) -> None:
         self.policy, self.how, self.checkpoint, self.ranks = policy, how, checkpoint, ranks
         self.folder = (run.out / FOLDER if how.weights is None else how.weights).resolve()
-        self._newest: Path | None = None
+        self._written: list[Path] = []  # by the first rank; all but the last are soon gone
         self.template = checkpoint.card.prompt()
         name = how.model
         if how.reload == "lora":
@@ -67,8 +68,10 @@ class RemoteSampler(Sampler):
         save_model(self.checkpoint, path, self.ranks)
         problem: Exception | None = None
         if self.ranks.is_first:
+            self._written.append(path)
             try:
                 self._send(path)
+                self._remove(self._written[:-1])
             except (RemoteError, ConfigError) as error:
                 problem = error
         # Nobody waits for a first rank that has given up, nor asks before the new weights are there.
@@ -76,7 +79,7 @@ class RemoteSampler(Sampler):
             raise problem or RemoteError("the first rank could not send new weights to the server")
 
     def _send(self, path: Path) -> None:
-        """Have the server load what lies there; what it had before is removed."""
+        """Have the server load what lies there."""
         if self.how.reload == "lora":
             write_foreign_adapter(path, path / "vllm")
             body: dict[str, Any] = {"lora_name": self.server.model_name, "lora_path": str(path / "vllm")}
@@ -93,10 +96,12 @@ class RemoteSampler(Sampler):
                     raise RemoteError(
                         f"{self.server.url} did not forget what it computed with the old weights"
                     )
-        if self._newest is not None:
-            for old in (self._newest, self._newest.with_name(f"{self._newest.name}-merged")):
-                shutil.rmtree(old, ignore_errors=True)
-        self._newest = path
+
+    def _remove(self, folders: list[Path]) -> None:
+        for path in folders:
+            for each in (path, path.with_name(f"{path.name}-merged")):
+                shutil.rmtree(each, ignore_errors=True)
+            self._written.remove(path)
 
     def _control(self, path: str, body: dict[str, Any]) -> Any:
         try:
@@ -105,8 +110,11 @@ class RemoteSampler(Sampler):
             raise ConfigError(f"policy.rollouts: {error}; it wants {HOW[self.how.reload]}") from None
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Give the connections back; the server has the weights in memory, and the run its checkpoints."""
         self.server.close()
+        self._remove(self._written[:])
+        with suppress(OSError):  # not there, or others have something in it
+            self.folder.rmdir()
 
     def answers(self, asked: Iterable[tuple[Prompt, int]]) -> list[list[Sampled]]:
         """As `Sampler`; a few more prompts are ready than are under way."""

@@ -1,6 +1,7 @@
 """Rounds whose answers a server draws: `llavakit serve` in a process, and one that speaks as vLLM does."""
 
 import json
+import os
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load as read_tensors
 
 from llavakit.align.experience import read_experiences
 from llavakit.align.opening import open_policy
@@ -49,9 +50,16 @@ def server(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", [{}, LORA], ids=["full", "lora"])
-def test_rounds_over_http_are_those_of_the_engine_here(server, changes):
+def test_rounds_over_http_are_those_of_the_engine_here(server, changes, monkeypatch):
     """The same tokens, and after a step the same with the new weights: full tuning, and adapters merged."""
     url, folder = server
+    most_there, refresh = [], RemoteSampler.refresh
+
+    def watch(self):
+        refresh(self)
+        most_there.append(len([path for path in self.folder.iterdir() if "merged" not in path.name]))
+
+    monkeypatch.setattr(RemoteSampler, "refresh", watch)
     name = "lora" if changes else "full"
     here = remote_run(folder, url, f"{name}-here", **{**changes, "policy.rollouts": "null"})
     there = remote_run(folder, url, f"{name}-there", **changes)
@@ -63,8 +71,9 @@ def test_rounds_over_http_are_those_of_the_engine_here(server, changes):
     assert [row["loss"] for row in mine] == pytest.approx([row["loss"] for row in theirs], abs=1e-5)
     for key, tensor in their_weights.items():
         torch.testing.assert_close(mine_weights[key], tensor, rtol=1e-3, atol=1e-5)
-    kept = [path.name for path in (there.out / "weights").iterdir()]
-    assert len(kept) == (2 if changes else 1)  # of the last round alone: as it was saved, and merged
+    assert (
+        most_there == [1, 1] and not (there.out / "weights").exists()
+    )  # of one round at a time, and none in the end
 
 
 def test_a_server_that_keeps_its_old_weights_raises_the_alarm(server, monkeypatch, capsys):
@@ -124,10 +133,18 @@ class Fake:
     def __init__(self, say, tokens) -> None:
         self.say, self.tokens, self.asked, self.controls = say, tokens, [], []
         self.status, self.forgets, self.by_number = 200, True, True
+        self.files = {}  # of the newest weights, as they were when it was told of them
 
     def answer(self, path, body):
         if path != "/v1/chat/completions":
             self.controls.append((path, body))
+            if where := body.get("lora_path") or body.get("kwargs", {}).get("weights_path"):
+                beside = Path(where).parent if "lora_path" in body else Path(where)
+                self.files = {
+                    str(os.path.relpath(file, where)): file.read_bytes()
+                    for file in beside.rglob("*")
+                    if file.is_file()
+                }
             if path in FORGET:
                 return 200, {"success": self.forgets}
             return self.status, {"results": [None]} if self.status == 200 else {"detail": "Not Found"}
@@ -203,8 +220,8 @@ def test_vllm_is_asked_in_its_words_and_told_of_new_weights(tmp_path, fake):
     assert {finish for *_, finish in said(run)} == {"stop"}
     assert [path for path, _ in fake.controls] == ["/collective_rpc", *FORGET] * 2
     paths = [body["kwargs"]["weights_path"] for path, body in fake.controls if path == "/collective_rpc"]
-    assert len(set(paths)) == 2 and not Path(paths[0]).exists()
-    tensors = load_file(Path(paths[1]) / "model.safetensors")
+    assert len(set(paths)) == 2 and not any(Path(path).exists() for path in paths)
+    tensors = read_tensors(fake.files["model.safetensors"])
     assert any(key.startswith("language_model.model.layers.0.") for key in tensors)
 
 
@@ -218,11 +235,10 @@ def test_vllm_gets_adapters_under_names_of_the_whole_model(tmp_path, fake):
     first, second = (body for _, body in fake.controls)
     assert first["lora_name"] == "remote-policy" and first["load_inplace"]
     assert first["lora_path"] != second["lora_path"]
-    folder = Path(second["lora_path"])
-    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors = read_tensors(fake.files["adapter_model.safetensors"])
     assert all(key.startswith("base_model.model.language_model.model.layers.") for key in tensors)
-    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 4
-    mine = load_file(folder.parent / "adapter_model.safetensors")
+    assert json.loads(fake.files["adapter_config.json"])["r"] == 4
+    mine = read_tensors(fake.files["../adapter_model.safetensors"])
     assert sorted(map(float, (each.sum() for each in mine.values()))) == sorted(
         map(float, (each.sum() for each in tensors.values()))
     )
