@@ -1,11 +1,14 @@
 """What a run starts from: a checkpoint, or fresh parts joined by a new connector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
 
 from llavakit.core.errors import ConfigError
 from llavakit.model.adapters import Adapter, add_adapters
@@ -13,9 +16,12 @@ from llavakit.model.card import Card
 from llavakit.model.checkpoint import Checkpoint, load
 from llavakit.model.connector import build_connector, match_scale
 from llavakit.model.directory import complete_card, resolve, settings_of
+from llavakit.model.empty import without_numbers
 from llavakit.model.formats.gguf import read_gguf
+from llavakit.model.formats.hub import locate
 from llavakit.model.formats.quantized import method_of, stored_quantization
-from llavakit.model.formats.vocabulary import grow
+from llavakit.model.formats.vocabulary import EMBEDDING, HEAD, grow
+from llavakit.model.formats.weights import Weights, open_weights
 from llavakit.model.llava import Llava, Newline, Score
 from llavakit.model.placement import four_bits
 from llavakit.model.rope import stretch, with_context
@@ -30,7 +36,7 @@ def build(config: ModelConfig, grading: Grading | None = None, *, unread: bool =
     """The model a run starts from. Fresh parts are drawn with PyTorch's global seed.
 
     With `grading` it is a reward model: `config.start` has a head for rewards, or gets a fresh one. With `unread`
-    the weights of a start's decoder stay in their files (Checkpoint.unread); fresh parts are always there.
+    the decoder's weights stay in their files (Checkpoint.unread); all else is always there.
     """
     card = complete_card(config).model_copy(update={"grading": grading})
     template(card.template)  # an unknown name should fail before gigabytes are read
@@ -40,15 +46,20 @@ def build(config: ModelConfig, grading: Grading | None = None, *, unread: bool =
         raise ConfigError(
             "model.lora needs model.start: adapters are kept apart from the checkpoint they belong to"
         )
-    language, tokenizer = load_language(config.language, card.special_tokens)
+    stored: Weights = {}
+    if unread:
+        language, tokenizer, stored = open_language(config.language, card.special_tokens)
+    else:
+        language, tokenizer = load_language(config.language, card.special_tokens)
     if config.rope_factor is not None:
         stretch(language, config.rope_factor)
     tower = load_tower(card.tower, card.image)
     connector = build_connector(card.connector, tower.width, language.config.hidden_size)
     if card.connector.match_embeddings:
-        match_scale(connector, float(_tables(language)[0].weight.detach().std()), tower.width)
+        table = stored[EMBEDDING].read() if stored else _tables(language)[0].weight.detach()
+        match_scale(connector, float(table.std()), tower.width)
     newline = Newline(card.separators, language.config.hidden_size)
-    return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card)
+    return Checkpoint(Llava(tower, connector, language, newline), tokenizer, card, unread=stored)
 
 
 def _build_on(start: Path, config: ModelConfig, card: Card, *, unread: bool) -> Checkpoint:
@@ -138,12 +149,56 @@ def load_language(config: LanguageConfig, special: Sequence[str] = ()) -> tuple[
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.language.path={config.path!r}: {str(error).splitlines()[0]}") from None
         tokenizer = Tokenizer.load(config.path)
+    _prepare(language, tokenizer, special)
+    return language, tokenizer
+
+
+def open_language(
+    config: LanguageConfig, special: Sequence[str] = ()
+) -> tuple[PreTrainedModel, Tokenizer, Weights]:
+    """The same decoder without numbers, for ranks that take a share of each, and where those are in its files.
+
+    One whose files are GGUF, or name tensors otherwise than its class, is read whole: then there are none there.
+    """
+    if config.gguf is not None:
+        return *load_language(config, special), {}
+    stored = {f"language.{key}": each for key, each in open_weights(locate(config.path)).items()}
+    with no_init_weights(), without_numbers():
+        settings = AutoConfig.from_pretrained(config.path)
+        language = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    language.tie_weights()
+    names = {f"language.{name}" for name, _ in language.named_parameters()}
+    if EMBEDDING not in stored or names - stored.keys():
+        return *load_language(config, special), {}
+    tokenizer = Tokenizer.load(config.path)
+    with _real_tables(language):
+        _prepare(language, tokenizer, special)
+    # As they are held: the mean of old rows, which new ones are, is no bfloat16 number.
+    tables = {key: stored[key].then(Tensor.float) for key in (EMBEDDING, HEAD) if key in stored}
+    return language, tokenizer, grow(stored | tables, len(_tables(language)[0].weight))
+
+
+@contextmanager
+def _real_tables(language: PreTrainedModel) -> Iterator[None]:
+    """Inside, token tables have memory: growing them draws as many random numbers as it does in a whole model."""
+    _empty_tables(language, "cpu")
+    yield
+    _empty_tables(language, "meta")
+
+
+def _empty_tables(language: PreTrainedModel, device: str) -> None:
+    for table in _tables(language):
+        table.weight = nn.Parameter(torch.zeros_like(table.weight, device=device))
+    language.tie_weights()
+
+
+def _prepare(language: PreTrainedModel, tokenizer: Tokenizer, special: Sequence[str]) -> None:
+    """What a decoder is given before it becomes a part: the context it has, tokens and rows for them."""
     settings: Any = language.config
     known = with_context(settings.to_dict())
     if "max_position_embeddings" in known:
         settings.max_position_embeddings = known["max_position_embeddings"]
     add_tokens(language, tokenizer, [IMAGE_TOKEN, *special])
-    return language, tokenizer
 
 
 def add_tokens(language: PreTrainedModel, tokenizer: Tokenizer, names: Sequence[str]) -> None:

@@ -42,6 +42,7 @@ def compile_blocks(model: Llava) -> None:
         compiled: Callable[..., Any] = torch.compile(plain, dynamic=True, backend=BACKEND)
         if block.gradient_checkpointing:
             compiled = partial(checkpoint, compiled, use_reentrant=False)
+            block.gradient_checkpointing = False  # not twice, where it is the call that `transformers` wraps
         block.forward = compiled
 
 

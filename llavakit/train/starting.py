@@ -30,9 +30,9 @@ def build_model(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint
     four_bit = run.model.lora is not None and run.model.lora.four_bit
     mesh = build_mesh(run.parallel, ranks, four_bit=four_bit)
     start = run.model if newest is None else run.model.model_copy(update={"start": newest})
-    share = mesh is not None and start.start is not None  # each rank reads its own rows, and nobody the model
-    with ranks.in_turn() if mesh is not None and not share else nullcontext():
-        checkpoint = build(start, run.grading, unread=share)
+    # Each rank reads its own rows, and nobody the model; but for some fresh decoders, of which one reads at a time.
+    with ranks.in_turn() if mesh is not None and start.start is None else nullcontext():
+        checkpoint = build(start, run.grading, unread=mesh is not None)
         own_memory(checkpoint.model)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         if checkpoint.adapter is not None and run.precision == "bf16":

@@ -6,16 +6,27 @@ import pytest
 import torch
 
 from benchmarks import gpu
+from llavakit.train import compiling
 
 
-def test_it_measures_every_side_and_ends_with_one_line(capsys):
-    gpu.main(["--tiny", "--steps", "1"])
+def test_it_measures_every_side_and_ends_with_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    gpu.main(["--tiny", "--steps", "1", "--compile"])
+    torch._dynamo.reset()
     shown = capsys.readouterr().out.splitlines()
     found = json.loads(shown[-1])
     assert [row["shape"] for row in found["rows"]] == ["tiny", "tiny, adapters"]
     assert {"machine", "name", "rows"} == found.keys()
     assert any("transformers, padded" in line for line in shown[:-1])  # of a table that 80 columns hold
-    ours = {"step_tokens_per_second", "mfu", "estimate_gb", "answer_1", "answer_16", "queue"}
+    ours = {
+        "step_tokens_per_second",
+        "compiled_tokens_per_second",
+        "mfu",
+        "estimate_gb",
+        "answer_1",
+        "answer_16",
+        "queue",
+    }
     theirs = {"peer_step_tokens_per_second", "peer_answer_1", "peer_answer_16", "peer_queue"}
     whole, adapters = found["rows"]
     assert all(whole[key] > 0 for key in ours | theirs)

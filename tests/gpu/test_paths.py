@@ -22,6 +22,7 @@ from llavakit.train.compiling import compile_blocks
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
+from llavakit.train.small_moments import SmallAdamW
 from tests import tiny
 from tests.data.test_loader import loader
 from tests.model.test_attention import HOWS, masked
@@ -258,6 +259,22 @@ def test_a_step_waits_for_the_device_once(tmp_path):
             SFT().loss(model, batch).terms["tokens"].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("format", ["bf16", "int8"])
+def test_small_moments_learn_as_large_ones(device, format):
+    torch.manual_seed(0)
+    values, slopes = torch.randn(64, 300), [torch.randn(64, 300) for _ in range(5)]
+    found = []
+    for where, kind in ((device, SmallAdamW), (torch.device("cpu"), torch.optim.AdamW)):
+        param = torch.nn.Parameter(values.to(where, copy=True))
+        settings = {"format": format} if kind is SmallAdamW else {}
+        optimizer = kind([param], lr=1e-2, weight_decay=0.1, **settings)
+        for slope in slopes:
+            param.grad = slope.to(where)
+            optimizer.step()
+        found.append(param.detach().cpu())
+    assert (found[1] - found[0]).norm() < 0.05 * (found[0] - values).norm()
 
 
 def test_batches_move_whole(device, tmp_path):
