@@ -6,6 +6,7 @@ safetensors only, and nothing of a repository is run.
 
 from colorsys import hsv_to_rgb
 from functools import cache
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from llavakit.tools.opencv import apart, mask_box, region, shaded
 from llavakit.vision.image import digest, load_image
 
 if TYPE_CHECKING:
-    from llavakit.tools.sam import Sam2, Sam3
+    from llavakit.tools.sam import Looks, Sam2, Sam3
 
 Words = Annotated[str, Field(min_length=1, max_length=100)]
 MOST_FILES = 100_000
@@ -109,13 +110,13 @@ def segment(
     if words and not isinstance(net, Sam3):
         raise ToolError("this model knows no words: find the thing with ground, and give its box")
     if words and isinstance(net, Sam3):
-        found = net.named(net.look(image.pixels_HW3), image.size, words, masks)
+        found = net.named(_seen(model, image, named=True), image.size, words, masks)
     elif box is None and not inside:
         raise ToolError("say what to select: a box around it, or points inside of it")
     else:
         marks = net.marks if isinstance(net, Sam3) else net
         said = Pointed((*inside, *outside), [1] * len(inside) + [0] * len(outside), box)
-        found = marks.masks(marks.look(image.pixels_HW3), image.size, said)[:masks]
+        found = marks.masks(_seen(model, image, named=False), image.size, said)[:masks]
     if not found:
         raise ToolError("nothing was found there; try a larger box, other points or other words")
     first, *others = [
@@ -129,6 +130,20 @@ def segment(
     ]
     shown = tuple(Drawn(shaded(image.pixels_HW3, each.inside_HW), (0, 0)) for each in found)
     return Answer(first | ({"others": others} if others else {}), shown)
+
+
+def _seen(model: str, image: Picture, *, named: bool) -> Any:
+    """What the model has seen of a picture, which it looks at once for all that is asked about it."""
+    key = blake2b(np.ascontiguousarray(image.pixels_HW3)).digest()
+    return _looks(model, named).at((image.size, key), lambda: image.pixels_HW3)
+
+
+@cache
+def _looks(model: str, named: bool) -> "Looks":
+    from llavakit.tools.sam import Looks, Sam3
+
+    net = _sam(model)
+    return Looks(net.marks.look if isinstance(net, Sam3) and not named else net.look)
 
 
 @cache

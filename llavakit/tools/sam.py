@@ -4,8 +4,10 @@ The editor and the tool `segment` ask them alike. A picture is looked at once, a
 masks are as large as the picture, and come the surest first.
 """
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ MEAN3 = STD3 = (0.5, 0.5, 0.5)
 NO_MASK, SURE_MASK = -10.0, 10.0  # logits of a mask that is given
 SURE_NAMED = 0.3  # score of an instance that words name, as the authors of SAM 3 cut
 LONGEST = 32  # tokens of the words
+KEPT = 4  # pictures
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,23 @@ class Pointed:
     labels: Sequence[int] = ()
     box: tuple[float, float, float, float] | None = None
     before_HW: np.ndarray | None = None  # bool
+
+
+class Looks:
+    """What a model has seen of the newest pictures, so that each is looked at once. Any thread may ask."""
+
+    def __init__(self, look: Callable[[np.ndarray], Any]) -> None:
+        self._look, self._lock = look, Lock()
+        self._seen: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def at(self, key: Hashable, rgb: Callable[[], np.ndarray]) -> Any:
+        """What it has seen of this picture, which is asked for its pixels if they are needed."""
+        with self._lock:
+            if key not in self._seen:
+                self._seen[key] = self._look(rgb())
+                while len(self._seen) > KEPT:
+                    self._seen.popitem(last=False)
+            return self._seen[key]
 
 
 class SamMarks:

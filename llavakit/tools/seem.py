@@ -88,7 +88,10 @@ class SeemServer:
 
 
 def segment_like(example: Picture, mask: Mask, image: Picture, *, url: str) -> Answer:
-    """Select in a picture what is like the masked thing of another one, the example: its mask (SEEM)."""
+    """Select in a picture what is like a thing on another one, the example: its mask (SEEM).
+
+    The mask given is of the thing on the example; the one that comes back is of the picture.
+    """
     if not mask.inside_HW.any():
         raise ToolError("the mask of the example is empty: nothing is shown by it")
     try:

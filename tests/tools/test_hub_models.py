@@ -78,9 +78,12 @@ def test_a_mask_is_as_large_as_the_picture(folder):
         hub_models.segment(CAT, model=str(folder / "sam2"))
 
 
-def test_a_point_may_mean_several_things_and_words_need_a_model_that_knows_them(folder):
+def test_a_point_may_mean_several_things_and_words_need_a_model_that_knows_them(folder, monkeypatch):
     sam2, sam3 = tiny_hub.save_sam2(folder / "sam2_more"), tiny_hub.save_sam3(folder / "sam3")
     point = {"inside": (Point(150, 150),)}
+    looked = []
+    look = sam.SamMarks.look
+    monkeypatch.setattr(sam.SamMarks, "look", lambda self, rgb: looked.append(rgb) or look(self, rgb))
     answer = hub_models.segment(CAT, **point, masks=3, model=sam2)
     all_masks = [answer.value, *answer.value["others"]]
     assert len(all_masks) == len(answer.pictures) == 3
@@ -89,6 +92,7 @@ def test_a_point_may_mean_several_things_and_words_need_a_model_that_knows_them(
         (e["confidence"] for e in all_masks), reverse=True
     )
     assert "others" not in hub_models.segment(CAT, **point, model=sam2).value
+    assert len(looked) == 1, "a picture is looked at once"
     assert (
         hub_models.segment(CAT, **point, model=sam3).value["mask"].inside_HW.shape == CAT.pixels_HW3.shape[:2]
     )

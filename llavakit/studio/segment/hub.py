@@ -1,9 +1,7 @@
 """Segmenters with weights of a hub or a directory, by `transformers`: SAM-2 for marks, CLIPSeg for words."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -15,30 +13,23 @@ from llavakit.studio.scene import EditError
 from llavakit.studio.segment.standing_out import level
 from llavakit.studio.tiles import Pixels, nonzero_box
 from llavakit.tools import sam
-from llavakit.tools.sam import Pointed, opened, pixels_of, whole_mask
+from llavakit.tools.sam import Looks, Pointed, opened, pixels_of, whole_mask
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 POINTS_OF_STROKE = 3  # more of them make SAM think of more than one thing
 WORDS_SURE = 0.4  # of CLIPSeg: what its authors cut at
-KEPT = 4  # pictures
 
 
 class Looked:
-    """What a model has seen of the newest pictures, so that each is looked at once."""
+    """What a model has seen of the newest pictures."""
 
     def __init__(self, look: Callable[[Pixels], Any], side: int) -> None:
         """`look` is given a picture that is not much larger than `side` pixels."""
-        self._look, self._side, self._lock = look, side, Lock()
-        self._seen: OrderedDict[Hashable, Any] = OrderedDict()
+        self._looks, self._side = Looks(look), side
 
     def at(self, view: View) -> Any:
         """What it has seen of this one."""
-        with self._lock:
-            if view.key not in self._seen:
-                self._seen[view.key] = self._look(view.rgb(level(max(view.size), self._side)))
-                while len(self._seen) > KEPT:
-                    self._seen.popitem(last=False)
-            return self._seen[view.key]
+        return self._looks.at(view.key, lambda: view.rgb(level(max(view.size), self._side)))
 
 
 class SamMarks:
