@@ -1,5 +1,6 @@
 """What happens in a run, as lines of a file: who has them has the run, can show it, and can go on with it."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ from llavakit.core.errors import DataError
 from llavakit.core.journal import read_journal
 from llavakit.vision.boxes import Unit
 
+MARK = re.compile(r"\s*\[call_\d+\]")
 Names = dict[str, str]  # on the desk: short name -> id of the artifact
 
 
@@ -144,8 +146,8 @@ class Answered(Event):
 
     @property
     def plain(self) -> str:
-        """The model's words alone."""
-        return " ".join(sentence.text for sentence in self.sentences)
+        """The model's words alone, without the ids of calls that it is asked to write behind them."""
+        return MARK.sub("", " ".join(sentence.text for sentence in self.sentences)).strip()
 
     @property
     def notes(self) -> list[str]:

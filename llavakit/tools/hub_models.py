@@ -134,7 +134,7 @@ def segment(
 
 def _seen(model: str, image: Picture, *, named: bool) -> Any:
     """What the model has seen of a picture, which it looks at once for all that is asked about it."""
-    key = blake2b(np.ascontiguousarray(image.pixels_HW3)).digest()
+    key = blake2b(image.pixels_HW3.tobytes()).digest()
     return _looks(model, named).at((image.size, key), lambda: image.pixels_HW3)
 
 

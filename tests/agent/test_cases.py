@@ -31,7 +31,10 @@ def test_cases_are_asked_once_and_measured(tmp_path):
     picture(tmp_path)
     cases = read_cases(write(tmp_path, CASES))
     tools = Registry([Fake("count", {"count": 3})])
-    for lines in ([call("count"), "3", "A ball."], []):  # the second time nothing is left to be asked
+    for lines in (
+        [call("count"), "3 [call_1]", "A ball."],
+        [],
+    ):  # the second time nothing is left to be asked
         agent = Agent(Recital(lines), tools, FORMS["hermes"])
         figures = ask_cases(agent, cases, tmp_path, tmp_path / "out", AgentConfig())
         assert {name: one.value for name, one in figures.items() if one.count} == {
