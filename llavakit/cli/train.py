@@ -51,7 +51,7 @@ def train(
             from llavakit.recipes.own_parts import adopt_start
 
             run = adopt_start(run, published, given)
-        run = adopt_ranks(run, RECIPES[recipe], given, ranks, resume=resume)
+        run = adopt_ranks(run, RECIPES[recipe], given, ranks, resume=resume, tell=not show)
     if show:
         say(settings.dump(run))
         return

@@ -11,9 +11,15 @@ GRAIN = 64  # tokens of a row are a multiple of it
 
 
 def adopt_ranks(
-    run: Run, recipe: Callable[[], Run], given: Sequence[str], ranks: int | None, *, resume: bool
+    run: Run,
+    recipe: Callable[[], Run],
+    given: Sequence[str],
+    ranks: int | None,
+    *,
+    resume: bool,
+    tell: bool = True,
 ) -> Run:
-    """The run for so many ranks (default: those that `torchrun` started), said in a line where that changes it.
+    """The run for so many ranks (default: those that `torchrun` started); `tell`: in a line where that changes it.
 
     Rows or tokens that were given stay, and so do those of a run that goes on.
     """
@@ -31,7 +37,7 @@ def adopt_ranks(
         return with_rows(run, started.optim.rows, started.data.tokens)
     longest = recipe.longest(complete_card(run.model)) if isinstance(recipe, Stage) else run.data.tokens
     rows, tokens = fit_rows(run.optim.rows, run.data.tokens, ranks, longest)
-    if (rows, tokens) != (run.optim.rows, run.data.tokens) and os.environ.get("RANK", "0") == "0":
+    if tell and (rows, tokens) != (run.optim.rows, run.data.tokens) and os.environ.get("RANK", "0") == "0":
         was = f"{run.optim.rows} x {run.data.tokens:,}"
         say(f"{run.name} on {ranks} ranks: a step has {rows} rows x {tokens:,} tokens instead of {was}")
     return with_rows(run, rows, tokens)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+import yaml
 from huggingface_hub import constants, get_session
 from transformers import CLIPVisionModel, LlamaForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
@@ -117,6 +118,12 @@ def test_ranks_share_the_published_batch(name, ranks, step, place, monkeypatch, 
     told = f"{name} on {ranks} ranks: a step has {step}"
     assert (code, told in out, "instead of" in out) == (0, bool(step), bool(step)), out
     assert ("15 of 64 ranks idle" in out) == (step == "49 rows x 2,624 tokens instead of 32 x 4,096")
+
+
+def test_settings_for_ranks_are_yaml(run):
+    code, out, _ = run("train", "onevision-ov-72b", "--ranks", "64", "--show")
+    shown = yaml.safe_load(out)
+    assert (code, shown["optim"]["rows"], shown["data"]["tokens"]) == (0, 64, 15_360)
 
 
 def test_ranks_are_started_by_torchrun(run):
