@@ -159,7 +159,8 @@ def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:
     learned = sum(p.numel() for p in model.language.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
     copy = run.policy.engine == "copy" and run.policy.rollouts is None
-    return 16.0 * learned if run.policy.has_value else 0.0, float(product * every) if copy else 0.0
+    value = learned * (8 + moment_bytes(run.optim.moments, 2)) if run.policy.has_value else 0.0
+    return value, float(product * every) if copy else 0.0
 
 
 class Counts(NamedTuple):

@@ -7,6 +7,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import AdamW
 
+from llavakit.model.adapters import add_adapters
+from llavakit.model.settings import LoraSettings
+from llavakit.recipes import RECIPES
 from llavakit.train.estimate import estimate_memory
 from llavakit.train.loop import train
 from llavakit.train.settings import OptimConfig
@@ -139,3 +142,14 @@ def test_what_is_kept_is_what_a_dry_run_tells(tmp_path, format):
     kept = sum(each.nbytes for name, each in optimizer.state[large].items() if name != "step")
     if format != "float32":
         assert kept == large.numel() * moment_bytes(format, 2)
+
+
+def test_a_value_models_moments_are_counted_as_they_are(tmp_path):
+    model, lora = tiny.checkpoint().model, LoraSettings(r=4, alpha=8, dropout=0.0)
+    start = tiny_run(tmp_path).model.model_copy(update={"lora": lora})
+    add_adapters(model, lora)
+    learned = sum(p.numel() for p in model.language.parameters() if p.requires_grad)
+    run = RECIPES["ppo"]().model_copy(update={"model": start})
+    for format, bytes_each in (("float32", 16), ("int8", 8 + 2 * (1 + 4 / 128))):
+        told = estimate_memory(run.model_copy(update={"optim": OptimConfig(moments=format)}), model)
+        assert told.value == learned * bytes_each > 0
