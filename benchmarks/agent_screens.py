@@ -34,6 +34,7 @@ from llavakit.core.files import write_text
 from llavakit.engine.responder import GREEDY, Answer, Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.text.conversation import Conversation, Video
+from llavakit.tools.registry import Registry
 from llavakit.tools.skills import open_tools
 
 Line = Callable[[list[dict[str, Any]]], str]  # what is said next, given the results so far
@@ -123,13 +124,19 @@ class Script(Responder):
         return ""
 
 
-def draw(name: str, out: Path, folder: Path) -> str:
+def open_all() -> Registry:
+    """The tools of all scenes. To be closed."""
+    return open_tools(sorted({name for scene in SCENES.values() for name in scene.tools}))
+
+
+def draw(name: str, out: Path, folder: Path, tools: Registry) -> str:
     """Run a scene in `folder`; its answer. Its terminal is NAME.svg, the newest picture of a tool NAME.jpg."""
     scene = SCENES[name]
     console = Console(
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=False, color_system="truecolor"
     )
-    registry, budget = open_tools(scene.tools), Budget(result_tokens=2000)
+    registry = Registry(tools.tools[each] for each in scene.tools)
+    budget = Budget(result_tokens=2000)
     photo = folder / "photo.png"
     PIL.Image.fromarray(np.asarray(scene.photo())).convert("RGB").save(photo)
     with (
@@ -150,7 +157,6 @@ def draw(name: str, out: Path, folder: Path) -> str:
             shown_picture.thumbnail((SIDE, SIDE))
             shown_picture.save(out / f"{name}.jpg", quality=88)
         answer = run.state.answered.text
-    registry.close()
     drawn = console.export_svg(title="llavakit agent", theme=SVG_EXPORT_THEME)
     write_text(out / f"{name}.svg", FONT.sub("", drawn))
     return answer
@@ -173,9 +179,11 @@ def main() -> None:
     asked.add_argument("out", type=Path)
     asked.add_argument("names", nargs="*", default=list(SCENES))
     given = asked.parse_args()
+    tools = open_all()
     for name in given.names:
         with TemporaryDirectory() as folder:
-            print(f"{name}: {draw(name, given.out, Path(folder))}")
+            print(f"{name}: {draw(name, given.out, Path(folder), tools)}")
+    tools.close()
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def conversation(
         _text(message.content) for message in request.messages[:heads] if isinstance(message, SystemMessage)
     ]
     turns: list[Message] = []
-    ahead, calls = iter(media), dict[str, str]()
+    ahead, calls, newest = iter(media), dict[str, str](), dict[str, str]()  # names of what was called, by id
     told: list[tuple[str, list[Part]]] = []  # what tools answered, up to the last of them in a row
     question = ""
     for number, message in enumerate(request.messages[heads:], heads):
@@ -132,14 +132,16 @@ def conversation(
         if isinstance(message, SystemMessage):
             role, parts = "system", (Text(_text(message.content)),)
         elif isinstance(message, AssistantMessage):
-            calls |= {call.id: call.function.name for call in message.tool_calls or ()}
+            newest = {call.id: call.function.name for call in message.tool_calls or ()}
+            calls |= newest
             role, parts = "assistant", (Text(_answer(message, number, form)),)
         elif isinstance(message, ToolMessage):
             if message.tool_call_id is not None and message.tool_call_id not in calls:
                 raise ApiError(
                     "no assistant message before it made this call", param=f"messages[{number}].tool_call_id"
                 )
-            told.append((_tool_of(message, calls, len(told)), list(_parts(message, ahead))))
+            name = _tool_of(message, calls, list(newest.values())[len(told) :])
+            told.append((name, list(_parts(message, ahead))))
             if isinstance(_next(request, number), ToolMessage):
                 continue
             parts, told = form.results(told, question), []
@@ -158,12 +160,11 @@ def _next(request: ChatRequest, number: int) -> Any:
     return request.messages[number + 1] if number + 1 < len(request.messages) else None
 
 
-def _tool_of(message: ToolMessage, calls: Mapping[str, str], place: int) -> str:
-    """Whose answer it is: by the id of the call, or by its place among the answers in a row."""
+def _tool_of(message: ToolMessage, calls: Mapping[str, str], waiting: Sequence[str]) -> str:
+    """Whose answer it is: by the id of the call, or else of the first call that waits for one."""
     if message.tool_call_id is not None:
         return calls[message.tool_call_id]
-    names = list(calls.values())
-    return names[min(place, len(names) - 1)] if names else "tool"
+    return waiting[0] if waiting else "tool"
 
 
 def _head(request: ChatRequest, heard: list[str], default_system: str, form: CallForm) -> tuple[Message, ...]:

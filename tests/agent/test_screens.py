@@ -9,6 +9,13 @@ from llavakit.agent.events import read_events
 from llavakit.agent.run import EVENTS
 
 
+@pytest.fixture(scope="module")
+def tools():
+    opened = agent_screens.open_all()
+    yield opened
+    opened.close()
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [
@@ -17,15 +24,17 @@ from llavakit.agent.run import EVENTS
         ("agent-count", "I count 1 cup. [call_1]"),
     ],
 )
-def test_a_run_on_a_photo_goes_as_the_document_shows_it(tmp_path, name, says):
-    answer = agent_screens.draw(name, tmp_path, tmp_path)
+def test_a_run_on_a_photo_goes_as_the_document_shows_it(tmp_path, tools, name, says):
+    answer = agent_screens.draw(name, tmp_path, tmp_path, tools)
     assert says in answer and "[missing" not in answer
     assert "call_1" in (tmp_path / f"{name}.svg").read_text()
     assert (tmp_path / f"{name}.jpg").exists() == (name == "agent-blur")
 
 
-def test_the_people_of_a_street_are_counted_and_their_faces_hidden_and_nothing_else_is_changed(tmp_path):
-    answer = agent_screens.draw("agent-street", tmp_path, tmp_path)
+def test_the_people_of_a_street_are_counted_and_their_faces_hidden_and_nothing_else_is_changed(
+    tmp_path, tools
+):
+    answer = agent_screens.draw("agent-street", tmp_path, tmp_path, tools)
     assert answer == "There are 4 people. [call_1] I have blurred 4 faces. [call_2] [call_3]"
     returned = [event for event in read_events(tmp_path / "run" / EVENTS) if event.kind == "returned"]
     [found] = [event.value["faces"] for event in returned if "faces" in event.value]

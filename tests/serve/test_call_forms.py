@@ -70,6 +70,32 @@ def test_without_tools_an_answer_is_its_value_and_strict_is_refused(plus):
     assert refused.status_code == 400 and refused.json()["error"]["param"] == "tools"
 
 
+def test_answers_of_tools_without_ids_are_those_of_the_newest_calls_in_their_order():
+    def called(*names):
+        made = [
+            {"id": name, "type": "function", "function": {"name": name, "arguments": ""}} for name in names
+        ]
+        return {"role": "assistant", "content": None, "tool_calls": made}
+
+    def told(text):
+        return {"role": "tool", "content": text}
+
+    talk = [
+        {"role": "user", "content": "Q?"},
+        called("a"),
+        told("1"),
+        called("b", "c"),
+        told("2"),
+        told("3"),
+        told("4"),
+    ]
+    request = ChatRequest.model_validate_json(json.dumps(asked() | {"messages": talk}))
+    turns = [message.text for message in conversation(request, [], "", CALL_FORMS["llava_plus"]).messages]
+    end = "Please summarize the model outputs and answer my first question: Q?"
+    assert turns[2] == f"a model outputs: 1\n\n{end}"
+    assert turns[4] == f"b model outputs: 2\n\nc model outputs: 3\n\ntool model outputs: 4\n\n{end}"
+
+
 @pytest.mark.parametrize("thoughts", ["hm", None, ["hm"], {"a": 1}])
 def test_thoughts_are_said_again_in_the_form_that_has_them_alone(thoughts):
     talk = [
