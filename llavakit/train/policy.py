@@ -100,14 +100,20 @@ def group_advantages(rewards_GK: Tensor, *, scale: Scale = "group", epsilon: flo
     """
     known_GK = ~rewards_GK.isnan()
     count_G1 = known_GK.sum(dim=1, keepdim=True)
-    mean_G1 = rewards_GK.nansum(dim=1, keepdim=True) / count_G1.clamp(min=1)
-    centred_GK = torch.where(known_GK, rewards_GK - mean_G1, 0.0)
+    above_GK = _above_least(rewards_GK)
+    mean_G1 = above_GK.nansum(dim=1, keepdim=True) / count_G1.clamp(min=1)
+    centred_GK = torch.where(known_GK, above_GK - mean_G1, 0.0)
     if scale == "none":
         return centred_GK
     if scale == "batch":
         return centred_GK / (rewards_GK[known_GK].std() + epsilon)
     variance_G1 = (centred_GK**2).sum(dim=1, keepdim=True) / (count_G1 - 1).clamp(min=1)
     return centred_GK / (variance_G1.sqrt() + epsilon)
+
+
+def _above_least(rewards_GK: Tensor) -> Tensor:
+    """Rewards above the least of their group: equal ones are 0 then, whose mean is not rounded."""
+    return rewards_GK - rewards_GK.nan_to_num(torch.inf).amin(dim=1, keepdim=True)
 
 
 def silent_groups(rewards_GK: Tensor) -> Tensor:
@@ -128,9 +134,10 @@ def leave_one_out_advantages(rewards_GK: Tensor) -> Tensor:
     """RLOO (arXiv 2402.14740): a reward minus the mean of the group's others. An unscorable answer (NaN) gets 0."""
     known_GK = ~rewards_GK.isnan()
     count_G1 = known_GK.sum(dim=1, keepdim=True)
-    others_GK = rewards_GK.nansum(dim=1, keepdim=True) - rewards_GK
+    above_GK = _above_least(rewards_GK)
+    others_GK = above_GK.nansum(dim=1, keepdim=True) - above_GK
     baseline_GK = others_GK / (count_G1 - 1).clamp(min=1)
-    return torch.where(known_GK & (count_G1 > 1), rewards_GK - baseline_GK, 0.0)
+    return torch.where(known_GK & (count_G1 > 1), above_GK - baseline_GK, 0.0)
 
 
 def standardize_batch(values: Tensor, *, epsilon: float = GROUP_EPSILON) -> Tensor:
