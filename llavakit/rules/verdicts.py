@@ -6,7 +6,7 @@ The rules of other harnesses stand beside them for comparison; what they would d
 import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llavakit.rules.claims import boxed_answer
@@ -232,6 +232,14 @@ def dictionary_score(text: str, lowest: float, highest: float) -> Number | None:
     if isinstance(points, bool) or not isinstance(points, int | float):
         return None
     return points if lowest <= points <= highest else None
+
+
+def dictionary_numbers(text: str, names: Sequence[str]) -> list[int] | None:
+    """The whole numbers that a dictionary has by these names; None where one is missing."""
+    said = _dictionary(text) or {}
+    found = [said.get(name) for name in names]
+    numbers = [number for number in found if isinstance(number, int) and not isinstance(number, bool)]
+    return numbers if len(numbers) == len(names) else None
 
 
 def detail_lmms(text: str) -> int:

@@ -367,7 +367,11 @@ def test_numbers_are_those_of_published_code(case):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_rewards_teach_exactly_nothing(dtype):
     """0.1 + 0.1 + 0.1 is not 0.3: a mean that is rounded would leave something."""
-    rows = [[reward] * size + [float("nan")] * (8 - size) for reward in (0.1, 0.9, -0.7, 1e6) for size in (3, 7, 8)]
+    rows = [
+        [reward] * size + [float("nan")] * (8 - size)
+        for reward in (0.1, 0.9, -0.7, 1e6)
+        for size in (3, 7, 8)
+    ]
     rewards = torch.tensor(rows, dtype=dtype)
     assert policy.silent_groups(rewards) == 1
     for advantages in (

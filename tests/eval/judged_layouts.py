@@ -135,9 +135,57 @@ def videochatgpt(folder: Path) -> None:
         (folder / "Test_Videos" / f"v{n}.mp4").write_bytes(b"video")
 
 
+def live(folder: Path) -> None:
+    rows = [
+        {
+            "id": n, "question": f"What {n}?", "answer": truth(n), "criteria": "The colour, 10 points.",
+            "subtask": ("Basic Understanding", "Contextual Analysis")[n % 2], "images": [stored(folder, n)],
+        }
+        for n in range(COUNT)
+    ]  # fmt: skip
+    parquet(folder / "2024-09.parquet", rows)
+
+
+def video_detail(folder: Path) -> None:
+    rows = [{"video_name": f"v{n}", "question": f"What {n}?", "answer": truth(n)} for n in range(COUNT)]
+    parquet(folder / "test.parquet", rows)
+    (folder / "Test_Videos").mkdir()
+    for n in range(COUNT):
+        (folder / "Test_Videos" / f"v{n}.mp4").write_bytes(b"video")
+
+
+def dream(folder: Path) -> None:
+    rows = [
+        {
+            "idx": f"DREAM-1K_{n}", "video_file": f"video/{n}.mp4", "source": ("stock", "youtube")[n % 2],
+            "description": truth(n), "events": ["A ball rolls.", "It stops."],
+        }
+        for n in range(COUNT)
+    ]  # fmt: skip
+    write(folder / "json" / "metadata.json", rows)
+    (folder / "video").mkdir()
+    for n in range(COUNT):
+        (folder / "video" / f"{n}.mp4").write_bytes(b"video")
+
+
+def activitynet(folder: Path) -> None:
+    write(
+        folder / "test_q.json",
+        [{"question_id": f"q{n}", "video_name": f"n{n}", "question": f"what {n}"} for n in range(COUNT)],
+    )
+    write(
+        folder / "test_a.json",
+        [{"question_id": f"q{n}", "answer": truth(n), "type": n} for n in range(COUNT)],
+    )
+    (folder / "all_test").mkdir()
+    for n in range(COUNT):
+        (folder / "all_test" / f"v_n{n}.mp4").write_bytes(b"video")
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "llava-bench-coco": coco, "llava-bench-wild": wild, "llava-bench-tools": wild, "llava-bench-wilder": wilder,
     "llava-med": med,
     "wildvision": wildvision, "mmhal-bench": mmhal, "mm-vet": mmvet, "vibe-eval": vibe,
-    "videochatgpt": videochatgpt,
+    "videochatgpt": videochatgpt, "livebench": live, "video-detail": video_detail, "dream-1k": dream,
+    "activitynet-qa-judged": activitynet,
 }  # fmt: skip

@@ -8,6 +8,7 @@ from llavakit.eval.tasks import (
     hallucination,
     judged_answers,
     judged_chats,
+    judged_videos,
     medical,
     reasoning,
     servers,
@@ -33,4 +34,5 @@ BENCHMARKS: dict[str, Benchmark] = {
 JUDGED: dict[str, Benchmark] = {
     **judged_chats.BENCHMARKS,
     **judged_answers.BENCHMARKS,
+    **judged_videos.BENCHMARKS,
 }  # a judge scores these

@@ -27,6 +27,15 @@ BOTH = {  # what a judge says of the best and of the worst answer, and the headl
     "mm-vet": ("1.0", "0.0", 100, 0),
     "vibe-eval": ("Explanation: x\nRating: 5", "Explanation: x\nRating: 1", 100, 0),
     "videochatgpt": ("{'score': 5}", "{'score': 0}", 5, 0),
+    "livebench": ("Good.\nRating: 10", "Bad.\nRating: 0", 100, 0),
+    "video-detail": ("{'score': 5}", "{'score': 0}", 5, 0),
+    "dream-1k": (
+        "{'said': 3, 'supported': 3, 'found': 2}",
+        "{'said': 0, 'supported': 0, 'found': 0}",
+        100,
+        0,
+    ),
+    "activitynet-qa-judged": ("{'pred': 'yes', 'score': 5}", "{'pred': 'no', 'score': 0}", 100, 0),
 }
 
 
@@ -46,9 +55,10 @@ def reviewer(task, say=None, *, bar=0.0):
     return Reviewer(ScriptedJudge(told), {"judge": "scripted"}, bar)
 
 
-def knows(text, _=0):
-    """The reference of a question."""
-    return Answer(truth(int(text.split()[1].rstrip("?"))), "stop")
+def knows(text, place=0):
+    """The reference of a question; of one that all videos are asked, by its place."""
+    word = text.split()[1].rstrip("?")
+    return Answer(truth(int(word) if word.isdigit() else place), "stop")
 
 
 def measured(data, out, task, responder, judge):
@@ -81,10 +91,10 @@ def test_reviews_that_are_not_read_are_no_scores(data, tmp_path, task):
     assert score.headline[1] == pytest.approx(BOTH[task][2]) and score.if_wrong < score.headline[1]
 
 
-@pytest.mark.parametrize("task", ["llava-bench-wild", "videochatgpt"])
+@pytest.mark.parametrize("task", JUDGED)
 def test_order_and_batches_are_nothing_and_scoring_again_needs_no_judge(data, tmp_path, task, monkeypatch):
-    def some(text, _):
-        return knows(text) if "0" in text else Answer("blue", "stop")
+    def some(text, place):
+        return knows(text, place) if "0" in knows(text, place).text else Answer("blue", "stop")
 
     found = measured(data, tmp_path / "run", task, Scripted(some), reviewer(task))
     for path in sorted((tmp_path / "run" / task).glob("verdicts-*.jsonl")):
@@ -108,6 +118,30 @@ def test_both_forms_of_a_question_are_judged_together(data, tmp_path):
     asked = [text for text in judge.responder.asked if "two forms" in text]
     assert len(asked) == 2 and all("Q1 " in text and "Q2 " in text for text in asked)
     assert len(judge.responder.asked) == 2 * 5
+
+
+def test_events_of_a_description_by_hand(data):
+    questions = JUDGED["dream-1k"].questions(data / "dream-1k")
+    said = [
+        "{'said': 4, 'supported': 3, 'found': 1}",
+        "{'said': 2, 'supported': 1, 'found': 2}",
+        "{'said': 0,",
+    ]
+    rules = JUDGED["dream-1k"].rules["ours"]
+    points = rules.judge(questions, said)
+    assert points == [pytest.approx(0.6), pytest.approx(2 / 3), None]
+    figures = rules.aggregate(questions, points)
+    assert figures == pytest.approx(
+        {
+            "F1": 100 * 2 * 0.625 * 0.75 / 1.375,
+            "precision": 62.5,
+            "recall": 75,
+            "stock": 60,
+            "youtube": 200 / 3,
+        }
+    )
+    for wrong in ("{'said': 1, 'supported': 2, 'found': 0}", "{'said': 3, 'supported': 2, 'found': 3}", "5"):
+        assert rules.judge(questions[:1], [wrong]) == [None]
 
 
 def test_answers_are_kept_until_there_is_a_judge(data, tmp_path):
