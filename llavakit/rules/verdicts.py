@@ -82,7 +82,7 @@ SCORE_RULES: dict[str, Callable[[str, float, float], Number | None]] = {"ours": 
 
 
 def _plain(number: float) -> Number:
-    return int(number) if number == int(number) else number
+    return int(number) if number.is_integer() else number  # "111..." may be infinite
 
 
 def two_scores(text: str) -> tuple[float, float] | None:

@@ -1,5 +1,7 @@
 """Every format reads its own verdicts, the last of them, and nothing else."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,3 +122,20 @@ def test_formats_are_chosen_by_name():
     assert choose(None, 1).name == "score" and choose(None, 2).name == "better"
     with pytest.raises(ConfigError, match="unknown format for 2 answers 'mmhal'"):
         choose("mmhal", 2)
+
+
+# What a judge repeats until its tokens end.
+ENDLESS = [
+    "1" * 4000, "9" * 400 + " out of 10", "Score: " + "8" * 400, "Therefore" + " " * 8000, "[" * 8000, "{" * 8000,
+    "Rating: " * 1000, "Therefore Answer 1 is " * 400, "\\boxed{" * 1000, "better response " * 500,
+    "'score': " * 800,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_judge_that_never_ends_is_unread_in_no_time(name):
+    start = time.process_time()
+    readings = [FORMATS[name].read(text) for text in ENDLESS]
+    assert time.process_time() - start < 2
+    assert all(reading.value is None and reading.problem for reading in readings)
+    assert all(recognise(text) is None for text in ENDLESS[:2])
