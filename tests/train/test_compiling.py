@@ -69,13 +69,15 @@ def test_gradients_are_those_of_plain_blocks(batches, monkeypatch, way):
         add_adapters(model, LoraSettings(r=4, alpha=8, dropout=0.0))
     expected = gradients(model, batches)
     compiling.compile_blocks(model)
-    torch.testing.assert_close(gradients(model, batches), expected, **CLOSE)
+    gradients(model, batches[:2])
+    with torch.compiler.set_stance("fail_on_recompile"):  # the third row is of another length
+        torch.testing.assert_close(gradients(model, batches), expected, **CLOSE)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 def test_rows_of_all_lengths_are_the_same_graphs(monkeypatch):
     """Any number of samples, with branches and without, in a model with more blocks than graphs may be."""
-    monkeypatch.setattr(compiling, "BACKEND", GRAPHS)
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
     dice = random.Random(0)
     model = tiny.checkpoint().model.train()
     compiling.compile_blocks(model)
@@ -106,7 +108,7 @@ def test_a_run_says_what_it_gained_and_goes_on_exactly(tmp_path, monkeypatch, ca
 
 
 def train_compiled_rank(rank, run):
-    compiling.BACKEND = GRAPHS
+    compiling.BACKEND = "eager"
     train(run)
 
 
