@@ -116,14 +116,19 @@ def with_answers(verdicts: Sequence[Verdict], answers: Answers) -> list[Verdict]
 def mean_figures(
     name: str, scale: Callable[[float], float]
 ) -> Callable[[Sequence[Question], Points], Figures]:
-    """An aggregate: the mean over what the judge's reviews say, of all and of each group."""
+    """An aggregate: the mean over what the judge's reviews say, of all and of each group that has one."""
 
     def figures(questions: Sequence[Question], points: Points) -> Figures:
         groups = list(dict.fromkeys(question.group for question in questions))
         rows = [(q.group, scale(p)) for q, p in zip(questions, points, strict=True) if p is not None]
         found = {name: mean([value for _, value in rows])}
         if len(groups) > 1:
-            found |= {group: mean([value for own, value in rows if own == group]) for group in groups}
+            said = {own for own, _ in rows}
+            found |= {
+                group: mean([value for own, value in rows if own == group])
+                for group in groups
+                if group in said
+            }
         return found
 
     return figures

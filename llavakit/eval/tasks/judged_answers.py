@@ -74,9 +74,9 @@ def read_mmvet(folder: Path) -> list[Question]:
 
 
 def mmvet_figures(questions: Sequence[Question], points: Points) -> Figures:
-    """Per cent of the points, of all and of the questions that ask for each capability."""
+    """Per cent of the points, of all and of the questions read that ask for each capability."""
     rows = [(q.reference["needs"], 100 * p) for q, p in zip(questions, points, strict=True) if p is not None]
-    names = sorted({name for question in questions for name in question.reference["needs"]})
+    names = sorted({name for needs, _ in rows for name in needs})
     return {"total": mean([value for _, value in rows])} | {
         name: mean([value for needs, value in rows if name in needs]) for name in names
     }

@@ -45,7 +45,7 @@ def relative_figures(combine: Callable[[Pairs], float]) -> Callable[[Sequence[Qu
     def figures(questions: Sequence[Question], points: Points) -> Figures:
         rows = [(q.group, _pair(p)) for q, p in zip(questions, points, strict=True) if p is not None]
         found = {"relative": combine([pair for _, pair in rows])}
-        for group in dict.fromkeys(question.group for question in questions):
+        for group in dict.fromkeys(group for group, _ in rows):
             if group:
                 found[group] = combine([pair for own, pair in rows if own == group])
         return found
@@ -140,7 +140,8 @@ def read_wildvision(folder: Path) -> list[Question]:
     for path in find_all(folder, "**/*.parquet", "*.jsonl"):
         for number, row in enumerate(read_rows(path)):
             parts = user(text_in(row, "instruction"), [picture_in(row, "image", path.parent)]).parts
-            name = str(row.get("question_id") or f"{path.stem}-{number}")
+            known = row.get("question_id")
+            name = f"{path.stem}-{number}" if known is None else str(known)
             found.append(Question(name, parts, {"answer": text_in(row, BASELINE)}))
     return found
 

@@ -64,7 +64,8 @@ def read_live(folder: Path) -> list[Question]:
         for number, row in enumerate(read_rows(path)):
             reference = {"answer": text_in(row, "answer"), "context": text_in(row, "criteria")}
             parts = user(text_in(row, "question"), pictures_in(row, "images", path.parent)).parts
-            name = str(row.get("id") or f"{path.stem}-{number}")
+            known = row.get("id")
+            name = f"{path.stem}-{number}" if known is None else str(known)
             found.append(Question(name, parts, reference, group=str(row.get("subtask") or "")))
     return found
 
@@ -140,7 +141,7 @@ def event_figures(questions: Sequence[Question], points: Points) -> Figures:
 
     precision, recall = means_of(None)
     figures = {"F1": 100 * f1(precision, recall), "precision": 100 * precision, "recall": 100 * recall}
-    groups = list(dict.fromkeys(question.group for question in questions))
+    groups = list(dict.fromkeys(q.group for q, p in zip(questions, points, strict=True) if p is not None))
     return figures | ({g: 100 * f1(*means_of(g)) for g in groups} if len(groups) > 1 else {})
 
 

@@ -112,6 +112,22 @@ def test_missing_files_are_named(tmp_path, task):
         JUDGED[task].questions(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "task", [task for task in JUDGED if task not in ("wildvision", "llava-bench-wilder")]
+)
+def test_a_group_without_a_review_has_no_figure(data, task):
+    """It would be a zero that no judge gave, and count in the means of groups."""
+    row, best = JUDGED[task], BOTH[task][0]
+    questions = row.questions(data / task)
+    rules = next(iter(row.rules.values()))
+    all_of_them = rules.aggregate(questions, rules.judge(questions, [best] * len(questions)))
+    [first, *rest] = questions
+    unread = rules.judge([first], ["I cannot say."]) + rules.judge(rest, [best] * len(rest))
+    found = rules.aggregate(questions, unread)
+    assert set(found) <= set(all_of_them)
+    assert all(found[name] == pytest.approx(all_of_them[name]) for name in found)
+
+
 def test_both_forms_of_a_question_are_judged_together(data, tmp_path):
     judge = reviewer("videochatgpt")
     measured(data, tmp_path, "videochatgpt", Scripted(knows), judge)
