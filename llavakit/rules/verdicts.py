@@ -82,7 +82,7 @@ SCORE_RULES: dict[str, Callable[[str, float, float], Number | None]] = {"ours": 
 
 
 def _plain(number: float) -> Number:
-    return int(number) if number.is_integer() else number  # "111..." may be infinite
+    return int(number) if float(number).is_integer() else number  # "111..." may be infinite
 
 
 def two_scores(text: str) -> tuple[float, float] | None:
@@ -169,16 +169,14 @@ def boxed(text: str) -> str | None:
 
 
 def _dictionary(text: str) -> dict[str, Any] | None:
-    """The first {...} of a text: as JSON, or with the quotes of Python's."""
-    found = re.search(r"\{[^{}]*\}", text)
-    if found is None:
-        return None
-    for spelling in (found[0], re.sub(r"'([^']*)'", r'"\1"', found[0])):
+    """The last {...} of a text that is a dictionary, as JSON or as Python writes it."""
+    for found in reversed(re.findall(r"\{[^{}]*\}", text)):
         try:
-            value = json.loads(spelling)
+            value = json.loads(found)
         except ValueError:
-            continue
-        return value if isinstance(value, dict) else None
+            value = _literal(found)
+        if isinstance(value, dict):
+            return value
     return None
 
 
