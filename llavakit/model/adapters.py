@@ -27,6 +27,7 @@ from llavakit.core.errors import CheckpointError, ConfigError, nearest
 from llavakit.model.formats.hub import fetch, hub_id_of, is_hub_id
 from llavakit.model.formats.weights import open_file, read_all
 from llavakit.model.llava import Llava, Newline, Score
+from llavakit.model.rounding import add_fairly
 from llavakit.model.settings import LoraSettings
 from llavakit.model.tower import ViTTower
 
@@ -159,7 +160,7 @@ def adapter_parameters(part: nn.Module, adapter: str = FIRST) -> dict[str, nn.Pa
 def merged_weights(part: nn.Module, gather: Callable[[Tensor], Tensor]) -> Iterator[tuple[str, Tensor]]:
     """The part's weights by their names without adapters, what the adapters add included.
 
-    `gather` puts a sharded tensor together. One tensor is made at a time.
+    `gather` puts a sharded tensor together. One tensor is made at a time, in the type of the base's.
     """
     layers = dict(_layers(part))
     adapted = {f"{name}.{key}" for name, layer in layers.items() for key in layer.state_dict()}
@@ -171,7 +172,7 @@ def merged_weights(part: nn.Module, gather: Callable[[Tensor], Tensor]) -> Itera
             whole = gather(tensor)
             if key == "weight":
                 down, up = (gather(each[FIRST].weight) for each in (layer.lora_A, layer.lora_B))
-                whole = whole + layer.scaling[FIRST] * (up @ down)
+                whole = add_fairly(whole, layer.scaling[FIRST] * (up @ down))
             yield f"{name}.{key}", whole
 
 
