@@ -58,6 +58,7 @@ class State:
     ranks: int = 1  # that wrote the state
     guard: Guard = field(default_factory=Guard)  # what it compares the next step with
     sources: list[SourceFacts] = field(default_factory=list)  # the data it began with
+    half: bool = False  # the weights beside it are in bf16, and what that lost of them is with the moments
 
 
 def save_state(
@@ -83,7 +84,7 @@ def save_state(
     file = folder / TENSORS.format(rank=ranks.rank, ranks=ranks.size)
     save_file(tensors, file, metadata={"first_rows": json.dumps(rows)})
     if ranks.is_first:
-        facts = asdict(state) | {"ranks": ranks.size}
+        facts = asdict(state) | {"ranks": ranks.size, "half": half}
         (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
 
 
@@ -130,7 +131,10 @@ def load_state(optimizer: AdamW, model: Llava, folder: Path, ranks: Ranks) -> St
 @torch.no_grad()
 def restore_weights(model: Llava, folder: Path, ranks: Ranks) -> None:
     """Give float32 weights back what they lost where the checkpoint has them in bf16."""
-    stored = _Stored(folder, read_state(folder), ranks.rank)
+    state = read_state(folder)
+    if not state.half:
+        return
+    stored = _Stored(folder, state, ranks.rank)
     known = set(stored.keys())
     for name, value in exact_tensors(model).items():
         if f"{LOST}/{name}" in known:

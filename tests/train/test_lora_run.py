@@ -12,7 +12,7 @@ from llavakit.core.errors import CheckpointError, ConfigError
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.convert.convert import merge
 from llavakit.model.directory import resolve
-from llavakit.train import freezing, loop
+from llavakit.train import freezing, starting
 from llavakit.train.loop import train
 from tests.train.test_loop import interrupt_after, losses, tiny_run
 
@@ -74,10 +74,10 @@ def test_frozen_matrices_in_bf16_change_no_number(tmp_path, monkeypatch):
         held.extend(p.dtype for name, p in layers.named_parameters() if "proj.base_layer" in name)
         held.append(model.language.get_input_embeddings().weight.dtype)
 
-    monkeypatch.setattr(loop, "halve_frozen", halve)
+    monkeypatch.setattr(starting, "halve_frozen", halve)
     train(runs["halved"], answer=answer)
     assert held.pop() == torch.float32 and set(held) == {torch.bfloat16} and len(held) == 14
-    monkeypatch.setattr(loop, "halve_frozen", lambda model: None)
+    monkeypatch.setattr(starting, "halve_frozen", lambda model: None)
     train(runs["plain"], answer=answer)
     assert losses(runs["halved"]) == losses(runs["plain"])
     mine, theirs = learned(runs["halved"]), learned(runs["plain"])
