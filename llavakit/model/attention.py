@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment, segment_positions
+from llavakit.model.block_attention import Block, attend_blocks, blocks_of
 
 NAME = "llavakit"
 SHORT = 512  # tokens of a tree up to which plain products beat the CPU's fused kernel
@@ -274,7 +275,8 @@ class TreeLayout:
             see_TT = None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device)
             positions_T = torch.tensor(segment_positions(tree), device=device)
             self.trees.append(Tree(start, end, positions_T, see_TT))
-        self._near: dict[tuple[int, int | None, int | None], Tensor] = {}  # layers share them
+        self._near: dict[tuple[int, int | None, int | None], Tensor] = {}  # layers share them, and these
+        self._blocks: dict[tuple[int, int | None, int | None, torch.dtype], list[Block]] = {}
 
     def attend(self, query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, how: Scoring) -> Tensor:
         # Split, not sliced: the gradient of a split is one concatenation, that of slices a full row for each.
@@ -288,9 +290,27 @@ class TreeLayout:
 
     def _attend(self, tree: Tree, query: Tensor, key: Tensor, value: Tensor, how: Scoring) -> Tensor:
         how = how.within(tree.end - tree.start)
+        if how.is_plain and query.device.type == "cpu":
+            # Under autocast a rotary embedding may leave queries and keys wider than values.
+            query, key = query.to(value.dtype), key.to(value.dtype)
+            return attend_blocks(query, key, value, self._cut(tree, how, value.dtype), how.scaling)
         if tree.see_TT is not None:
             return attend_masked(query, key, value, self._see(tree, how), how)
         return attend_causally(query, key, value, how)
+
+    def _cut(self, tree: Tree, how: Scoring, dtype: torch.dtype) -> list[Block]:
+        """A tree's rows in blocks, for layers that see so far."""
+
+        def see(start: int, end: int) -> Tensor:
+            at_T = tree.positions_T[:end]
+            see_TT = tree.see_TT
+            see_TK = at_T[start:, None] >= at_T if see_TT is None else see_TT[start:end, :end]
+            return see_TK & how.is_near(at_T[start:], at_T) if how.is_local else see_TK
+
+        key = (tree.start, how.window, how.chunk, dtype)
+        if key not in self._blocks:
+            self._blocks[key] = blocks_of(tree.end - tree.start, see, dtype)
+        return self._blocks[key]
 
     def _see(self, tree: Tree, how: Scoring) -> Tensor:
         assert tree.see_TT is not None

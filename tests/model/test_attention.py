@@ -1,5 +1,7 @@
 """The registered attention against its plain masked twin, on segment trees of every shape."""
 
+from unittest import mock
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from llavakit.core.errors import ConfigError
 from llavakit.core.types import Segment, segment_positions
-from llavakit.model import attention
+from llavakit.model import attention, block_attention
 from llavakit.model.attention import Scoring, TreeLayout, registered_attention, see_matrix
 from llavakit.model.fused import FusedLayout
 
@@ -79,14 +81,19 @@ def test_see_matrix_is_the_definition(segments):
     assert see.tolist() == [[sees(segments, row, column) for column in range(size)] for row in range(size)]
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
-@given(segment_trees(), st.sampled_from([4, 2, 1]), st.sampled_from(sorted(HOWS)))
-def test_tree_layout_equals_the_masked_twin(segments, key_heads, how):
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(
+    segment_trees(), st.sampled_from([4, 2, 1]), st.sampled_from(sorted(HOWS)),
+    st.sampled_from([1, 3, 128]), st.sampled_from([0, 20, 10_000]),
+)  # fmt: skip
+def test_tree_layout_equals_the_masked_twin(segments, key_heads, how, block, kept):
+    """In blocks of few queries, too, whose weights are kept or computed again; values may be narrower than keys."""
     torch.manual_seed(0)
     size = segments[-1].end
     query = torch.randn(1, 4, size, 8, requires_grad=True)
-    key, value = (torch.randn(1, key_heads, size, 8, requires_grad=True) for _ in range(2))
-    ours = TreeLayout(segments, CPU).attend(query, key, value, HOWS[how])
+    key, value = (torch.randn(1, key_heads, size, width, requires_grad=True) for width in (8, 6))
+    with mock.patch.multiple(block_attention, BLOCK=block, KEPT=kept):
+        ours = TreeLayout(segments, CPU).attend(query, key, value, HOWS[how])
     twin = masked(query, key, value, HOWS[how], segments)
     torch.testing.assert_close(ours, twin, atol=1e-5, rtol=1e-5)
     weight = torch.randn_like(twin)
