@@ -114,7 +114,7 @@ def vlmevalkit(answer: str, options: Options) -> str | None:
     said = ANSWER_IS.search(answer)
     if said and said[1].upper() in options:
         return said[1].upper()
-    if len(answer) > 2 * sum(map(len, options.values())):
+    if len(answer.lower()) > 2 * sum(map(len, options.values())):
         return None
     texts = [letter for letter, option in options.items() if option.lower() in answer.lower()]
     return texts[0] if len(texts) == 1 else None

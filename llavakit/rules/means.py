@@ -31,7 +31,7 @@ def ratio_of_rounded_means(pairs: Sequence[tuple[float, float]]) -> float:
     if not pairs:
         return 0.0
     reference, model = (round(mean(points), 3) for points in zip(*pairs, strict=True))
-    return round(100 * model / reference, 1) if reference else 0.0
+    return round(model / reference * 100, 1) if reference else 0.0  # in this order: it rounds
 
 
 def ratio_of_means_lmms(pairs: Sequence[tuple[float, float]]) -> float:
