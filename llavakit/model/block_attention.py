@@ -20,13 +20,21 @@ KEPT = (
 
 @dataclass(frozen=True)
 class Block:
-    """Queries `start..end`, the keys `first..seen` that any of them sees, and which of them do not see which."""
+    """Queries `start..end`, the stretches of keys that any of them sees, and which of them do not see which."""
 
     start: int
     end: int
-    first: int
-    seen: int
-    bias_TF: Tensor  # 0 or minus infinity, of the last F keys
+    stretches: tuple[tuple[int, int], ...]
+    bias_TF: Tensor  # 0 or minus infinity, of the last F of those keys
+
+    @property
+    def num_keys(self) -> int:
+        return sum(end - start for start, end in self.stretches)
+
+    def take(self, keys_BGTD: Tensor) -> Tensor:
+        """The keys, or values, of its stretches. What stands between them, such as other answers, costs nothing."""
+        parts = [keys_BGTD[:, :, start:end] for start, end in self.stretches]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
 def blocks_of(tokens: int, see: Callable[[int, int], Tensor], dtype: torch.dtype) -> list[Block]:
@@ -35,13 +43,16 @@ def blocks_of(tokens: int, see: Callable[[int, int], Tensor], dtype: torch.dtype
     for start in range(0, tokens, BLOCK):
         end = min(start + BLOCK, tokens)
         see_TK = see(start, end)
-        some = see_TK.any(dim=0).nonzero()
-        first, seen = int(some[0]), int(some[-1]) + 1
-        see_TK = see_TK[:, first:seen]
-        hidden = (~see_TK.all(dim=0)).nonzero()
-        free = int(hidden[0]) if len(hidden) else seen - first
-        bias_TF = torch.zeros(see_TK.shape[0], see_TK.shape[1] - free, dtype=dtype)
-        blocks.append(Block(start, end, first, seen, bias_TF.masked_fill_(~see_TK[:, free:], -torch.inf)))
+        some_K = see_TK.any(dim=0)
+        see_TS = see_TK[:, some_K]
+        hidden = (~see_TS.all(dim=0)).nonzero()
+        free = int(hidden[0]) if len(hidden) else see_TS.shape[1]
+        bias_TF = torch.zeros(see_TS.shape[0], see_TS.shape[1] - free, dtype=dtype)
+        bias_TF.masked_fill_(~see_TS[:, free:], -torch.inf)
+        none = torch.zeros(1, dtype=torch.int)
+        edges = torch.diff(some_K.int(), prepend=none, append=none).nonzero()[:, 0].tolist()
+        stretches = tuple(zip(edges[::2], edges[1::2], strict=True))
+        blocks.append(Block(start, end, stretches, bias_TF))
     return blocks
 
 
@@ -49,13 +60,11 @@ def attend_blocks(
     query_BHTD: Tensor, key_BGTD: Tensor, value_BGTD: Tensor, blocks: list[Block], scaling: float
 ) -> Tensor:
     """Softmax attention, all three of one type; the queries that share a key head stand in one matrix."""
-    keep = sum((block.end - block.start) * (block.seen - block.first) for block in blocks) <= KEPT
+    keep = sum((block.end - block.start) * block.num_keys for block in blocks) <= KEPT
     parts = [
         _Attend.apply(
             query_BHTD[:, :, block.start : block.end],
-            key_BGTD[:, :, block.first : block.seen],
-            value_BGTD[:, :, block.first : block.seen],
-            block.bias_TF, scaling, keep,
+            block.take(key_BGTD), block.take(value_BGTD), block.bias_TF, scaling, keep,
         )
         for block in blocks
     ]  # fmt: skip
