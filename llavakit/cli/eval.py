@@ -116,10 +116,12 @@ def eval_(
 def _list() -> None:
     from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
 
-    for name, row in (BENCHMARKS | JUDGED).items():
+    rows = BENCHMARKS | JUDGED
+    names = max(map(len, rows)) + 2
+    for name, row in rows.items():
         server = row.submission.server if row.submission else ""
         rules = ", ".join(row.rules) or f"scored by {server}"
-        say(f"{name:<20}{row.title:<32}{rules}{' (needs --judge)' if row.judging else ''}")
+        say(f"{name:<{names}}{row.title:<32}{rules}{' (needs --judge)' if row.judging else ''}")
 
 
 def _clicks(data: Path | None, out: Path | None, limit: int | None, model: Path | None) -> None:
