@@ -1,9 +1,20 @@
-"""Sums in bfloat16 that lose nothing on average."""
+"""Numbers in bfloat16 that are right on average, where the nearest ones would lose every small change."""
 
 import torch
 from torch import Tensor
 
 LOW = 16  # bits of a float32 that bfloat16 has not
+
+
+def round_up_from(exact: Tensor, threshold: Tensor) -> Tensor:
+    """float32 -> bfloat16, away from zero where what is lost and `threshold`, int32 below 2**16, reach a step."""
+    bits = exact.contiguous().view(torch.int32) + threshold  # carries into the bits that stay
+    return (bits & -(1 << LOW)).view(torch.float32).to(torch.bfloat16)
+
+
+def round_at_random(exact: Tensor) -> Tensor:
+    """float32 -> bfloat16, away from zero with the probability of how far it is on the way there."""
+    return round_up_from(exact, torch.randint_like(exact, 1 << LOW, dtype=torch.int32))
 
 
 def add_fairly(weight_OI: Tensor, change_OI: Tensor) -> Tensor:
@@ -20,6 +31,4 @@ def add_fairly(weight_OI: Tensor, change_OI: Tensor) -> Tensor:
         torch.randint(1 << LOW, shape, generator=fixed, dtype=torch.int32).to(weight_OI.device)
         for shape in ((len(weight_OI), 1), (1, weight_OI.shape[1]))
     )
-    threshold_OI = (rows_O1 + columns_1I) & ((1 << LOW) - 1)
-    bits_OI = (weight_OI + change_OI).view(torch.int32) + threshold_OI  # carries into the bits that stay
-    return (bits_OI & -(1 << LOW)).view(torch.float32).to(torch.bfloat16)
+    return round_up_from(weight_OI + change_OI, (rows_O1 + columns_1I) & ((1 << LOW) - 1))

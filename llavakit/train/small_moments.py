@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW
 
+from llavakit.model.rounding import round_at_random
 from llavakit.train.settings import MomentFormat
 from llavakit.train.sharding import local_shard, shaped_like
 
@@ -144,10 +145,3 @@ def moment_bytes(format: MomentFormat, dimensions: int) -> float:
     if format == "int8" and dimensions > 1:
         return 2 * (1 + 4 / BLOCK)
     return 4.0 if format == "bf16" else 8.0
-
-
-def round_at_random(exact: Tensor) -> Tensor:
-    """float32 -> bfloat16, up with the probability of how far it is on the way there."""
-    bits = exact.contiguous().view(torch.int32)
-    noise = torch.randint_like(bits, 2**16)  # of what bfloat16 has no room for
-    return ((bits + noise) & -(2**16)).view(torch.float32).to(torch.bfloat16)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import AdamW
 
 from llavakit.model.adapters import add_adapters
+from llavakit.model.rounding import round_at_random
 from llavakit.model.settings import LoraSettings
 from llavakit.recipes import RECIPES
 from llavakit.train.estimate import estimate_memory
@@ -20,7 +21,6 @@ from llavakit.train.small_moments import (
     Bytes,
     SmallAdamW,
     moment_bytes,
-    round_at_random,
 )
 from tests import tiny
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
