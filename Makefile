@@ -32,9 +32,14 @@ lint: $(VENV)/installed  ## ruff check, ruff format --check, mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.PHONY: types
+TSC := npx --yes -p typescript@5.9.3 tsc
+
+.PHONY: types typescript
+typescript:  ## fetch what `make types` runs
+	$(TSC) --version
+
 types:  ## check the types of the studio's page (its JSDoc), with TypeScript from npm
-	npx --yes -p typescript@5.9.3 tsc --noEmit --allowJs --checkJs --target es2022 --module es2022 \
+	$(TSC) --noEmit --allowJs --checkJs --target es2022 --module es2022 \
 	    --moduleResolution bundler --lib es2023,dom,dom.iterable llavakit/studio/page/*.js
 
 format: $(VENV)/installed  ## let ruff rewrite what it can
