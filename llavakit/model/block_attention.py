@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 128  # queries
-KEPT = (
-    512 * 512
-)  # weights of a head that a tree may keep for its backward pass; more are computed again there
+# Weights of a head that a tree may keep for its backward pass; more are computed again there.
+KEPT = 512 * 512
 
 
 @dataclass(frozen=True)

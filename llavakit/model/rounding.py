@@ -24,11 +24,12 @@ def add_fairly(weight_OI: Tensor, change_OI: Tensor) -> Tensor:
     adapter's are. Here a sum between two steps becomes the upper or the lower one in proportion, so that sums over
     many weights are right; which one is fixed by the place in the matrix, so that the same sum is always the same.
     """
+    total_OI = weight_OI + change_OI  # float32
     if weight_OI.dtype != torch.bfloat16:
-        return weight_OI + change_OI
+        return total_OI
     fixed = torch.Generator().manual_seed(0)
     rows_O1, columns_1I = (
         torch.randint(1 << LOW, shape, generator=fixed, dtype=torch.int32).to(weight_OI.device)
         for shape in ((len(weight_OI), 1), (1, weight_OI.shape[1]))
     )
-    return round_up_from(weight_OI + change_OI, (rows_O1 + columns_1I) & ((1 << LOW) - 1))
+    return round_up_from(total_OI, (rows_O1 + columns_1I) & ((1 << LOW) - 1))

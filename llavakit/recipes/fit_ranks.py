@@ -27,9 +27,8 @@ def adopt_ranks(
     said = {setting.partition("=")[0] for setting in given}
     if ranks == 1 or {"optim.rows", "data.tokens"} & said or run.policy is not None:
         return run
-    from llavakit.model.directory import (
-        complete_card,  # PyTorch, which one rank does not need to show a recipe
-    )
+    # They load PyTorch, which one rank does not need to show a recipe.
+    from llavakit.model.directory import complete_card
     from llavakit.train import run_directory
 
     if resume and run_directory.newest_checkpoint(run.out) is not None:
