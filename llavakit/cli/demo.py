@@ -26,7 +26,7 @@ def demo(
     ] = False,
     rlhf: Annotated[
         bool,
-        typer.Option("--rlhf", help="A short SFT, preferences, a reward model and PPO: about 20 minutes."),
+        typer.Option("--rlhf", help="A short SFT, preferences, a reward model and PPO: about 15 minutes."),
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from where Ctrl-C stopped it.")] = False,
 ) -> None:
