@@ -108,6 +108,15 @@ def test_the_reading_order_names_real_files():
     assert all((ROOT / name).is_file() for name in named)
 
 
+def test_the_readme_counts_what_there_is():
+    from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
+    from llavakit.tools.skills import SKILLS
+
+    readme = (ROOT / "README.md").read_text()
+    assert f"{len(BENCHMARKS | JUDGED)} benchmarks" in readme
+    assert f"{len(SKILLS)} skills" in readme
+
+
 def test_every_verb_has_its_page():
     from typer.main import get_command
 
