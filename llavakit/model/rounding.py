@@ -12,9 +12,10 @@ def round_up_from(exact: Tensor, threshold: Tensor) -> Tensor:
     return (bits & -(1 << LOW)).view(torch.float32).to(torch.bfloat16)
 
 
-def round_at_random(exact: Tensor) -> Tensor:
+def round_at_random(exact: Tensor, random: torch.Generator) -> Tensor:
     """float32 -> bfloat16, away from zero with the probability of how far it is on the way there."""
-    return round_up_from(exact, torch.randint_like(exact, 1 << LOW, dtype=torch.int32))
+    drawn = torch.randint(1 << LOW, exact.shape, generator=random, dtype=torch.int32, device=exact.device)
+    return round_up_from(exact, drawn)
 
 
 def add_fairly(weight_OI: Tensor, change_OI: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 What is stored is rounded up or down at random, in proportion to the distance, so that it is right on average. To
 the nearest, a second moment would stand still: a step moves it by a thousandth, and bfloat16 has steps of a 256th.
+What is drawn follows from the step, the parameter and the first of its rows alone: ranks that hold the same weights
+round alike, or their models would come apart, and a resumed run rounds as one that was not stopped.
 Arithmetic is float32, a tensor after the other; a sharded one by the rows of each rank.
 Shape letters: R rows (the first dimension), C numbers of a row, B blocks of a row, N numbers of a block.
 """
@@ -9,6 +11,7 @@ Shape letters: R rows (the first dimension), C numbers of a row, B blocks of a r
 import math
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,7 +19,7 @@ from torch.optim import AdamW
 
 from llavakit.model.rounding import round_at_random
 from llavakit.train.settings import MomentFormat
-from llavakit.train.sharding import local_shard, shaped_like
+from llavakit.train.sharding import first_row, local_shard, shaped_like
 
 FIRST, SECOND = "exp_avg", "exp_avg_sq"
 SCALE = "_scale"  # of a moment's name: the largest number of each block
@@ -39,7 +42,7 @@ class Store(Protocol):
         """float32, of this rank's rows."""
         ...
 
-    def write(self, state: State, name: str, exact: Tensor) -> None: ...
+    def write(self, state: State, name: str, exact: Tensor, random: torch.Generator) -> None: ...
 
 
 class SmallAdamW(AdamW):
@@ -53,12 +56,14 @@ class SmallAdamW(AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step from the gradients that are there."""
+        number = 0
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
-                    self._update(param, param.grad, group)
+                    self._update(param, param.grad, group, number)
+                number += 1
 
-    def _update(self, param: Tensor, grad: Tensor, group: dict) -> None:
+    def _update(self, param: Tensor, grad: Tensor, group: dict, number: int) -> None:
         state, store = self.state[param], self._matrices if param.ndim > 1 else self._vectors
         if not state:
             state |= {"step": torch.zeros(()), **store.make(param)}
@@ -71,8 +76,15 @@ class SmallAdamW(AdamW):
         weight.mul_(1 - rate * group["weight_decay"])
         spread = second.sqrt().div_(math.sqrt(1 - decay_2**count)).add_(group["eps"])
         weight.addcdiv_(first, spread, value=-rate / (1 - decay_1**count))
-        store.write(state, FIRST, first)
-        store.write(state, SECOND, second)
+        random = _generator(weight.device, int(count), number, first_row(param))
+        store.write(state, FIRST, first, random)
+        store.write(state, SECOND, second, random)
+
+
+def _generator(device: torch.device, *place: int) -> torch.Generator:
+    """Random numbers of one place."""
+    seed = int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(seed >> 1)
 
 
 class Plain:
@@ -87,8 +99,8 @@ class Plain:
     def read(self, state: State, name: str) -> Tensor:
         return local_shard(state[name]).to(torch.float32, copy=True)
 
-    def write(self, state: State, name: str, exact: Tensor) -> None:
-        rounded = exact if self._dtype == torch.float32 else round_at_random(exact)
+    def write(self, state: State, name: str, exact: Tensor, random: torch.Generator) -> None:
+        rounded = exact if self._dtype == torch.float32 else round_at_random(exact, random)
         local_shard(state[name]).copy_(rounded)
 
 
@@ -114,7 +126,7 @@ class Bytes:
         value_RBN = share_RBN.abs().pow_(power).copysign_(share_RBN).mul_(most_RB[..., None])
         return _out_of_blocks(value_RBN, codes)
 
-    def write(self, state: State, name: str, exact: Tensor) -> None:
+    def write(self, state: State, name: str, exact: Tensor, random: torch.Generator) -> None:
         lowest, levels, power = RANGES[name]
         value_RBN = _in_blocks(exact)
         most_RB = value_RBN.abs().amax(2)
@@ -122,7 +134,7 @@ class Bytes:
         low = share_RBN.pow(1 / power).mul_(levels).floor_().clamp_(lowest, levels - 1)
         under, over = (low / levels).pow_(power), ((low + 1) / levels).pow_(power)
         chance = (share_RBN - under) / (over - under)
-        code = low + (torch.rand_like(chance) < chance)
+        code = low + (torch.rand(chance.shape, generator=random, device=chance.device) < chance)
         local_shard(state[name]).copy_(_out_of_blocks(code.copysign_(value_RBN), exact))
         local_shard(state[name + SCALE]).copy_(most_RB)
 
