@@ -1,6 +1,7 @@
 """A file of JSON lines that only grows: what was added survives whatever ends the process.
 
-One process adds at a time. A line that a killed process left unfinished is cut off when the file is opened again.
+One process adds at a time. A line that a killed process left unfinished is cut off when the file is opened again;
+a file that is none of ours is refused and stays as it is.
 """
 
 import fcntl
@@ -14,6 +15,7 @@ from typing import Any
 from llavakit.core.errors import ConfigError, DataError
 
 Row = dict[str, Any]
+OPENING = b'{"'  # of a row that says something
 BLOCK = 1 << 16  # bytes read at once where a line's length is not known
 
 
@@ -45,11 +47,16 @@ class Journal:
 
     def read_at(self, begin: int) -> Row:
         """The row that begins there."""
-        line = b""
-        while b"\n" not in line:
-            line += os.pread(self._descriptor, BLOCK, begin + len(line))
-        row: Row = json.loads(line[: line.index(b"\n")])
+        row: Row = json.loads(_read_line(self._descriptor, begin))
         return row
+
+
+def _read_line(descriptor: int, begin: int) -> bytes:
+    """The line that begins there, of a file in which it ends."""
+    line = b""
+    while b"\n" not in line:
+        line += os.pread(descriptor, BLOCK, begin + len(line))
+    return line[: line.index(b"\n")]
 
 
 def read_journal(path: Path) -> list[Row]:
@@ -89,18 +96,38 @@ def open_journal(path: Path) -> Iterator[tuple[list[Row], Journal]]:
 
 @contextmanager
 def continue_journal(path: Path) -> Iterator[Journal]:
-    """What adds to the file. ConfigError while another process has it open."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    """What adds to the file. ConfigError while another process has it open, DataError for a file that is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{path}: another process is adding to it") from None
-        os.ftruncate(descriptor, _whole(descriptor))
+        _end_at_a_line(descriptor, path)
         yield Journal(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _end_at_a_line(descriptor: int, path: Path) -> None:
+    """Cut off a row that was not finished; never somebody else's text, nor a row that only lacks its line break."""
+    whole, end = _whole(descriptor), os.fstat(descriptor).st_size
+    if whole:
+        _parse(_read_line(descriptor, 0), path, 1)
+    if whole == end:
+        return
+    if not OPENING.startswith(os.pread(descriptor, len(OPENING), whole)):
+        raise DataError("its last line was not written here", path=path)
+    try:
+        json.loads(os.pread(descriptor, end - whole, whole))
+    except ValueError:
+        os.ftruncate(descriptor, whole)
+    else:
+        os.write(descriptor, b"\n")
 
 
 def _whole(descriptor: int) -> int:

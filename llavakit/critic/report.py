@@ -42,9 +42,9 @@ def read_report(path: Path) -> Report:
             raise DataError(f"not a verdict: no {missing[0]!r}", path=path, line=number)
         kept[row["id"], row["swapped"]] = row
     labelled = {key: row for key, row in kept.items() if row["label"] is not None}
-    if not labelled:
-        raise DataError("no case has a label to compare with", path=path)
     first = [row for (_, swapped), row in labelled.items() if not swapped]
+    if not first:  # or the run was stopped when the other order of some had come
+        raise DataError("no case in the order of the file has a label to compare with", path=path)
     run = first[0]["run"]
     figures: Mapping[str, Figures]
     if isinstance(first[0]["label"], str):

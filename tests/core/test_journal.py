@@ -37,6 +37,39 @@ def test_rows_of_a_process_that_was_killed_are_whole_and_it_goes_on(tmp_path):
     assert read_journal(path) == [{"n": n} for n in range(count + 1)]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"id": 1}]',  # a data file, written without a line break at its end
+        '[\n {"id": 1},\n {"id": 2}\n]',
+        "id\tquestion\n1\tWhat?",
+        '{\n "a": 1\n}',
+        "a note",
+    ],
+)
+def test_a_file_of_somebody_else_is_refused_and_stays_as_it_is(tmp_path, text):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"mine\.json"), open_journal(path):
+        pass
+    assert path.read_text() == text
+
+
+def test_a_whole_row_without_its_line_break_is_kept(tmp_path):
+    path = tmp_path / "a.jsonl"
+    for text in ('{"n": 0}', '{"n": 0}\n{"n": 1}'):
+        path.write_text(text)
+        with open_journal(path) as (rows, _):
+            assert [row["n"] for row in rows] == list(range(len(rows))) and len(rows) == text.count("n")
+
+
+@pytest.mark.parametrize("place", [".", "file/a.jsonl"])
+def test_a_place_where_no_file_can_be_is_one_line(tmp_path, place):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written: "), open_journal(tmp_path / place):
+        pass
+
+
 def test_two_writers_and_other_files_are_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     first, second = open_journal(path), open_journal(path)

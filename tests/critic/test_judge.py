@@ -61,6 +61,15 @@ def test_both_orders_of_every_pair_are_asked_and_margins_are_of_the_case(tmp_pat
     assert len(outcome.rows[0]["prompt"]) == 16
 
 
+def test_a_run_that_was_stopped_before_the_first_order_came_has_no_report_yet(tmp_path):
+    """Answers of a server come in any order."""
+    judged(tmp_path, ScriptedJudge(RIGHT), red(1))
+    path = tmp_path / "out.jsonl"
+    path.write_text(path.read_text().splitlines(keepends=True)[1])
+    with pytest.raises(DataError, match=r"out\.jsonl: no case in the order of the file has a label"):
+        read_report(path)
+
+
 def test_a_judge_that_likes_a_place_is_seen_and_swapping_evens_it_out(tmp_path):
     judged(tmp_path, ScriptedJudge(lambda _: "The better response: [1]"), red(4))
     report = read_report(tmp_path / "out.jsonl")
@@ -121,7 +130,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(tmp_path):
     assert outcome.rows == judged(tmp_path, ScriptedJudge(RIGHT), red(4), out="other.jsonl").rows
 
 
-@pytest.mark.parametrize("cut", [1, 40, 400])
+@pytest.mark.parametrize("cut", [2, 40, 400])
 def test_a_run_that_was_killed_goes_on_behind_its_last_whole_line(tmp_path, cut):
     whole = judged(tmp_path, ScriptedJudge(RIGHT), red(4)).rows
     out = tmp_path / "out.jsonl"
