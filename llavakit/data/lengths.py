@@ -17,6 +17,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,18 +27,17 @@ from llavakit.core.progress import bar
 
 STRIPE = 4096  # records
 PAUSE = 0.2  # seconds between looks for stripes that others make
-FLAW = 0  # in the place of the length of a record that cannot be used
+FLAW = 0  # in the place of the length of a record that could not be used then: who needs it looks again
 
 Measure = Callable[[int], tuple[int, int]]  # number of a record -> (its tokens, its kind), or a DataError
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of every record its tokens and its kind, or what is wrong with it. N records."""
+    """Of every record its tokens (or FLAW) and its kind. N records."""
 
     tokens_N: np.ndarray
     kinds_N: np.ndarray
-    flaws: dict[int, DataError]
 
 
 def fill_lengths(
@@ -72,15 +72,15 @@ def _records(number: int, count: int) -> range:
 
 
 def _measure_stripe(measure: Measure, count: int, number: int) -> Lengths:
-    tokens, kinds, flaws = list[int](), list[int](), dict[int, DataError]()
+    tokens, kinds = list[int](), list[int]()
     for at in _records(number, count):
         try:
             length, kind = measure(at)
-        except DataError as error:
-            length, kind, flaws[at] = FLAW, 0, error
+        except DataError:
+            length, kind = FLAW, 0
         tokens.append(length)
         kinds.append(kind)
-    return Lengths(np.array(tokens, dtype=np.int32), np.array(kinds, dtype=np.uint8), flaws)
+    return Lengths(np.array(tokens, dtype=np.int32), np.array(kinds, dtype=np.uint8))
 
 
 def _stripes(
@@ -123,17 +123,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write(file: Path, stripe: Lengths) -> None:
-    told = [
-        {"at": at, "what": flaw.what, "path": str(flaw.path or ""), "line": flaw.line, "kind": flaw.kind}
-        for at, flaw in stripe.flaws.items()
-    ]
     draft = draft_of(file)
     try:
         with draft.open("wb") as opened:
-            np.savez(
-                opened, tokens=stripe.tokens_N, kinds=stripe.kinds_N,
-                flaws=np.frombuffer(json.dumps(told).encode(), dtype=np.uint8),
-            )  # fmt: skip
+            np.savez(opened, tokens=stripe.tokens_N, kinds=stripe.kinds_N)
         draft.replace(file)
     except OSError as error:
         draft.unlink(missing_ok=True)
@@ -143,20 +136,13 @@ def _write(file: Path, stripe: Lengths) -> None:
 def _read(file: Path) -> Lengths:
     try:
         with np.load(file, allow_pickle=False) as found:
-            tokens_N, kinds_N, told = found["tokens"], found["kinds"], json.loads(found["flaws"].tobytes())
-    except (OSError, ValueError, KeyError) as error:
+            return Lengths(found["tokens"], found["kinds"])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise CheckpointError(f"{file}: no lengths of records ({error}); remove it") from None
-    flaws = {
-        each["at"]: DataError(each["what"], path=each["path"] or None, line=each["line"], kind=each["kind"])
-        for each in told
-    }
-    return Lengths(tokens_N, kinds_N, flaws)
 
 
 def _join(stripes: list[Lengths]) -> Lengths:
-    flaws = {at: flaw for stripe in stripes for at, flaw in stripe.flaws.items()}
     return Lengths(
         np.concatenate([stripe.tokens_N for stripe in stripes]),
         np.concatenate([stripe.kinds_N for stripe in stripes]),
-        flaws,
     )

@@ -23,7 +23,7 @@ from llavakit.data.cache import FeatureCache
 from llavakit.data.changes import weigh_changes
 from llavakit.data.encode import Encoder, Sample
 from llavakit.data.grader import Grader
-from llavakit.data.lengths import Lengths, fill_lengths, lengths_key
+from llavakit.data.lengths import FLAW, Lengths, fill_lengths, lengths_key
 from llavakit.data.media import Clip, Media
 from llavakit.data.mixture import Mixture, list_sources
 from llavakit.data.pack import collate, pack_rows
@@ -124,6 +124,7 @@ class Loader:
         if not self.records.num_reads:
             raise ConfigError(f"data.files: no records in {', '.join(str(path) for path in config.files)}")
         self.lengths: Lengths | None = None  # noted before: `note_lengths`
+        self._flaws: dict[int, DataError] = {}  # of records that have none, looked at once a run
         self.bad: dict[str, None] = {}  # messages of skipped records, in order, each once
         self._shuffled: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -293,14 +294,18 @@ class Loader:
 
     def _found(self, index: int) -> _Packed:
         """A record as packing needs it: by its noted length, or encoded."""
-        if self.lengths is not None:
-            flaw = self.lengths.flaws.get(index)
-            if flaw is not None:
-                raise flaw.with_traceback(None)
+        if self.lengths is not None and self.lengths.tokens_N[index] != FLAW:
             tokens, kind = int(self.lengths.tokens_N[index]), MODALITIES[self.lengths.kinds_N[index]]
             return _Packed(index, tokens, kind)
+        if index in self._flaws:
+            raise self._flaws[index].with_traceback(None)
         record = self.records[index]
-        sample = self._encode(record, index)
+        try:
+            sample = self._encode(record, index)
+        except DataError as error:
+            if self.lengths is not None:  # noted as bad, and it is so still
+                self._flaws[index] = error
+            raise
         return _Packed(index, sample.num_inputs, modality(sample), (record, sample))
 
     def _measure(self, index: int) -> tuple[int, int]:
