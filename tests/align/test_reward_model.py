@@ -10,7 +10,7 @@ from llavakit.align.reward_model import RewardModel, Unscorable, open_reward_mod
 from llavakit.align.rewards.composer import Composer
 from llavakit.align.rollouts import Rollout
 from llavakit.core import config
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, RemoteTimeout
 from llavakit.data.encode import Encoder
 from llavakit.data.pack import collate
 from llavakit.engine.responder import Answer
@@ -140,24 +140,31 @@ def test_llava_rlhfs_reward_has_its_model(folder):
 
 
 class ScriptedJudge:
-    """Answers with the next of given texts, and keeps what it was asked."""
+    """Answers with the next of given texts, or fails as they say, and keeps what it was asked."""
 
     def __init__(self, *texts: str) -> None:
         self.texts, self.asked = texts, []
 
-    def answers(self, conversations, *, sampling):
+    def outcomes(self, conversations, *, sampling):
         self.asked += conversations
-        return [Answer(text, "stop") for text in self.texts]
+        for at, said in enumerate(self.texts):
+            yield at, Answer(said, "stop") if isinstance(said, str) else said
 
 
 def test_a_judge_is_a_term(folder):
-    judge = ScriptedJudge("It is right.\n9", "No number.", "11", "7 of 10\n2.5")
+    late = RemoteTimeout("http://judge: no answer within 600 s")
+    judge = ScriptedJudge(
+        "It is right.\n9", "No number.", "11", "7 of 10\n2.5", late, "<think>A 3?</think>8", "<think>A 3? Or"
+    )
     terms = {"judge": {"model": "somewhere", "facts": True}}
     made = config.make(RewardsConfig, {"terms": terms}, where="test")
-    answers = [rollout(folder, text, facts=("It is red.",)) for text in ("red", "{reference}", "b", "c")]
+    texts = ("red", "{reference}", "b", "c", "d", "e", "f")
+    answers = [rollout(folder, text, facts=("It is red.",)) for text in texts]
     with Composer(made, open_responder={"somewhere": judge}.__getitem__) as composer:
-        assert [row["judge"] for row in composer.scores(answers)] == [0.9, None, None, 0.25]
+        scores = [row["judge"] for row in composer.scores(answers)]
+        assert scores == [0.9, None, None, 0.25, None, 0.8, None]
         assert "no number from 0 to 10 in the judge's 'No number.'" in composer.unscorable[0]
+        assert "no answer within 600 s" in composer.unscorable[2]
     asked = judge.asked[1].messages[0].text
     assert "Answer: {reference}" in asked and "Reference: red" in asked and "- It is red." in asked
     assert judge.asked[0].images[0].source == folder / "x.png"

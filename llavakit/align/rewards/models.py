@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from llavakit.align.remote_reward import RemoteRewardModel
 from llavakit.align.reward_model import RewardModel, Rewards, Score, Unscorable, open_reward_model
 from llavakit.align.rollouts import Rollout
-from llavakit.core.errors import ConfigError
+from llavakit.core.errors import ConfigError, UserError
 from llavakit.engine.responder import Answer, Responder
 from llavakit.engine.sampler import Sampling
+from llavakit.rules.thinking import strip_thinking
 from llavakit.text.conversation import Conversation, Message, Text, assistant
 from llavakit.train import reward_terms as settings
 
@@ -63,8 +64,11 @@ class JudgeScores:
 
     def scores(self, rollouts: Sequence[Rollout]) -> list[Score]:
         asked = [self._question(rollout) for rollout in rollouts]
-        said = self._judge.answers(asked, sampling=Sampling(max_tokens=self.term.max_tokens))
-        return [self._read(answer, rollout) for answer, rollout in zip(said, rollouts, strict=True)]
+        how, found = Sampling(max_tokens=self.term.max_tokens), dict[int, Score]()
+        for at, came in self._judge.outcomes(asked, sampling=how):
+            key = rollouts[at].key
+            found[at] = Unscorable(f"{key}: {came}") if isinstance(came, UserError) else self._read(came, key)
+        return [found[at] for at in range(len(rollouts))]
 
     def close(self) -> None:
         """Holds nothing: who opened the judge closes it."""
@@ -82,13 +86,13 @@ class JudgeScores:
         text = PLACE.sub(lambda place: values[place[1]], self.prompt)
         return Conversation((Message("user", (*rollout.prompt.media, Text(text))),))
 
-    def _read(self, answer: Answer, rollout: Rollout) -> Score:
-        """The last number, if it is within the bounds."""
-        numbers = NUMBER.findall(answer.text)
+    def _read(self, answer: Answer, key: str) -> Score:
+        """The last number behind what was thought, if it is within the bounds."""
+        numbers = NUMBER.findall(strip_thinking(answer.text))
         low, high = self.term.lowest, self.term.highest
         if not numbers or not low <= float(numbers[-1]) <= high:
             return Unscorable(
-                f"{rollout.key}: no number from {low:g} to {high:g} in the judge's {answer.text[-80:]!r}"
+                f"{key}: no number from {low:g} to {high:g} in the judge's {answer.text[-80:]!r}"
             )
         return (float(numbers[-1]) - low) / (high - low)
 
