@@ -87,7 +87,7 @@ def value_columns(
     known_B = torch.tensor([score is not None for score in scores])
     scores_B = torch.tensor([score or 0.0 for score in scores], dtype=torch.float64)
     kl_BT = torch.zeros_like(values_BT)
-    if kl_coef:
+    if kl_coef and how.kl_in == "reward":
         for row_T, each in zip(kl_BT, experiences, strict=True):
             row_T[: len(each.rollout.ids)] = divergence(each, how)
     rewards_BT = shaped_rewards(kl_BT, scores_B, mask_BT, kl_coef=kl_coef, scale=value.reward_scale)

@@ -17,7 +17,7 @@ from llavakit.engine.decoder import ModuleDecoder, fuse
 from llavakit.engine.engine import Engine
 from llavakit.engine.request import Event
 from llavakit.engine.sampler import Sampling
-from llavakit.model.adapters import merged_weights
+from llavakit.model.adapters import CARRIED, merged_weights
 from llavakit.model.build import build
 from llavakit.model.checkpoint import Checkpoint
 from llavakit.model.llava import PARTS, Llava
@@ -169,6 +169,9 @@ def _copy(run: Run, checkpoint: Checkpoint, *, bf16: bool) -> Llava:
         )
     start = run.model.start if checkpoint.adapter is None else checkpoint.adapter.base
     model = build(run.model.model_copy(update={"start": start, "lora": None})).model
+    for name in CARRIED:  # what adapters that the run starts from brought along; those of the base are others
+        own = checkpoint.model.part(name).state_dict()
+        model.part(name).load_state_dict({key: gather_full(tensor) for key, tensor in own.items()})
     model.requires_grad_(False)
     if bf16:
         cast(model.language, torch.bfloat16)

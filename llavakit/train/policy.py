@@ -106,7 +106,8 @@ def group_advantages(rewards_GK: Tensor, *, scale: Scale = "group", epsilon: flo
     if scale == "none":
         return centred_GK
     if scale == "batch":
-        return centred_GK / (rewards_GK[known_GK].std() + epsilon)
+        known = rewards_GK[known_GK]
+        return centred_GK / (known.std() + epsilon) if len(known) > 1 else centred_GK
     variance_G1 = (centred_GK**2).sum(dim=1, keepdim=True) / (count_G1 - 1).clamp(min=1)
     return centred_GK / (variance_G1.sqrt() + epsilon)
 
@@ -146,8 +147,12 @@ def standardize_batch(values: Tensor, *, epsilon: float = GROUP_EPSILON) -> Tens
 
 
 def keep_groups(outcome_GK: Tensor, *, epsilon: float = 1e-6) -> Tensor:
-    """Which groups say anything, bool[G]: those whose (binary) outcome is not the same for all (DAPO's filter)."""
-    return outcome_GK.amax(dim=1) - outcome_GK.amin(dim=1) > epsilon
+    """Which groups say anything, bool[G]: those whose (binary) outcome is not the same for all (DAPO's filter).
+
+    An unscorable answer (NaN) has no outcome: the others of its group decide.
+    """
+    highest_G = outcome_GK.nan_to_num(-torch.inf).amax(dim=1)
+    return highest_G - outcome_GK.nan_to_num(torch.inf).amin(dim=1) > epsilon
 
 
 def soft_overlong(tokens_B: Tensor, *, longest: int, buffer: int) -> Tensor:

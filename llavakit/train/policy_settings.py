@@ -174,6 +174,7 @@ class PolicyConfig(Config):
             raise ConfigError(f"policy.learn={self.learn} has neither a penalty of rewards nor a value model")
         if self.tools is not None and self.learn != "all":
             raise ConfigError("policy.tools: answers with tools are all learned: policy.learn=all")
+        self._check_choice()
         if self.minibatches > self.prompts:
             raise ConfigError(
                 f"policy.minibatches={self.minibatches}, but a round has policy.prompts={self.prompts}"
@@ -183,6 +184,16 @@ class PolicyConfig(Config):
                 "policy.algorithm.importance_cap needs policy.temperature=1: the sampler tells no other"
             )
         return self
+
+    def _check_choice(self) -> None:
+        """ConfigError for what says which answers are chosen where it would not be looked at."""
+        if self.learn != "pairs" and (self.gap or self.anchor != "round"):
+            name = "gap" if self.gap else "anchor"
+            raise ConfigError(f"policy.{name} is for pairs of answers: policy.learn=pairs, or leave it out")
+        if self.learn == "all" and self.at_least is not None:
+            raise ConfigError(
+                "policy.at_least is for answers that are chosen: policy.learn=best or pairs, or leave it out"
+            )
 
     @property
     def needs_reference(self) -> bool:
@@ -194,7 +205,7 @@ class PolicyConfig(Config):
     @property
     def drops_groups(self) -> bool:
         """Whether prompts whose answers teach nothing give way to others."""
-        return self.algorithm.filter is not None or self.learn == "pairs" or self.at_least is not None
+        return self.algorithm.filter is not None or self.learn != "all"
 
     @property
     def measured_at(self) -> float:

@@ -40,6 +40,10 @@ HARMLESS = {
     "data.lengths",
     "preference.reference",
     "policy.drift",
+    "policy.rollouts.at_once",
+    "policy.rollouts.seconds",
+    "policy.rollouts.url",
+    "policy.rollouts.weights",
     "policy.page_every",
 }
 HARMLESS_PARTS = {"parallel", "eval", "probes", "retention", "watch"}

@@ -60,6 +60,29 @@ def test_prompts_that_teach_nothing_are_known(changes, worth):
     assert find_worth(every, policy, 4, ALONE).tolist() == worth
 
 
+def test_a_prompt_without_a_score_gives_way_to_another(tmp_path):
+    """Best of K: of the prompt whose answers nothing could score there is no best one."""
+    function = tmp_path / "some.py"
+    function.write_text("def score(question, **rest):\n    return None if '1' in question else 1\n")
+    changes = {
+        "policy.learn": "best",
+        "policy.unscorable": 1.0,
+        "policy.rewards": f"{{terms: {{f: {{kind: python, function: '{function}:score'}}}}}}",
+        "optim.steps": 4,
+    }
+    run = policy_run(tmp_path, **changes)
+    train(run, policy=open_policy)
+    rows = read_metrics(run.out / "metrics.jsonl")
+    assert sum(row.get("filtered", 0) for row in rows) >= 1
+    assert {row["groups"] for row in rows if "groups" in row} == {4}
+
+
+def test_an_answer_without_a_score_does_not_hide_that_the_others_differ():
+    every = scored([1.0, 0.0, None], [1.0, 1.0, None], [None, None, None])
+    policy = PolicyConfig(answers=3, algorithm={"filter": "total"})
+    assert find_worth(every, policy, 3, ALONE).tolist() == [True, False, False]
+
+
 def rounds_run(folder, name="rounds", **changes):
     """Two rounds of DPO, two steps each; then the same of what `changes` say."""
     given = {"policy.learn": "pairs", "preference": "{beta: 0.5}", "policy.tries": 3}
@@ -173,6 +196,9 @@ def test_rollouts_become_pairs_and_answers_to_train_on(tmp_path, trained, run):
         ({"policy.learn": "all"}, "a run learns one of preference, policy"),
         ({"preference": "{changed_weight: 5}"}, "are for pairs of files"),
         ({"eval.files": "pairs.json"}, "has no loss on data files"),
+        ({"policy.learn": "all", "policy.at_least": 0.5}, "policy.at_least is for answers that are chosen"),
+        ({"policy.learn": "best", "policy.gap": 0.5}, "policy.gap is for pairs"),
+        ({"policy.learn": "all", "policy.anchor": "start"}, "policy.anchor is for pairs"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, given, what):

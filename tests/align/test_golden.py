@@ -377,8 +377,11 @@ def test_equal_rewards_teach_exactly_nothing(dtype):
     for advantages in (
         policy.group_advantages(rewards),
         policy.group_advantages(rewards, scale="none"),
+        policy.group_advantages(rewards[:3], scale="batch"),
         policy.leave_one_out_advantages(rewards),
     ):
         assert (advantages == 0).all()
-    nobody = policy.group_advantages(torch.full((1, 3), torch.nan, dtype=dtype))
-    assert (nobody == 0).all()
+    nobody = torch.full((1, 3), torch.nan, dtype=dtype)
+    somebody = torch.tensor([[0.5, torch.nan, torch.nan]], dtype=dtype)
+    for scale in ("group", "batch", "none"):
+        assert all((policy.group_advantages(few, scale=scale) == 0).all() for few in (nobody, somebody))

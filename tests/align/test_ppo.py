@@ -173,6 +173,8 @@ def test_advantages_by_hand_and_of_what_cannot_be_scored(tmp_path):
     assert good.columns["returns"] == pytest.approx([2 - 0.05])
     assert bad.columns["advantages"] == (0,) and bad.columns["returns"] == (0.25,)
     assert bad.columns["span"] == (1,)
+    beside, _ = value_columns([known, none], how.model_copy(update={"kl_in": "loss"}), 0.1, ALONE)
+    assert beside.columns["returns"] == pytest.approx([2])  # the loss has the KL then
 
 
 def cut(experience: Experience, tokens: int) -> Experience:

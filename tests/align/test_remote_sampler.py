@@ -14,9 +14,11 @@ from safetensors.torch import load as read_tensors
 from llavakit.align.experience import read_experiences
 from llavakit.align.opening import open_policy
 from llavakit.align.remote_sampler import RemoteSampler
+from llavakit.core import config as settings
 from llavakit.core.errors import ConfigError, RemoteError
 from llavakit.engine.engine import Engine
 from llavakit.model import checkpoint as checkpoints
+from llavakit.recipes import RECIPES
 from llavakit.train.loop import train
 from llavakit.train.metrics import read_metrics
 from llavakit.wire import FORGET
@@ -74,6 +76,20 @@ def test_rounds_over_http_are_those_of_the_engine_here(server, changes, monkeypa
     assert (
         most_there == [1, 1] and not (there.out / "weights").exists()
     )  # of one round at a time, and none in the end
+
+
+def test_a_run_may_go_on_with_a_server_at_another_place():
+    run = RECIPES["grpo"]()
+    one, other, third = (
+        settings.override(run, [f"policy.rollouts={{url: 'http://{host}', at_once: {count}, reload: {how}}}"])
+        for host, count, how in (
+            ("a:8000", 8, "directory"),
+            ("b:8001", 4, "directory"),
+            ("a:8000", 8, "lora"),
+        )
+    )
+    assert one.changed(other) == []
+    assert one.changed(third) == ["policy.rollouts.reload"]
 
 
 def test_a_server_that_keeps_its_old_weights_raises_the_alarm(server, monkeypatch, capsys):

@@ -276,6 +276,20 @@ def test_the_sampler_has_the_weights_that_learn(tmp_path, changes):
     checkpoints.load(run.out)
 
 
+def test_a_sampler_has_what_adapters_brought_along(tmp_path):
+    """A run that starts from adapters has their connector, not the one of the base below them."""
+    lora = {"model.lora": "{r: 4}"}
+    taught = tiny_run(
+        tmp_path, "sft", **lora, **{"train": "[connector, language]", "optim.lr": 0.05, "optim.steps": 2}
+    )
+    train(taught)
+    start = {"model.start": taught.out, "train": "[language]", "optim.steps": 1, "policy.minibatches": 1}
+    run = policy_run(tmp_path, **lora, **start)
+    train(run, policy=open_policy)
+    [row] = read_metrics(run.out / "metrics.jsonl")
+    assert row["drift_p99"] < 1e-3
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"model.lora": "{r: 4}", "train": "[language]"}], ids=["full", "lora"]
 )
