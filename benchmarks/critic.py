@@ -31,7 +31,8 @@ from llavakit.critic.run import judge_file
 from llavakit.critic.training import write_critic_records
 from llavakit.data.cases import Case
 from llavakit.engine.sampler import Sampling
-from llavakit.eval.vqa import Question, accuracy, answer_questions, gain
+from llavakit.eval.easy_vqa import Question
+from llavakit.eval.vqa import accuracy, answer_questions, gain
 from llavakit.model.settings import ModelConfig
 from llavakit.recipes import RECIPES
 from llavakit.recipes.demo_rlhf import ended

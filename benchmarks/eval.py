@@ -29,7 +29,7 @@ from llavakit.engine.decoder import Weights
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.answers import open_answers
 from llavakit.eval.ask import ask_all
-from llavakit.eval.run import Plan, plan_tasks
+from llavakit.eval.plan import Plan, plan_tasks
 from llavakit.model import checkpoint
 
 TASK = "easy-vqa"

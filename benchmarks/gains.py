@@ -10,7 +10,8 @@ from pathlib import Path
 
 from llavakit.chat import load
 from llavakit.core.progress import say
-from llavakit.eval.vqa import EasyVqa, accuracy, gain
+from llavakit.eval.easy_vqa import EasyVqa
+from llavakit.eval.vqa import accuracy, gain
 from llavakit.recipes.demo_rlhf import ask
 from llavakit.recipes.easy_vqa import colour_questions
 

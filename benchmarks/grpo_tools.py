@@ -23,7 +23,8 @@ from llavakit.core import config as settings
 from llavakit.core.files import write_text
 from llavakit.core.progress import console, say
 from llavakit.engine.worker import Worker
-from llavakit.eval.vqa import EasyVqa, Question, gain
+from llavakit.eval.easy_vqa import EasyVqa, Question
+from llavakit.eval.vqa import gain
 from llavakit.recipes.own_parts import adopt_start
 from llavakit.recipes.policies import grpo_tools
 from llavakit.recipes.tool_demo import TOOLS, answer_of, ask_lessons, is_good

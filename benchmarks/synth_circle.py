@@ -27,7 +27,8 @@ from llavakit.chat import load
 from llavakit.core.config import load as load_settings
 from llavakit.core.files import write_text
 from llavakit.core.progress import say
-from llavakit.eval.vqa import EasyVqa, Question, accuracy, answer_questions, guess_blind
+from llavakit.eval.easy_vqa import EasyVqa, Question
+from llavakit.eval.vqa import accuracy, answer_questions, guess_blind
 from llavakit.recipes.easy_vqa import COLOURS, SHAPES, Phase, write_captions, write_questions
 from llavakit.train.loop import train
 from llavakit.train.run import Run

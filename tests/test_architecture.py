@@ -153,6 +153,9 @@ QUICK = {
     "no data": ["data", "check", "gone.json"],
     "no picture": ["chat", "--model", "gone", "--image", "gone.png", "hello"],
     "a typo": ["modles"],
+    "benchmarks": ["eval", "list"],
+    "no benchmark": ["eval", "vqav22"],
+    "no benchmark files": ["eval", "pope", "--data", "gone"],
 }
 SLOW_TO_IMPORT = {
     "torch",

@@ -82,8 +82,6 @@ def eval_(
     agent: AgentSettings = None,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
-    from llavakit.eval.run import evaluate, plan_tasks
-
     if tasks[0] in (RESCORE, COMPARE):
         if model is not None or remote is not None:
             raise ConfigError("answers are scored again and compared without a model")
@@ -99,7 +97,11 @@ def eval_(
     if tasks == [CLICKS]:
         _clicks(data, out, limit, model)
         return
+    from llavakit.eval.plan import plan_tasks
+
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
+    from llavakit.eval.run import evaluate
+
     with ExitStack() as opened:
         model_and_name = _open(model, template, weights, remote, model_name, api_key)
         responder, who = _with_tools(agent, opened, *model_and_name)
@@ -183,7 +185,7 @@ def _reviewer(judge: str | None, name: str | None, key: str | None, bar: float) 
     """Who judges, if anybody is named."""
     if judge is None:
         return None
-    from llavakit.eval.judging import Reviewer
+    from llavakit.eval.reviews import Reviewer
 
     responder, who = open_judge(judge, None, name, key)
     return Reviewer(responder, {"judge": who["model"], "weights": who["weights"]}, bar)

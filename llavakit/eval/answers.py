@@ -121,10 +121,8 @@ def open_answers(path: Path, header: dict[str, Any]) -> Iterator[tuple[Answers, 
         if not rows:
             journal.add([header])
         found = _answers(path, rows or [header])
-        for key in header:
-            if found.header.get(key) != header[key]:
-                had = found.header.get(key)
-                raise ConfigError(
-                    f"{path}: its answers have {key} {had!r}, not {header[key]!r}; use another --out"
-                )
+        for key in {**header, **found.header}:
+            had, has = found.header.get(key), header.get(key)
+            if had != has:
+                raise ConfigError(f"{path}: its answers have {key} {had!r}, not {has!r}; use another --out")
         yield found, Writer(journal)

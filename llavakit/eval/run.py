@@ -2,85 +2,28 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from llavakit.core.errors import ConfigError, DataError, pick
+from llavakit.core.errors import ConfigError
 from llavakit.core.files import read_json, write_text
 from llavakit.engine.responder import Responder
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.answers import Answers, open_answers, read_answers
 from llavakit.eval.ask import OnBad, ask_all
-from llavakit.eval.benchmark import Benchmark, Question
 from llavakit.eval.compare import Comparison, compare
-from llavakit.eval.controls import CONTROLS
-from llavakit.eval.judging import Reviewer, reviews, with_answers
 from llavakit.eval.pages import draw_comparison, draw_index, draw_page
+from llavakit.eval.plan import Plan, benchmark_of, open_plan, plan_tasks
 from llavakit.eval.repeats import sum_up
+from llavakit.eval.reviews import Reviewer, reviews, with_answers
 from llavakit.eval.score import Score, Verdict, score_answers
-from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
 from llavakit.rules.thinking import strip_thinking
 
 ANSWERS, SETTINGS, RESULTS, PAGE, INDEX = (
     "answers.jsonl", "settings.json", "results.json", "report.html", "index.html",
 )  # fmt: skip
 APART = 1_000_000_007  # between the seeds of two repeats: more than questions
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to ask: the questions of a benchmark, out of a folder."""
-
-    task: str  # with its control, if it has one
-    folder: Path
-    limit: int | None
-    everything: tuple[Question, ...]
-
-    @property
-    def benchmark(self) -> Benchmark:
-        return benchmark_of(self.task)
-
-    @cached_property
-    def questions(self) -> list[Question]:
-        """The first `limit` of them; what counts together (all rotations of one) is one."""
-        units = dict.fromkeys(question.unit or question.id for question in self.everything)
-        kept = set(list(units)[: self.limit])
-        return [question for question in self.everything if (question.unit or question.id) in kept]
-
-
-def benchmark_of(task: str) -> Benchmark:
-    """The row of a name, whatever control stands behind it."""
-    return pick(BENCHMARKS | JUDGED, task.partition(".")[0], "benchmark")
-
-
-def plan_tasks(tasks: Sequence[str], data: Path | None, limit: int | None, rules: str | None) -> list[Plan]:
-    """Every task with its questions from DATA/TASK, or from DATA itself where there is no such folder.
-
-    Everything that can be known before a model is asked, which may take hours, is refused here.
-    """
-    if data is not None and not data.is_dir():
-        raise DataError("not a folder", path=data)
-    for task in tasks:
-        row = benchmark_of(task)
-        if row.rules:
-            row.choose(rules)
-        if data is None and not row.built_in:
-            raise ConfigError("give --data with the folder of the benchmarks' files")
-    plans = []
-    for task in dict.fromkeys(tasks):
-        own = Path() if data is None else data / task.partition(".")[0]
-        plans.append(_plan(task, own if data is None or own.is_dir() else data, limit))
-    return plans
-
-
-def _plan(task: str, folder: Path, limit: int | None) -> Plan:
-    questions = benchmark_of(task).questions(folder)
-    _, dot, control = task.partition(".")
-    if dot:
-        questions = pick(CONTROLS, control, "control")(questions)
-    return Plan(task, folder, limit, tuple(questions))
 
 
 def evaluate(
@@ -143,7 +86,7 @@ def kept(out: Path, data: Path | None, rules: str | None) -> Iterator[tuple[Plan
         settings = read_json(path.with_name(SETTINGS))
         task = path.parent.name
         if data is None:
-            plan = _plan(task, Path(settings["folder"]), settings["limit"])
+            plan = open_plan(task, Path(settings["folder"]), settings["limit"])
         else:
             [plan] = plan_tasks([task], data, settings["limit"], rules)
         runs = [read_answers(path)]

@@ -6,7 +6,7 @@ from pathlib import Path
 import PIL.Image
 from PIL import ImageDraw, ImageFont
 
-from llavakit.eval.vqa import Question, is_right
+from llavakit.eval.easy_vqa import Question, is_right
 from llavakit.vision.image import load_image
 
 COLUMNS, SIDE, GAP, TEXT = 4, 176, 20, 66

@@ -4,70 +4,23 @@
 the question's text. A model that looks must beat both, and lose its advantage when images are shuffled.
 """
 
-import importlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from llavakit.chat import Chat
-from llavakit.core.errors import ConfigError
 from llavakit.core.progress import bar
 from llavakit.engine.sampler import Sampling
 from llavakit.eval.benchmark import accuracy as share
 from llavakit.eval.controls import derange
+from llavakit.eval.easy_vqa import Question, is_right
 from llavakit.eval.resample import gather, redraw
 from llavakit.text.conversation import Conversation, user
 
 CHUNK = 128  # questions handed to the engine at once
 SHORT = Sampling(max_tokens=8)
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about an image with its one right answer."""
-
-    image: Path
-    text: str
-    answer: str
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it must be named; the rest is answered by yes or no."""
-        return self.answer not in ("yes", "no")
-
-
-class EasyVqa:
-    """One split (`train` or `test`) of easy-vqa: where its pictures are, and its questions by picture.
-
-    The PyPI package (MIT) carries 4,000 training and 1,000 test pictures with 38,575 and 9,673 questions.
-    """
-
-    def __init__(self, split: str) -> None:
-        try:
-            package: Any = importlib.import_module("easy_vqa")
-        except ImportError:
-            raise ConfigError("easy-vqa is a package of its own: pip install 'llavakit[demo]'") from None
-        self.folder = Path(package.__file__).parent / "data" / split / "images"
-        texts, answers, pictures = package.easy_vqa.read_questions(f"data/{split}/questions.json")
-        self.questions: dict[int, list[Question]] = defaultdict(list)
-        for text, answer, picture in zip(texts, answers, pictures, strict=True):
-            self.questions[picture].append(Question(self.picture(picture), text, answer))
-
-    def picture(self, number: int) -> Path:
-        return self.folder / f"{number}.png"
-
-    def all(self, pictures: int | None = None) -> list[Question]:
-        """The questions of the first `pictures` pictures, those about one picture together."""
-        chosen = sorted(self.questions)[:pictures]
-        return [question for picture in chosen for question in self.questions[picture]]
-
-    def open_questions(self, pictures: int | None = None) -> list[Question]:
-        """Those that are not answered by yes or no: what color, what shape."""
-        return [question for question in self.all(pictures) if question.is_open]
 
 
 def answer_questions(
@@ -101,11 +54,6 @@ def guess_blind(train: Sequence[Question], test: Sequence[Question]) -> list[str
         seen[question.text][question.answer] += 1
     overall = Counter(question.answer for question in train)
     return [(seen.get(question.text) or overall).most_common(1)[0][0] for question in test]
-
-
-def is_right(answer: str, truth: str) -> bool:
-    """Exact match after case, outer blanks and a final period are taken away."""
-    return answer.strip().rstrip(".").lower() == truth.lower()
 
 
 def accuracy(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, float]:

@@ -19,8 +19,9 @@ from llavakit.core.errors import ConfigError, Interrupted
 from llavakit.core.files import write_text
 from llavakit.core.progress import console, say
 from llavakit.data.settings import DataConfig
+from llavakit.eval.easy_vqa import Question
 from llavakit.eval.sheet import draw_sheet
-from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, shuffle_images
+from llavakit.eval.vqa import accuracy, answer_questions, guess_blind, shuffle_images
 from llavakit.model.directory import LATEST
 from llavakit.model.settings import ConnectorConfig, LanguageConfig, ModelConfig, TowerConfig
 from llavakit.recipes.easy_vqa import EasyVqa, Phase, write_captions, write_questions

@@ -24,18 +24,9 @@ from llavakit.data.facts import FactsConfig
 from llavakit.data.settings import DataConfig
 from llavakit.engine.responder import Answer
 from llavakit.engine.sampler import Sampling
+from llavakit.eval.easy_vqa import EasyVqa, Question, is_right
 from llavakit.eval.sheet import draw_sheet
-from llavakit.eval.vqa import (
-    CHUNK,
-    SHORT,
-    EasyVqa,
-    Gain,
-    Question,
-    accuracy,
-    answer_questions,
-    gain,
-    is_right,
-)
+from llavakit.eval.vqa import CHUNK, SHORT, Gain, accuracy, answer_questions, gain
 from llavakit.model.settings import LoraSettings, ModelConfig
 from llavakit.recipes import demo
 from llavakit.recipes.easy_vqa import captions_of, colour_questions, write_colour_questions

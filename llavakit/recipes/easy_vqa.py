@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llavakit.core.files import write_text
-from llavakit.eval.vqa import EasyVqa, Question
+from llavakit.eval.easy_vqa import EasyVqa, Question
 
 COLOURS = ("black", "gray", "red", "blue", "brown", "yellow", "teal", "green")
 SHAPES = ("circle", "rectangle", "triangle")

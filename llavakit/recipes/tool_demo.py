@@ -31,7 +31,7 @@ from llavakit.engine.asked import WorkerResponder
 from llavakit.engine.sampler import Sampling
 from llavakit.engine.worker import Worker
 from llavakit.eval.controls import derange
-from llavakit.eval.vqa import EasyVqa, is_right
+from llavakit.eval.easy_vqa import EasyVqa, is_right
 from llavakit.model.directory import LATEST
 from llavakit.recipes.demo import demo_model
 from llavakit.recipes.tool_pictures import GUESS, KINDS, Kind, Shapes, make_lesson, refused

@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from llavakit.agent.lessons import Lesson
-from llavakit.eval.vqa import EasyVqa, Question
+from llavakit.eval.easy_vqa import EasyVqa, Question
 from llavakit.text.calls import Call
 
 SIDE = 448  # pixels of a picture

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from llavakit.agent.run import begin
 from llavakit.core.files import write_text
 from llavakit.core.progress import bar
-from llavakit.eval.vqa import EasyVqa
+from llavakit.eval.easy_vqa import EasyVqa
 from llavakit.recipes.tool_pictures import Kind, Shapes, make_lesson
 
 

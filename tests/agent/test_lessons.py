@@ -13,7 +13,7 @@ from llavakit.agent.measure import Expected, measure
 from llavakit.agent.run import begin, reopen
 from llavakit.data.dialects.writing import comparable
 from llavakit.data.records import read_records
-from llavakit.eval.vqa import EasyVqa, is_right
+from llavakit.eval.easy_vqa import EasyVqa, is_right
 from llavakit.recipes.tool_demo import BUDGET, TOOLS
 from llavakit.recipes.tool_pictures import KINDS, Shapes, make_lesson, refused
 from llavakit.text.calls import Call, ToolError

@@ -16,9 +16,10 @@ from llavakit.eval.answers import Given
 from llavakit.eval.benchmark import Question, accuracy
 from llavakit.eval.compare import compare
 from llavakit.eval.controls import shuffle_media, without_media
+from llavakit.eval.plan import plan_tasks
 from llavakit.eval.repeats import vote
 from llavakit.eval.resample import gather, interval, redraw, swap
-from llavakit.eval.run import INDEX, RESULTS, evaluate, plan_tasks, rescore
+from llavakit.eval.run import INDEX, RESULTS, evaluate, rescore
 from llavakit.eval.score import Verdict
 from llavakit.eval.submission import as_csv, as_json, as_mapping, workbook
 from llavakit.rules.flips import sign_test

@@ -14,7 +14,8 @@ from llavakit.core.errors import ConfigError, DataError, Interrupted, UserError
 from llavakit.engine.responder import Answer
 from llavakit.eval.answers import open_answers, picture_digests
 from llavakit.eval.benchmark import Question
-from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, plan_tasks, rescore
+from llavakit.eval.plan import plan_tasks
+from llavakit.eval.run import ANSWERS, PAGE, RESULTS, evaluate, rescore
 from llavakit.model import checkpoint
 from llavakit.remote import Remote
 from llavakit.text.conversation import user
@@ -117,7 +118,8 @@ import sys, time
 from pathlib import Path
 from llavakit.eval import ask
 from llavakit.eval.answers import open_answers
-from llavakit.eval.run import evaluate, plan_tasks
+from llavakit.eval.plan import plan_tasks
+from llavakit.eval.run import evaluate
 from tests.eval.responders import Scripted
 from tests.eval.test_run import WHO, red
 ask.CHUNK = 2
@@ -151,6 +153,15 @@ def test_a_second_process_is_refused(tmp_path):
     path = tmp_path / "a.jsonl"
     first, second = open_answers(path, {"task": "x"}), open_answers(path, {"task": "x"})
     with first, pytest.raises(ConfigError, match="another process is adding to it"), second:
+        pass
+
+
+def test_answers_of_a_model_in_another_guise_are_never_taken_up(tmp_path):
+    """Four bits, tools: what the other run says of who answers and this one does not, too."""
+    path = tmp_path / "a.jsonl"
+    with open_answers(path, {"task": "x", "format": "int4"}):
+        pass
+    with pytest.raises(ConfigError, match="have format 'int4', not None"), open_answers(path, {"task": "x"}):
         pass
 
 

@@ -7,8 +7,9 @@ import pytest
 
 from llavakit.chat import Chat
 from llavakit.engine.engine import Engine
+from llavakit.eval.easy_vqa import Question, is_right
 from llavakit.eval.sheet import draw_sheet
-from llavakit.eval.vqa import Question, accuracy, answer_questions, guess_blind, is_right, shuffle_images
+from llavakit.eval.vqa import accuracy, answer_questions, guess_blind, shuffle_images
 from llavakit.text.conversation import Conversation, user
 from tests import tiny
 

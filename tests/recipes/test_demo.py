@@ -11,7 +11,7 @@ from PIL import Image
 import llavakit
 from llavakit.core.errors import Interrupted
 from llavakit.data.records import read_records
-from llavakit.eval.vqa import Question
+from llavakit.eval.easy_vqa import Question
 from llavakit.recipes import demo
 from llavakit.recipes.easy_vqa import (
     COLOURS,

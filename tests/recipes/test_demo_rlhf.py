@@ -10,7 +10,7 @@ from PIL import Image
 import llavakit
 from llavakit.core.errors import DataError, Interrupted
 from llavakit.engine.responder import Answer
-from llavakit.eval.vqa import Question
+from llavakit.eval.easy_vqa import Question
 from llavakit.model import checkpoint as checkpoints
 from llavakit.recipes import demo, demo_rlhf
 from llavakit.train.metrics import Metrics

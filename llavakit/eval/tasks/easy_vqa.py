@@ -6,7 +6,7 @@
 from pathlib import Path
 
 from llavakit.eval.benchmark import Benchmark, Question, Rules, each
-from llavakit.eval.vqa import EasyVqa, is_right
+from llavakit.eval.easy_vqa import EasyVqa, is_right
 from llavakit.text.conversation import user
 
 

@@ -7,8 +7,9 @@ import pytest
 from llavakit.core.errors import DataError, RemoteError, TooManyFailures
 from llavakit.core.journal import read_journal
 from llavakit.engine.responder import Answer
-from llavakit.eval.judging import Reviewer
-from llavakit.eval.run import PAGE, RESULTS, evaluate, plan_tasks, rescore
+from llavakit.eval.plan import plan_tasks
+from llavakit.eval.reviews import Reviewer
+from llavakit.eval.run import PAGE, RESULTS, evaluate, rescore
 from llavakit.eval.tasks.table import BENCHMARKS, JUDGED
 from tests.critic.scripted import ScriptedJudge
 from tests.eval.judged_layouts import COUNT, LAYOUTS, truth

@@ -8,7 +8,8 @@ import pytest
 
 from llavakit.core.errors import DataError
 from llavakit.data.layouts import interleaved, video_at
-from llavakit.eval.run import evaluate, plan_tasks
+from llavakit.eval.plan import plan_tasks
+from llavakit.eval.run import evaluate
 from llavakit.eval.tasks import hallucination, medical, reasoning, several_pictures
 from llavakit.eval.tasks.table import BENCHMARKS
 from llavakit.rules.captions import rouge_l_f1

@@ -14,8 +14,9 @@ from llavakit.core.errors import DataError
 from llavakit.data.layouts import Fields
 from llavakit.engine.responder import Answer
 from llavakit.eval.answers import Answers, Given, prompt_digest
+from llavakit.eval.plan import plan_tasks
 from llavakit.eval.resample import headline
-from llavakit.eval.run import ANSWERS, evaluate, plan_tasks
+from llavakit.eval.run import ANSWERS, evaluate
 from llavakit.eval.score import score_answers
 from llavakit.eval.tasks import choices
 from llavakit.eval.tasks.table import BENCHMARKS
