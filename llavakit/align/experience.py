@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from llavakit.align.rollouts import Rollout, read_lines, write_rollouts
 from llavakit.core.types import Batch, Segment
 from llavakit.data.encode import Sample
-from llavakit.data.loader import Loader
+from llavakit.data.media import Media
 from llavakit.data.pack import collate, pack_rows
 from llavakit.text.conversation import Message
 
@@ -119,9 +120,9 @@ def _fill(places: list[int], sizes: list[int], prompt: Sample, budget: int) -> I
     yield chosen
 
 
-def make_batch(row: Row, experiences: Sequence[Experience], loader: Loader) -> Batch:
-    """The row's batch, with the columns of its answers."""
-    tiles = [loader.tiles(media) for sample in row.samples for media in sample.media]
+def make_batch(row: Row, experiences: Sequence[Experience], show: Callable[[Media], Tensor]) -> Batch:
+    """The row's batch, with the columns of its answers. `show` gives a medium's tiles, or what the tower gives."""
+    tiles = [show(media) for sample in row.samples for media in sample.media]
     found = [experiences[place].columns for place in row.places]
     columns = {name: torch.tensor([value for each in found for value in each[name]]) for name in found[0]}
     return replace(collate(row.samples, tiles), columns=columns)

@@ -13,11 +13,13 @@ from llavakit.align.value import ValueModel
 from llavakit.core.types import Batch
 from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader
+from llavakit.data.media import Media
 from llavakit.model.llava import Llava
 from llavakit.text.conversation import Message
 from llavakit.train.balance import balance_batches
-from llavakit.train.losses import CHUNK, token_logprobs
-from llavakit.train.policy_objective import VALUE
+from llavakit.train.freezing import is_trained
+from llavakit.train.losses import logprobs_and_entropy, token_logprobs
+from llavakit.train.policy_objective import SAMPLED, VALUE, importance, logits_at
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.ranks import Ranks
 from llavakit.train.reference import CopiedReference
@@ -51,13 +53,16 @@ class Learner:
         self.policy, self.model, self.loader, self.ranks = policy, model, loader, ranks
         self.reference, self.value, self.precision = reference, value, precision
         self.pictures = pictures
+        self.sees_once = loader.cache is None and not is_trained(model.tower)
 
     def step(self, experiences: Sequence[Experience]) -> list[Batch]:
         """What a step learns from: rows for the value model, where there is one, and rows for the policy.
 
         The policy's come last, so that whoever looks at the model between steps finds its adapters in use.
         """
-        batches = [make_batch(row, experiences, self.loader) for row in self._plan(experiences)]
+        if self.policy.learns_once:
+            experiences = [each.with_columns({SAMPLED: each.rollout.logprobs}) for each in experiences]
+        batches = [make_batch(row, experiences, self._show) for row in self._plan(experiences)]
         if self.value is None:
             return batches
         apart = [split_columns(batch, VALUE) for batch in batches]
@@ -67,16 +72,16 @@ class Learner:
     def measure(self, experiences: Sequence[Experience]) -> Found:
         """Columns `old` (recomputed by the learner), `reference` and `importance`, as far as settings ask for them.
 
-        Every rank of a run calls it, also one that has no answers.
+        Of a policy that `learns_once` the first and the last are left to the pass that learns. Every rank of a run
+        calls it, also one that has no answers.
         """
         rows = self._plan(experiences)
         found = Found([{} for _ in experiences], [])
         training = self.model.training
         self.model.eval()
-        for batch, places in self._balanced(rows, experiences):
-            old_L, plain_L, entropy = self._look(batch)
-            found.entropy += entropy
-            self._note(found, experiences, places, old_L, plain_L)
+        if not self.policy.learns_once:
+            for batch, places in self._balanced(rows, experiences):
+                self._note(found, experiences, places, batch)
         if self.value is not None:
             for batch, places in self._balanced(rows, experiences):
                 self._note_values(found, experiences, places, batch)
@@ -84,7 +89,7 @@ class Learner:
         if self.reference is not None:
             with self.reference.in_place(self.model):
                 for batch, places in self._balanced(rows, experiences):
-                    reference_L, _, _ = self._look(batch)
+                    reference_L = self._reference(batch)
                     for place, column in _split(reference_L, experiences, places):
                         found.columns[place]["reference"] = column
         reshard(self.model)
@@ -101,7 +106,7 @@ class Learner:
         [most] = self.ranks.largest([len(rows)])
         for number in range(most):
             chosen = rows[number : number + 1]
-            mine = [make_batch(row, experiences, self.loader) for row in chosen]
+            mine = [make_batch(row, experiences, self._show) for row in chosen]
             tile = self.loader.encoder.image.size
             [batch] = balance_batches(mine, self.model, self.ranks, tile=tile)
             yield batch, [place for row in chosen for place in row.places]
@@ -111,18 +116,19 @@ class Learner:
         found: Found,
         experiences: Sequence[Experience],
         places: list[int],
-        old_L: Tensor,
-        plain_L: Tensor,
+        batch: Batch,
     ) -> None:
         cap = self.policy.algorithm.importance_cap
+        old_L, plain_L, entropy_L = self._look(batch)
+        found.entropy += float(entropy_L.sum())
         plain = dict(_split(plain_L, experiences, places))
         for place, column in _split(old_L, experiences, places):
             sampled = experiences[place].rollout.logprobs
             found.columns[place]["old"] = column
             found.drift += [abs(a - b) for a, b in zip(plain[place], sampled, strict=True)]
             if cap is not None:
-                ratio_L = (torch.tensor(column) - torch.tensor(sampled)).exp()
-                found.columns[place]["importance"] = ratio_L.clamp(max=cap).tolist()
+                weights_L = importance(torch.tensor(column), torch.tensor(sampled), cap)
+                found.columns[place]["importance"] = weights_L.tolist()
 
     def _note_values(
         self,
@@ -141,25 +147,37 @@ class Learner:
         """As training computes."""
         return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def _look(self, batch: Batch) -> tuple[Tensor, Tensor, float]:
-        """Log-probabilities at the policy's temperature and at 1, float32[L], and the summed entropy."""
-        temperature, sums = self.policy.measured_at, list[Tensor]()
-
-        def logits(rows_LD: Tensor) -> Tensor:
-            logits_LV = self.model.logits(rows_LD) / temperature
-            logprobs_LV = logits_LV.float().log_softmax(dim=-1)
-            sums.append(-(logprobs_LV.exp() * logprobs_LV).sum())
-            return logits_LV
-
-        batch = batch.to(self.model.device)
+    def _look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities at the policy's temperature and at 1, and the entropy, float32[L] each."""
+        temperature, batch = self.policy.measured_at, batch.to(self.model.device)
         with self._precise():
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
-            # The entropy takes twice as much.
-            new_L = token_logprobs(hidden_LD, batch.labels_L, logits, whole=CHUNK)
+            logits = logits_at(temperature, self.model)
+            new_L, entropy_L = logprobs_and_entropy(hidden_LD, batch.labels_L, logits)
             plain_L = new_L
             if temperature != 1:
                 plain_L = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)
-        return new_L.cpu(), plain_L.cpu(), float(torch.stack(sums).sum())
+        return new_L.cpu(), plain_L.cpu(), entropy_L
+
+    def _reference(self, batch: Batch) -> Tensor:
+        """Log-probabilities at the policy's temperature, float32[L], by the weights that are in place now."""
+        batch = batch.to(self.model.device)
+        with self._precise():
+            hidden_LD = self.model.hidden(batch)[batch.predict_L]
+            return token_logprobs(
+                hidden_LD, batch.labels_L, logits_at(self.policy.measured_at, self.model)
+            ).cpu()
+
+    def _show(self, media: Media) -> Tensor:
+        """What stands for a medium in a row: its tiles, or what a tower that does not learn gives for them."""
+        return self.pictures.features(media, self._see) if self.sees_once else self.loader.tiles(media)
+
+    @torch.no_grad()
+    def _see(self, tiles_NHWC: Tensor) -> Tensor:
+        """features_NRC, as a training step computes them."""
+        with self._precise():
+            features_NRC: Tensor = self.model.tower(tiles_NHWC.to(self.model.device))
+        return features_NRC.cpu()
 
     def _encode(self, rollout: Rollout) -> Sample:
         return self.loader.encoder.encode(rollout.prompt, open_turn=True, plan=self.pictures.plan)

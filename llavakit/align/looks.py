@@ -16,6 +16,7 @@ from llavakit.data.loader import Loader
 from llavakit.data.records import FAULTS
 from llavakit.text.conversation import Conversation
 from llavakit.train.metrics import Row
+from llavakit.train.objectives import tail
 from llavakit.train.policy import silent_groups
 from llavakit.train.policy_settings import PolicyConfig
 from llavakit.train.probes import FRAMES, begin_page, data_uri
@@ -29,7 +30,10 @@ RESULT = 300  # letters of a tool's result there
 def tell_round(
     mine: Sequence[Experience], found: Found, totals_GK: Tensor, policy: PolicyConfig, ranks: Ranks
 ) -> Row:
-    """A round's figures over all ranks: means per answer, except what is per token or says otherwise."""
+    """A round's figures over all ranks: means per answer, except what is per token or says otherwise.
+
+    What a policy that `learns_once` says of its answers is not among them: the step tells it.
+    """
     sums: dict[str, tuple[float, float]] = {}  # name -> (sum, count)
     for term in (*policy.rewards.terms, TOTAL):
         known = [score for each in mine if (score := each.scores[term]) is not None]
@@ -38,28 +42,21 @@ def tell_round(
     sums["length"] = (sum(lengths), len(mine))
     sums["cut"] = (sum(each.rollout.finish == "length" for each in mine), len(mine))
     sums["unscorable"] = (sum(each.scores[TOTAL] is None for each in mine), len(mine))
-    sums["drift"] = (sum(found.drift), len(found.drift))
-    sums["entropy"] = (found.entropy, sum(lengths))
     if policy.tools is not None:
         sums |= {name: (sum(each.rollout.counts[name] for each in mine), len(mine)) for name in COUNTS}
-    if policy.needs_reference:
+    if not policy.learns_once:
+        sums["drift"] = (sum(found.drift), len(found.drift))
+        sums["entropy"] = (found.entropy, sum(lengths))
+    if policy.needs_reference and not policy.learns_once:
         strays = [float(divergence(each, policy.algorithm).sum()) for each in mine]
         sums["kl"] = (sum(strays), len(strays))
     totals = ranks.sums([number for pair in sums.values() for number in pair])
     row = {name: totals[2 * at] / max(1.0, totals[2 * at + 1]) for at, name in enumerate(sums)}
     row["answers"] = totals[2 * list(sums).index("length") + 1]
-    row["drift_p99"] = _highest(_quantile(found.drift, 0.99), ranks)
+    if not policy.learns_once:
+        [row["drift_p99"]] = ranks.highest([tail(torch.tensor(found.drift))])
     row["silent_groups"] = float(silent_groups(totals_GK))
     return row
-
-
-def _quantile(values: list[float], share: float) -> float:
-    return float(torch.tensor(values).quantile(share)) if values else 0.0
-
-
-def _highest(value: float, ranks: Ranks) -> float:
-    """The largest of what the ranks have."""
-    return max(ranks.sums([value if rank == ranks.rank else 0.0 for rank in range(ranks.size)]))
 
 
 def draw_round(title: str, experiences: Sequence[Experience], loader: Loader) -> str:

@@ -1,9 +1,12 @@
 """The pictures of a round, cut once for whoever looks: the check of a prompt, the sampler, the learner's passes.
 
+What a tower that does not learn makes of them is kept as well, for all passes of the learner.
+
 A picture is named by where it lies and how it is cut. Those that were looked at longest ago are forgotten first, so
 memory is bounded whatever a round asks about; a forgotten one is decoded again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -14,14 +17,15 @@ from llavakit.text.conversation import Medium
 from llavakit.vision.frames import VideoConfig
 from llavakit.vision.plan import ImageConfig
 
-ROOM = 256 * 2**20  # bytes of tiles
+ROOM = 256 * 2**20  # bytes of tiles, and again of features
 
 
 class Pictures:
-    """Tiles by medium."""
+    """Tiles and features by medium."""
 
     def __init__(self, room: int = ROOM) -> None:
         self._tiles: Kept[Media, Tensor] = Kept(room, lambda _, tiles: tiles.nbytes)
+        self._features: Kept[Media, Tensor] = Kept(room, lambda _, features: features.nbytes)
 
     def plan(self, part: Medium, image: ImageConfig, video: VideoConfig | None, *, alone: bool) -> Media:
         """As `plan_media`, of media whose tiles are remembered here."""
@@ -35,6 +39,14 @@ class Pictures:
             tiles = Media.tiles(media)
             self._tiles.keep(media, tiles)
         return tiles
+
+    def features(self, media: Media, see: Callable[[Tensor], Tensor]) -> Tensor:
+        """What `see` makes of the tiles, now or earlier."""
+        features = self._features.find(media)
+        if features is None:
+            features = see(media.tiles())
+            self._features.keep(media, features)
+        return features
 
 
 @dataclass(frozen=True)

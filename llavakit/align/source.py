@@ -35,6 +35,7 @@ from llavakit.train.source import Step
 from llavakit.train.state import Round, State
 
 FOLDER = "rollouts"
+LOOKED = ("drift", "entropy", "kl", "drift_p99")  # figures of a round that its step may be the first to know
 JUDGED = 100  # answers after which a share of unscorable ones means something
 
 
@@ -124,7 +125,8 @@ class Rounds:
         figures |= {"records": at.prompt - start, "rollout_seconds": sampled}
         at = self._control(at, figures)
         self._write(at.number, mine)
-        self._say(at, figures)
+        self.figures |= dict.fromkeys((*figures, *LOOKED))
+        figures["round"] = at.number
         return at, mine, figures
 
     def _collect(self, at: Round) -> tuple[Round, list[Experience], int, Row]:
@@ -242,14 +244,15 @@ class Rounds:
             return read_experiences(files[self.ranks.rank])
         return [each for each in every if each.rollout.group % self.ranks.size == self.ranks.rank]
 
-    def _say(self, at: Round, figures: Row) -> None:
-        """One line a round; and one more if the sampler is not the learner."""
-        self.figures |= dict.fromkeys(figures)
+    def hear(self, row: Row) -> None:
+        """One line a round, after its first step; and one more if the sampler is not the learner."""
+        if "round" not in row:
+            return
         say(
-            f"round {at.number}: reward {figures['reward']:.3f}, {figures['length']:.1f} tokens, sampler off by "
-            f"{figures['drift']:.4f} nats in the mean, {figures['drift_p99']:.4f} at most in 99 % of tokens"
+            f"round {row['round']}: reward {row['reward']:.3f}, {row['length']:.1f} tokens, sampler off by "
+            f"{row['drift']:.4f} nats in the mean, {row['drift_p99']:.4f} at most in 99 % of tokens"
         )
-        if figures["drift"] > self.policy.drift:
+        if row["drift"] > self.policy.drift:
             say(
                 f"ALARM: sampler and learner differ by more than policy.drift={self.policy.drift:g}: what is "
                 "learned from was not drawn from the model; look at precision, or try policy.engine=shared"

@@ -39,7 +39,7 @@ from llavakit.engine.request import (
     name_tokens,
     never,
 )
-from llavakit.engine.sampler import Choice, Draw, Sampling, choose, likeliest
+from llavakit.engine.sampler import Choice, Draw, Sampling, choose, draw_together, likeliest
 from llavakit.engine.scheduler import Scheduler
 from llavakit.engine.scoring import num_learned, score_rows
 from llavakit.engine.step import Sequence
@@ -377,14 +377,14 @@ class Engine:
         """What each sequence says: it goes on, or ends. A fault of one is no business of the others."""
         find = native.likeliest if self.kernels == "native" else likeliest
         best, speaking = find(spoken.logits_SV), spoken.speaking
+        drawn = draw_together(spoken.logits_SV, [each.draw for each in speaking], best)
         left, saying = iter(range(len(speaking))), speaking[0]
         while True:
-            with (
-                Boundary() as own
-            ):  # one for all that goes well: entering it costs as much as to choose a token
+            with Boundary() as own:  # one for all: entering it costs as much as to choose a token
                 for row in left:
                     saying = speaking[row]
-                    self._say(saying, choose(spoken.logits_SV, row, saying.draw, best[row]))
+                    choice = drawn.get(row) or choose(spoken.logits_SV, row, saying.draw, best[row])
+                    self._say(saying, choice)
                 return
             assert own.error is not None
             self._fail(saying, own.error)

@@ -130,6 +130,7 @@ class Loop:
                     if self.monitor.is_due(state) and (last or not self._wants_stop(request)):
                         row |= self.monitor.look(state)
                     self.metrics.add(row)
+                    self.source.hear(row)
                     progress.advance(
                         note=f"loss {row['loss']:.3f}  {row['tokens'] / row['seconds']:,.0f} tokens/s"
                     )

@@ -1,7 +1,7 @@
 """Losses: pure functions that return sums. Who divides by what is the loop's business."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 WHOLE = 2048  # rows up to which all logits are alive at once: 2048 x 152k x 4 bytes is 1.2 GB
 CHUNK = 512  # and beyond it, where they are computed twice
+Beside = Literal["hits", "entropy"]
 
 
 def weighted_cross_entropy(
@@ -24,7 +25,7 @@ def weighted_cross_entropy(
 
     `logits` and the sizes are those of `token_logprobs`.
     """
-    logprobs_L, hits_L = _in_chunks(hidden_LD, labels_L, logits, whole, chunk, hits=True)
+    logprobs_L, hits_L = _in_chunks(hidden_LD, labels_L, logits, whole, chunk, "hits")
     return -(logprobs_L * weights_L).sum(), (hits_L * weights_L).sum()
 
 
@@ -41,7 +42,14 @@ def token_logprobs(
     `logits` maps hidden rows to [rows, V]. With more than `whole` rows they are recomputed in the backward pass,
     and never more than `chunk` rows of them exist.
     """
-    return _in_chunks(hidden_LD, labels_L, logits, whole, chunk, hits=False)[0]
+    return _in_chunks(hidden_LD, labels_L, logits, whole, chunk, None)[0]
+
+
+def logprobs_and_entropy(
+    hidden_LD: Tensor, labels_L: Tensor, logits: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(as `token_logprobs`, the entropy of what each label was drawn from in nats, without a gradient)."""
+    return _in_chunks(hidden_LD, labels_L, logits, WHOLE, CHUNK, "entropy")
 
 
 def _in_chunks(
@@ -50,11 +58,10 @@ def _in_chunks(
     logits: Callable[[Tensor], Tensor],
     whole: int,
     chunk: int,
-    *,
-    hits: bool,
+    beside: Beside | None,
 ) -> tuple[Tensor, Tensor]:
     def work(rows_LD: Tensor, rows_L: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = LabelLogprobs.apply(logits(rows_LD), rows_L, hits)
+        found: tuple[Tensor, Tensor] = LabelLogprobs.apply(logits(rows_LD), rows_L, beside)
         return found
 
     if len(hidden_LD) <= whole:
@@ -63,30 +70,37 @@ def _in_chunks(
         checkpoint(work, hidden_LD[rows], labels_L[rows], use_reentrant=False)
         for rows in torch.arange(len(hidden_LD), device=hidden_LD.device).split(chunk)
     ]
-    logprobs, right = zip(*found, strict=True)
-    return torch.cat(logprobs), torch.cat(right)
+    logprobs, others = zip(*found, strict=True)
+    return torch.cat(logprobs), torch.cat(others)
 
 
 class LabelLogprobs(torch.autograd.Function):
-    """(log-probability of each label, whether it is the likeliest token), float32[L], of logits[L, V].
+    """(log-probability of each label, what is asked for beside it), float32[L], of logits[L, V].
+
+    Beside it: `hits`, whether the label is the likeliest token, or the `entropy` in nats; else zeros.
 
     What the softmax of PyTorch gives, forward and backward, in float32; but float32 rows exist a few at a time, and
     between the two passes the logits alone are kept, in their own type: a half to a quarter of the memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits_LV: Tensor, labels_L: Tensor, hits: bool) -> tuple[Tensor, Tensor]:
-        """Without `hits` nobody looks for the likeliest token, and none is."""
+    def forward(
+        ctx: Any, logits_LV: Tensor, labels_L: Tensor, beside: Beside | None
+    ) -> tuple[Tensor, Tensor]:
         logprobs_L = torch.empty(len(labels_L), device=logits_LV.device)
-        hits_L = torch.zeros_like(logprobs_L)
+        beside_L = torch.zeros_like(logprobs_L)
         for rows in _few_rows(logits_LV):
             rows_RV, here_R = logits_LV[rows].float(), labels_L[rows]
-            logprobs_L[rows] = rows_RV.log_softmax(dim=-1).gather(1, here_R[:, None])[:, 0]
-            if hits:
-                hits_L[rows] = (rows_RV.argmax(dim=-1) == here_R).float()
+            found_RV = rows_RV.log_softmax(dim=-1)
+            logprobs_L[rows] = found_RV.gather(1, here_R[:, None])[:, 0]
+            if beside == "hits":
+                beside_L[rows] = (rows_RV.argmax(dim=-1) == here_R).float()
+            elif beside == "entropy":
+                # The softmax again: its exponentials are faster than those of `exp`.
+                beside_L[rows] = -rows_RV.softmax(dim=-1).mul_(found_RV).sum(dim=-1)
         ctx.save_for_backward(logits_LV, labels_L)
-        ctx.mark_non_differentiable(hits_L)
-        return logprobs_L, hits_L
+        ctx.mark_non_differentiable(beside_L)
+        return logprobs_L, beside_L
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:

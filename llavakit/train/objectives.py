@@ -25,6 +25,8 @@ class LossSum:
     terms: dict[str, Tensor]
     report: dict[str, tuple[str, Tensor]] = field(default_factory=dict)  # name -> (unit, sum)
     ranges: dict[str, Tensor] = field(default_factory=dict)  # name -> values whose extremes are reported
+    # name -> values of which is reported what 99 % do not exceed, on the rank where that is most
+    tails: dict[str, Tensor] = field(default_factory=dict)
     # name -> two columns of differences; reported is how they go together, -1 to 1
     related: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -87,6 +89,7 @@ class Tally:
     def __init__(self) -> None:
         self._sums: dict[tuple[str, str], Tensor] = {}  # (name, unit) -> sum
         self._ranges: dict[str, Tensor] = {}  # name -> minus the lowest, the highest
+        self._tails: dict[str, list[Tensor]] = {}  # name -> all values
         self._products: dict[str, Tensor] = {}  # name -> sums of x x, y y and x y
 
     def add(self, found: LossSum) -> None:
@@ -98,6 +101,8 @@ class Tally:
             nowhere = torch.full((2,), -math.inf, dtype=torch.float64, device=values.device)
             ends = torch.stack([-values.min(), values.max()]).double() if len(values) else nowhere
             self._ranges[name] = torch.maximum(self._ranges.get(name, nowhere), ends.detach())
+        for name, values in found.tails.items():
+            self._tails.setdefault(name, []).append(values.detach())
         for name, (x, y) in found.related.items():
             products = torch.stack([x @ x, y @ y, x @ y]).double().detach()
             self._products[name] = self._products.get(name, torch.zeros_like(products)) + products
@@ -117,11 +122,20 @@ class Tally:
             low, high = ranks.highest(ends.tolist())
             if high > -math.inf:
                 figures |= {f"{name}_lowest": -low, f"{name}_highest": high}
+        for name, parts in self._tails.items():
+            [high] = ranks.highest([tail(torch.cat(parts))])
+            if high > -math.inf:
+                figures[name] = high
         for name, products in self._products.items():
             xx, yy, xy = ranks.sums(products.tolist())
             if xx and yy:
                 figures[name] = xy / math.sqrt(xx * yy)
         return figures
+
+
+def tail(values: Tensor) -> float:
+    """What 99 % of the values do not exceed; minus infinity where there are none."""
+    return float(values.quantile(0.99)) if len(values) else -math.inf
 
 
 def _numbers(tensors: Mapping[tuple[str, str], Tensor]) -> list[float]:

@@ -4,6 +4,7 @@ A row is prompts with the answers that were sampled to them; image and prompt ar
 What was found out about each token stands beside it in the batch (`columns`).
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor
 from llavakit.core.types import Batch
 from llavakit.model.llava import Llava
 from llavakit.train.answers import num_answers
-from llavakit.train.losses import token_logprobs
+from llavakit.train.losses import logprobs_and_entropy, token_logprobs
 from llavakit.train.objectives import LossSum, Separate, Totals
 from llavakit.train.policy import aggregate, kl_estimate, policy_terms, value_terms
 from llavakit.train.policy_settings import Aggregation, PolicyConfig
 
+SAMPLED = "sampled"  # the sampler's log-probabilities, where the pass that learns compares them
 VALUE = ("values", "returns", "span")  # columns of a value model's rows; span: what `clip` is counted in
 VALUE_REPORT = ("value_loss", "value_error")
 UNITS: dict[Aggregation, str] = {
@@ -41,7 +43,8 @@ class PolicyObjective(Separate):
 
     Columns of a batch, one number a learned token: `old`, the log-probability under which it was drawn, recomputed
     by the learner; `advantages`; and, where there are any, `reference` (log-probabilities) and `importance`
-    (weights).
+    (weights). A policy that `learns_once` is who answered: instead of `old` and `importance`, its rows have
+    `sampled`, and what comes of the comparison is found here.
     """
 
     def __init__(self, config: PolicyConfig, values: Values | None = None) -> None:
@@ -89,8 +92,9 @@ class PolicyObjective(Separate):
         return self.how.value.coef * terms_L.sum() / 2, report
 
     def _policy_loss(self, model: Llava, batch: Batch) -> LossSum:
-        new_L = policy_logprobs(model, batch, self.config.temperature)
+        new_L, entropy_L = policy_logprobs(model, batch, self.config)
         answers_L, same_L = batch.answers_L, new_L.detach()
+        sampled_L = batch.columns.get(SAMPLED, same_L)
         # A row of no answers has no columns, and must report all that the rows of other ranks do.
         new_BT, old_BT, ref_BT, advantages_BT, weights_BT, mask_BT = (
             as_table(column_L, answers_L)
@@ -99,7 +103,7 @@ class PolicyObjective(Separate):
                 batch.columns.get("old", same_L),
                 batch.columns.get("reference", same_L),
                 batch.columns.get("advantages", torch.zeros_like(same_L)),
-                batch.columns.get("importance", torch.ones_like(same_L)),
+                batch.columns.get("importance", importance(same_L, sampled_L, self.how.importance_cap)),
                 torch.ones_like(same_L),
             )
         )
@@ -115,7 +119,14 @@ class PolicyObjective(Separate):
             if self.config.needs_reference:
                 kl_BT = kl_estimate(new_BT, ref_BT, "k3") * mask_BT
                 report["kl_reference"] = ("tokens", kl_BT.sum())
-        return LossSum({self.unit: total}, report)
+        if not self.config.learns_once:
+            return LossSum({self.unit: total}, report)
+        drift_L = (same_L - sampled_L).abs()
+        report |= {"drift": ("tokens", drift_L.sum()), "entropy": ("tokens", entropy_L.sum())}
+        if self.config.needs_reference:
+            strays_BT = kl_estimate(new_BT.detach(), ref_BT, self.how.kl_estimator)
+            report["kl"] = ("answers", strays_BT.sum())  # beyond an answer's end all are 0
+        return LossSum({self.unit: total}, report, tails={"drift_p99": drift_L})
 
 
 def is_for_value(batch: Batch) -> bool:
@@ -123,14 +134,30 @@ def is_for_value(batch: Batch) -> bool:
     return VALUE[0] in batch.columns
 
 
-def policy_logprobs(model: Llava, batch: Batch, temperature: float) -> Tensor:
-    """The log-probability of each learned token, float32[L], as a policy that samples at this temperature."""
-    hidden_LD = model.hidden(batch)[batch.predict_L]
+def policy_logprobs(model: Llava, batch: Batch, config: PolicyConfig) -> tuple[Tensor, Tensor]:
+    """(log-probability of each learned token, entropy), float32[L], as a policy that samples at its temperature.
+
+    The entropy is zeros where this is not the place to tell it.
+    """
+    hidden_LD, logits = model.hidden(batch)[batch.predict_L], logits_at(config.temperature, model)
+    if config.learns_once:
+        return logprobs_and_entropy(hidden_LD, batch.labels_L, logits)
+    new_L = token_logprobs(hidden_LD, batch.labels_L, logits)
+    return new_L, torch.zeros_like(new_L)
+
+
+def logits_at(temperature: float, model: Llava) -> Callable[[Tensor], Tensor]:
+    """The model's logits, divided by the temperature."""
 
     def logits(rows_LD: Tensor) -> Tensor:
         return model.logits(rows_LD) / temperature
 
-    return token_logprobs(hidden_LD, batch.labels_L, model.logits if temperature == 1 else logits)
+    return model.logits if temperature == 1 else logits
+
+
+def importance(learner_L: Tensor, sampled_L: Tensor, cap: float | None) -> Tensor:
+    """What each token counts: by how much likelier the learner finds it than who drew it, at most `cap`; else 1."""
+    return torch.ones_like(learner_L) if cap is None else (learner_L - sampled_L).exp().clamp(max=cap)
 
 
 def as_table(values_L: Tensor, answers_L: Tensor) -> Tensor:

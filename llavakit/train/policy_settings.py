@@ -203,6 +203,17 @@ class PolicyConfig(Config):
         return self.learn == "pairs" and self.anchor == "start"
 
     @property
+    def learns_once(self) -> bool:
+        """Whether each answer is learned from once, before any weight moves, and nothing must be known of it first.
+
+        Then the pass that learns finds the log-probabilities that others have to look up before it: they are the
+        same. Not at other temperatures, where what the sampler tells (temperature 1) takes a look of its own.
+        """
+        how = self.algorithm
+        once = self.learn == "all" and self.epochs == self.minibatches == 1
+        return once and how.kl_in == "loss" and not self.has_value and self.temperature == 1
+
+    @property
     def drops_groups(self) -> bool:
         """Whether prompts whose answers teach nothing give way to others."""
         return self.algorithm.filter is not None or self.learn != "all"

@@ -24,6 +24,9 @@ def switch_off_dropout(model: Llava) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
+        # Many decoders of `transformers` have theirs as numbers.
+        shares = [name for name, value in vars(module).items() if isinstance(value, float)]
+        vars(module).update({name: 0.0 for name in shares if name.endswith("dropout")})
 
 
 class Reference(Protocol):

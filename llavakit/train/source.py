@@ -35,6 +35,10 @@ class Source(Protocol):
         """The steps behind `state`, for ever. Each is asked for when the model has learned from those before."""
         ...
 
+    def hear(self, row: Row) -> None:
+        """What a step gave, as the metrics tell it; on every rank."""
+        ...
+
     def num_steps(self, epochs: float) -> int:
         """Steps that so many passes over the data make; every rank asks."""
         ...
@@ -61,6 +65,9 @@ class Files:
             while True:
                 taken = list(islice(source, self.rows))
                 yield Step([batch for batch, _ in taken if batch is not None], taken[-1][1])
+
+    def hear(self, row: Row) -> None:
+        """Nothing: what comes next depends on nothing that was learned."""
 
     def num_steps(self, epochs: float) -> int:
         """Every rank packs the same rows: from noted lengths, where there are several."""

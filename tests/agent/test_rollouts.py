@@ -108,7 +108,7 @@ def test_only_the_models_own_tokens_are_learned_and_the_learner_reads_what_the_s
     [*rows] = plan_rows(
         found, lambda each: encode(each.prompt, open_turn=True), loader.encoder.encode_reply, 4000
     )
-    batches = [make_batch(row, found, loader) for row in rows]
+    batches = [make_batch(row, found, loader.tiles) for row in rows]
     labels = [token for batch in batches for token in batch.labels_L.tolist()]
     assert labels == [token for row in rows for at in row.places for token in found[at].rollout.ids]
     samples = [sample for row in rows for sample in row.samples]

@@ -118,7 +118,7 @@ def rows_of(tmp_path, budget: int = 2000):
     rows = plan_rows(
         experiences, lambda each: prompts[each.group].sample, loader.encoder.encode_reply, budget
     )
-    apart = [split_columns(make_batch(row, experiences, loader), VALUE) for row in rows]
+    apart = [split_columns(make_batch(row, experiences, loader.tiles), VALUE) for row in rows]
     return [batch for batch, _ in apart] + [batch for _, batch in apart], experiences
 
 

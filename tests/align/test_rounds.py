@@ -169,7 +169,7 @@ def test_any_split_of_a_step_gives_the_same_gradient(tmp_path, algorithm):
         rows = plan_rows(
             experiences, lambda each: prompts[each.group].sample, loader.encoder.encode_reply, budget
         )
-        batches = [make_batch(row, experiences, loader) for row in rows]
+        batches = [make_batch(row, experiences, loader.tiles) for row in rows]
         model = tiny.checkpoint().model
         found = train_step(model, PolicyObjective(config), batches, precision="float32")
         return len(rows), found, [param.grad for param in model.parameters() if param.grad is not None]
@@ -194,6 +194,7 @@ def made_up(prompt: Prompt, group: int, choice: int, dice: random.Random) -> Exp
     columns = {
         "old": [dice.uniform(-25, -15) for _ in ids], "reference": [dice.uniform(-25, -15) for _ in ids],
         "advantages": [dice.uniform(-1, 1)] * len(ids), "importance": [dice.uniform(0, 2) for _ in ids],
+        "sampled": [dice.uniform(-25, -15) for _ in ids],
     }  # fmt: skip
     return Experience(rollout, {"total": 0.0}).with_columns(columns)
 
@@ -380,7 +381,7 @@ def roll_out(rank, run):
     "how",
     [
         {"policy.algorithm": "rloo"},
-        {"policy.algorithm": "grpo", "parallel.mode": "fsdp"},
+        {"policy.algorithm": "grpo", "parallel.mode": "fsdp", "policy.minibatches": 1, "optim.steps": 2},
         {
             "policy.algorithm": "ppo",
             "model.lora": "{r: 4}",

@@ -14,7 +14,16 @@ from transformers.generation.logits_process import (
 )
 
 from llavakit.engine import sampler
-from llavakit.engine.sampler import Choice, Draw, Sampling, choose, distribution, likeliest
+from llavakit.engine.sampler import (
+    Choice,
+    Draw,
+    Sampling,
+    choose,
+    distribution,
+    draw_together,
+    invert,
+    likeliest,
+)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
@@ -58,8 +67,9 @@ def test_the_repetition_penalty_is_that_of_transformers():
 
 def choose_all(logits_SV, draws):
     """The next token of each sequence, as the engine asks for them."""
-    rows = zip(draws, likeliest(logits_SV), strict=True)
-    return [choose(logits_SV, row, draw, best) for row, (draw, best) in enumerate(rows)]
+    best = likeliest(logits_SV)
+    drawn = draw_together(logits_SV, draws, best)
+    return [drawn.get(row) or choose(logits_SV, row, draw, best[row]) for row, draw in enumerate(draws)]
 
 
 def said(logits_V, how, count, prompt=()):
@@ -143,6 +153,43 @@ def test_draws_follow_the_distribution():
     shares = torch.bincount(drawn, minlength=5)[tokens] / 4000
     assert (shares - probs).abs().max() < 0.03
     assert (shares[probs == 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_are_drawn_together_draw_what_each_draws_alone(monkeypatch, dtype):
+    """A few at a time, between rows that cannot be, with one whose scores are no numbers."""
+    monkeypatch.setattr(sampler, "TOGETHER", 4 * 700)
+    logits_SV = (4 * torch.randn(12, 700, generator=torch.Generator().manual_seed(1))).to(dtype)
+    logits_SV[4, 3] = torch.nan
+    hows = [Sampling(temperature=0.3 + row / 4, seed=row, logprobs=0) for row in range(12)]
+    hows[2], hows[7] = Sampling(), Sampling(temperature=1.0, top_p=0.9)
+    mine, theirs = ([Draw(how) for how in hows] for _ in range(2))
+    best = likeliest(logits_SV)
+    for _ in range(40):
+        together = draw_together(logits_SV, mine, best)
+        assert together.keys() == set(range(12)) - {2, 4, 7}
+        for row, choice in together.items():
+            alone = choose(logits_SV, row, theirs[row], best[row])
+            assert choice == Choice(alone.token, pytest.approx(alone.logprob, abs=1e-5))
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    weights=st.lists(st.sampled_from([0.0, 1e-30, 0.3, 1.0, 7.0]), min_size=1, max_size=12),
+    number=st.sampled_from([0.0, 0.25, 0.5, 1 - 2**-53]) | st.floats(0, 1, exclude_max=True),
+)
+def test_the_token_is_the_first_that_reaches_beyond_the_number(weights, number):
+    probs_V = torch.tensor(weights)
+    if not probs_V.any():
+        probs_V[-1] = 1.0
+    probs_V /= probs_V.sum()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler, "BLOCK", 4)
+        [token] = invert(probs_V[None], torch.tensor([number], dtype=torch.float64)).tolist()
+    ends = probs_V.double().cumsum(0)
+    assert probs_V[token] > 0
+    assert float(ends[token]) >= number * float(ends[-1]) * (1 - 1e-12)
+    assert float(ends[token] - probs_V[token]) <= number * float(ends[-1]) + 1e-12
 
 
 def test_a_sequence_draws_the_same_whatever_stands_beside_it():

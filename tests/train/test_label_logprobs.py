@@ -16,9 +16,11 @@ def test_log_probabilities_are_those_of_the_softmax_forward_and_backward(dtype):
     labels[2] = logits[2].float().argmax()
     plain = -nn.functional.cross_entropy(logits.float(), labels, reduction="none")
     [expected] = torch.autograd.grad((plain * upstream).sum(), logits)
-    found, hits = LabelLogprobs.apply(logits, labels, True)
+    found, hits = LabelLogprobs.apply(logits, labels, "hits")
     [gradient] = torch.autograd.grad((found * upstream).sum(), logits)
     torch.testing.assert_close(found, plain)
     torch.testing.assert_close(gradient, expected)
     assert gradient.dtype == dtype and hits.tolist() == [0, 0, 1, 0, 0, 0, 0]
-    assert not LabelLogprobs.apply(logits, labels, False)[1].any()
+    assert not LabelLogprobs.apply(logits, labels, None)[1].any()
+    entropy = torch.distributions.Categorical(logits=logits.detach().float()).entropy()
+    torch.testing.assert_close(LabelLogprobs.apply(logits, labels, "entropy")[1], entropy)

@@ -21,7 +21,7 @@ from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.pair_settings import PreferenceConfig
 from llavakit.train.preference import Preference
-from llavakit.train.reference import CopiedReference
+from llavakit.train.reference import CopiedReference, switch_off_dropout
 from tests import tiny
 from tests.train.test_loop import interrupt_after, tiny_run, weights
 
@@ -55,6 +55,16 @@ def loader(tmp_path, tokens: int = 4000) -> Loader:
 
 def one_batch(tmp_path, tokens: int = 4000):
     return next(loader(tmp_path, tokens).batches(Position()))[0]
+
+
+def test_dropout_that_attention_keeps_as_a_number_is_switched_off_too(tmp_path):
+    model, batch = tiny.checkpoint().model, one_batch(tmp_path)
+    for layer in model.language.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    steady = model.eval().hidden(batch)
+    assert not torch.allclose(model.train().hidden(batch), steady)
+    switch_off_dropout(model)
+    torch.testing.assert_close(model.hidden(batch), steady, rtol=0, atol=0)
 
 
 def alone(sample: Sample, leaf: Segment) -> Sample:
