@@ -1,8 +1,8 @@
 """Memory of ranks that share a model: each of two, against one process that has all of it.
 
-Every side loads a checkpoint of random numbers in bf16, trains one step of two short rows of text, and saves model
-and training state. Told is the most memory that a process ever had resident (VmHWM: interpreter, libraries and
-mapped files included), the larger of the two ranks'.
+Every side is `llavakit train`: it loads a checkpoint of random numbers in bf16, trains one step of two short rows
+of text, and saves model and training state. Told is the most memory that a process ever had resident (VmHWM:
+interpreter, libraries and mapped files included), the larger of the two ranks'.
 
     python -m benchmarks.shares                # a decoder of a billion weights: 18 GB for one process
     python -m benchmarks.shares --layers 6 --width 1024
@@ -23,14 +23,13 @@ from benchmarks.machine import report
 from benchmarks.packing import write_records
 from benchmarks.sft import VOCAB, build_model
 from benchmarks.sft_memory import peak
+from llavakit.cli.entry import app
 from llavakit.core import config as settings
-from llavakit.core.memory import keep_freed_memory
 from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint
 from llavakit.model.connector import build_connector
 from llavakit.model.llava import Llava
 from llavakit.model.settings import ConnectorConfig, ModelConfig
-from llavakit.train.loop import train
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig, ParallelConfig
 
@@ -90,8 +89,8 @@ def main() -> None:
     parser.add_argument("--side", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side is not None:
-        keep_freed_memory()
-        train(settings.load(Run, given.side / RUN))
+        # Not `train()`: what the command line asks of malloc is not the same for one process and for ranks.
+        app(["train", str(given.side / RUN)], standalone_mode=False)
         (given.side / PEAK.format(os.environ.get("RANK", "0"))).write_text(json.dumps(peak()))
         return
     with tempfile.TemporaryDirectory() as name:

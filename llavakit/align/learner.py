@@ -21,6 +21,7 @@ from llavakit.train.freezing import is_trained
 from llavakit.train.losses import logprobs_and_entropy, token_logprobs
 from llavakit.train.policy_objective import SAMPLED, VALUE, importance, logits_at
 from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.precision import autocast
 from llavakit.train.ranks import Ranks
 from llavakit.train.reference import CopiedReference
 from llavakit.train.sharding import reshard
@@ -138,19 +139,15 @@ class Learner:
         batch: Batch,
     ) -> None:
         assert self.value is not None
-        with self._precise():
+        with autocast(self.model, self.precision):
             values_L = self.value.values(batch.to(self.model.device)).cpu()
         for place, column in _split(values_L, experiences, places):
             found.columns[place]["values"] = column
 
-    def _precise(self) -> torch.autocast:
-        """As training computes."""
-        return torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities at the policy's temperature and at 1, and the entropy, float32[L] each."""
         temperature, batch = self.policy.measured_at, batch.to(self.model.device)
-        with self._precise():
+        with autocast(self.model, self.precision):
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
             logits = logits_at(temperature, self.model)
             new_L, entropy_L = logprobs_and_entropy(hidden_LD, batch.labels_L, logits)
@@ -162,7 +159,7 @@ class Learner:
     def _reference(self, batch: Batch) -> Tensor:
         """Log-probabilities at the policy's temperature, float32[L], by the weights that are in place now."""
         batch = batch.to(self.model.device)
-        with self._precise():
+        with autocast(self.model, self.precision):
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
             return token_logprobs(
                 hidden_LD, batch.labels_L, logits_at(self.policy.measured_at, self.model)
@@ -175,7 +172,7 @@ class Learner:
     @torch.no_grad()
     def _see(self, tiles_NHWC: Tensor) -> Tensor:
         """features_NRC, as a training step computes them."""
-        with self._precise():
+        with autocast(self.model, self.precision):
             features_NRC: Tensor = self.model.tower(tiles_NHWC.to(self.model.device))
         return features_NRC.cpu()
 

@@ -57,7 +57,8 @@ def _options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    # Ranks build models in turn, and give back what they no longer hold; so does a server with its requests.
+    # A server gives back what its requests held. So does a rank what it gathers: shares and gradients that stay lie
+    # between such blocks, and the holes would be as large as they are.
     if "RANK" not in os.environ and context.invoked_subcommand != serve.__name__:
         keep_freed_memory()
 

@@ -16,7 +16,6 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from llavakit.core.errors import ConfigError
 from llavakit.model.llava import Llava
 
-ALIGNMENT = 64  # bytes: where PyTorch's own allocations begin
 DeviceMap = str | dict[str, int | str | torch.device]
 
 
@@ -84,8 +83,11 @@ def own_memory(model: nn.Module) -> None:
     """Move weights that lie in a mapped file to memory of their own, on the boundaries that allocations have.
 
     Where a tensor begins in a file depends on its header; products on the CPU sum in another order there, so a run
-    that goes on from a checkpoint would differ in last bits from one that was not stopped.
+    that goes on from a checkpoint would differ in last bits from one that was not stopped. And as long as one
+    tensor lies in a file, all that was read of it counts as this process's memory.
     """
     for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.device.type == "cpu" and tensor.is_floating_point() and tensor.data_ptr() % ALIGNMENT:
+        if (
+            tensor.device.type == "cpu" and not tensor.untyped_storage().resizable()
+        ):  # PyTorch did not allocate it
             tensor.data = tensor.data.clone()

@@ -12,6 +12,7 @@ from llavakit.data.loader import Loader, Position
 from llavakit.model.llava import Llava
 from llavakit.train.balance import balance_batches
 from llavakit.train.objectives import Objective, Tally, Totals, add_totals
+from llavakit.train.precision import autocast
 from llavakit.train.ranks import ALONE, Ranks
 from llavakit.train.sharding import reshard
 
@@ -36,7 +37,7 @@ def evaluate(
     model.eval()
     for batches in _steps(loader, rows, ranks):
         for batch in balance_batches(batches, model, ranks, tile=loader.encoder.image.size):
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(model, precision):
                 [batch] = objective.prepare(model, [batch], ALONE)
                 found = objective.loss(model, batch.to(model.device))
             tally.add(found)

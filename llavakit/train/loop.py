@@ -33,7 +33,7 @@ from llavakit.train.metrics import Metrics, Row, draw_curves
 from llavakit.train.monitor import Monitor
 from llavakit.train.objectives import SFT, Objective, Tally, add_totals
 from llavakit.train.optim import build_optimizer, schedule, set_rates
-from llavakit.train.precision import fastest_precision
+from llavakit.train.precision import autocast, fastest_precision
 from llavakit.train.preference import Preference
 from llavakit.train.probes import Answer
 from llavakit.train.ranks import ALONE, Ranks, join_ranks, tell_idle
@@ -288,11 +288,11 @@ def train_step(
     if not any(totals.values()):
         raise ConfigError("a step has nothing to learn: no token carries weight; look at `llavakit inspect`")
     tally = Tally()
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with autocast(model, precision):
         prepared = objective.prepare(model, batches, ranks)
     for number, batch in enumerate(prepared, 1):
         reduce_copies(model, number == len(prepared))
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(model, precision):
             found = objective.loss(model, batch.to(model.device))
         found.share(totals).backward()
         tally.add(found)

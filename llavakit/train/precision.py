@@ -1,9 +1,12 @@
-"""Which arithmetic is fastest here: bfloat16 where products of it are in hardware, else float32."""
+"""The arithmetic of a run: which is fastest here, and what its passes compute in."""
 
 import time
 from typing import Literal
 
 import torch
+
+from llavakit.model.llava import Llava
+from llavakit.train.sharding import is_sharded
 
 GAIN = 1.2  # bf16 must be this much faster to be worth its rounding
 
@@ -17,6 +20,20 @@ def fastest_precision(device: torch.device) -> Literal["bf16", "float32"]:
         with torch.cuda.device(device):
             return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bf16" if _seconds(torch.bfloat16) * GAIN < _seconds(torch.float32) else "float32"
+
+
+def autocast(model: Llava, precision: str) -> torch.autocast:
+    """What a pass of the model computes its products in: bfloat16 where `precision` is "bf16".
+
+    Casts of weights are remembered until the pass ends, for weights that it uses twice. Those of a model in shares
+    are not: a block's weights are given back behind it, and a pass would end with a cast of every one of them.
+    """
+    return torch.autocast(
+        model.device.type,
+        torch.bfloat16,
+        enabled=precision == "bf16",
+        cache_enabled=not is_sharded(model),
+    )
 
 
 def _seconds(dtype: torch.dtype) -> float:

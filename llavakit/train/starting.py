@@ -33,10 +33,11 @@ def build_model(run: Run, newest: Path | None, ranks: Ranks) -> tuple[Checkpoint
     # Each rank reads its own rows, and nobody the model; but for some fresh decoders, of which one reads at a time.
     with ranks.in_turn() if mesh is not None and start.start is None else nullcontext():
         checkpoint = build(start, run.grading, unread=mesh is not None)
-        own_memory(checkpoint.model)
         train_only(checkpoint.model, run.train, embeddings=run.embeddings, adapter=checkpoint.adapter)
         if checkpoint.adapter is not None and run.precision == "bf16":
             halve_frozen(checkpoint.model)
+        if ranks.device.type == "cpu":
+            own_memory(checkpoint.model)
         flops = StepFlops(checkpoint.model)  # from shapes, which a sharded model hides
         if run.checkpointing:
             checkpoint_activations(checkpoint.model)

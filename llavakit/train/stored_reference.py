@@ -24,6 +24,7 @@ from llavakit.model.fingerprint import hash_weights
 from llavakit.model.llava import Llava
 from llavakit.train.answers import answer_logprobs
 from llavakit.train.balance import balance_batches
+from llavakit.train.precision import autocast
 from llavakit.train.ranks import Ranks
 from llavakit.train.run import Run
 from llavakit.train.sharding import gather_full, reshard
@@ -120,7 +121,7 @@ class StoredReference:
             tiles += cut
         batches = [collate(list(readable.values()), tiles)] if readable else []
         for batch in balance_batches(batches, model, self._ranks, tile=loader.encoder.image.size):
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=self._precision == "bf16"):
+            with autocast(model, self._precision):
                 logprobs_A, _ = answer_logprobs(model, batch.to(model.device), self._length_weight)
         if readable:
             answers = logprobs_A.split([len(sample.leaves) for sample in readable.values()])

@@ -84,11 +84,14 @@ def test_much_that_is_freed_goes_back_to_the_system(monkeypatch):
     wait_until(lambda: len(calls) == 2)
 
 
-def test_a_server_does_not_keep_freed_memory_as_training_does(run, monkeypatch):
+def test_servers_and_ranks_do_not_keep_freed_memory_as_training_does(run, monkeypatch):
     kept = []
     monkeypatch.setattr(entry, "keep_freed_memory", lambda: kept.append(1))
     assert run("serve", "--model", "/nowhere")[0] == 2
     assert kept == []
+    run("models")
+    assert kept == [1]
+    monkeypatch.setenv("RANK", "0")
     run("models")
     assert kept == [1]
 
