@@ -1,6 +1,6 @@
 """Attention as plain products, block of queries by block: what is fastest on a CPU, forward and backward.
 
-PyTorch's fused kernel for CPUs takes 1.4 to 2.2 times as long (docs/performance.md). Of a block only the keys that
+PyTorch's fused kernel for CPUs takes 1.5 to 2.5 times as long (docs/performance.md). Of a block only the keys that
 some row of it sees are computed, and the mask is added only where rows see differently. Letters as in attention.py;
 F is the last keys of a block, from the first one on that not all of its rows see.
 """
