@@ -145,13 +145,15 @@ def convert_data(
 ) -> bool:
     """Write all records in another dialect and print what became of them; True if all were written.
 
-    Pairs of which no answer is better are told and are no flaw: people may say so.
+    Pairs of which no answer is better are told and are no flaw: people may say so. DataError if nothing was.
     """
     pick(dict.fromkeys((*WRITTEN, *PAIRS_WRITTEN, KTO)), to, "--to")
     mixture = _mixture(files, images, unread, seed)
     bad = out.with_name(f"{out.name}.bad.jsonl")
     found = convert_mixture(mixture, to, out, bad)
     _say_flaws(found.first)
+    if not found.written:
+        raise DataError(f"none of {len(mixture)} records could be written as {to}; all of them: {bad}")
     read = ", ".join(f"{count} {name}" for name, count in sorted(found.dialects.items()))
     say(f"{found.written} of {len(mixture)} records written as {to} (read as {read or 'none'}): {out}")
     if found.flaws:

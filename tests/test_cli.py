@@ -307,9 +307,14 @@ def test_data_convert_writes_another_dialect_and_ends_with_1_where_a_record_cann
     assert run("data", "convert", out, "--to", "trl", "--out", tmp_path / "trl.jsonl")[0] in (0, 1)
     code, _, err = run("data", "convert", data, "--to", "messages", "--out", out)
     assert (code, err) == (2, f"error: {out} is there already and is not replaced; choose a new name\n")
-    (tmp_path / "bad.json").write_text('[{"id": 1}]')
-    code, said, _ = run("data", "convert", tmp_path / "bad.json", "--to", "llava", "--out", tmp_path / "b")
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps([json.loads(data.read_text())[0], {"id": 1}]))
+    code, said, _ = run("data", "convert", bad, "--to", "llava", "--out", tmp_path / "b")
     assert code == 1 and f"1 were not (1 record); all of them: {tmp_path / 'b.bad.jsonl'}" in said
+    bad.write_text('[{"id": 1}]')
+    code, said, err = run("data", "convert", bad, "--to", "llava", "--out", tmp_path / "d")
+    assert code == 2 and err.startswith("error: none of 1 records could be written as llava; all of them: ")
+    assert (tmp_path / "d.bad.jsonl").exists() and not (tmp_path / "d").exists()
     code, _, err = run("data", "convert", data, "--to", "messges", "--out", tmp_path / "c")
     assert (code, err) == (2, "error: unknown --to 'messges'; did you mean 'messages'?\n")
 

@@ -32,14 +32,10 @@ from llavakit.train.run import Run
 
 def open_objective(run: Run, policy: PolicyConfig) -> Objective | None:
     """The loss of runs that choose among answers; None: all of them are learned, by their advantages."""
-    if run.eval.files and policy.learn != "all":
-        raise ConfigError(f"eval.files: a run with policy.learn={policy.learn} has no loss on data files")
     if policy.learn == "best":
         return SFT()
     if run.preference is None:
         return None
-    if run.preference.reference is not None or run.preference.changed_weight != 1:
-        raise ConfigError("preference.reference and changed_weight are for pairs of files; drop them")
     kept = KeptReference("reference" if policy.anchor == "start" else "old")
     return Preference(run.preference, kept if run.preference.needs_reference else None)
 

@@ -163,10 +163,6 @@ def trained_weights(model: Llava) -> dict[str, Tensor]:
 
 def _copy(run: Run, checkpoint: Checkpoint, *, bf16: bool) -> Llava:
     """The model that the run started from, with weights of its own and without adapters."""
-    if run.model.lora is not None and run.model.lora.four_bit:
-        raise ConfigError(
-            "policy.engine=copy would hold the decoder a second time, not in four bits; use policy.engine=shared"
-        )
     start = run.model.start if checkpoint.adapter is None else checkpoint.adapter.base
     model = build(run.model.model_copy(update={"start": start, "lora": None})).model
     for name in CARRIED:  # what adapters that the run starts from brought along; those of the base are others

@@ -31,11 +31,7 @@ class ValueModel:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         """Adapters begin as copies of the policy's, the head at zero: values are 0 at first."""
-        if checkpoint.adapter is None:
-            raise ConfigError(
-                "policy.algorithm.advantage=gae trains policy and value as adapters on one base: give model.lora, "
-                "as model.lora='{r: 64, alpha: 16}'"
-            )
+        assert checkpoint.adapter is not None, "settings of a run without adapters have no value model"
         if is_sharded(checkpoint.model):
             raise ConfigError(
                 "policy.algorithm.advantage=gae needs parallel.mode=ddp: the base is not cut yet"

@@ -42,7 +42,7 @@ def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversi
 
     `to` is a name of WRITTEN or of PAIRS_WRITTEN, or KTO, for which a pair becomes two lines.
 
-    Neither file may be there before; they appear when all is written, and `bad` only if it has a line.
+    Neither file may be there before; they appear when all is written, and each only if it has a line.
     """
     for path in (out, bad):
         if path.exists():
@@ -69,7 +69,8 @@ def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversi
                     found.flaws[flaw.kind] += 1
                 progress.advance()
         found.first = listed.first
-        drafts[out].replace(out)
+        if found.written:
+            drafts[out].replace(out)
         if found.flaws:
             drafts[bad].replace(bad)
     finally:

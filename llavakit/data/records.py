@@ -14,7 +14,7 @@ from typing import Any, overload
 from llavakit.core.errors import DataError, FlawKind
 from llavakit.data.dialects.judged import Verdict, settle
 from llavakit.data.dialects.kto import is_kto, split_kto
-from llavakit.data.dialects.pair_table import PairDialect, recognise_pair
+from llavakit.data.dialects.pair_table import PAIR_DIALECTS, PairDialect, recognise_pair
 from llavakit.data.dialects.reader import Reader
 from llavakit.data.dialects.table import Dialect, recognise
 from llavakit.data.dialects.unread import refuse_unread
@@ -59,7 +59,12 @@ class Record:
         try:
             return recognise(raw)
         except DataError as error:
-            raise self.error(error.what) from None
+            pair = next((each.name for each in PAIR_DIALECTS if each.fits(raw)), None)
+            if pair is None:
+                raise self.error(error.what) from None
+            raise self.error(
+                f"a pair of answers ({pair}), for dpo, kto and reward, and no conversation"
+            ) from None
 
     def conversation(self) -> Conversation:
         """The record's messages with its images in place. Raises DataError, with file:line, on any flaw."""
@@ -85,7 +90,8 @@ class Record:
         try:
             return recognise_pair(raw)
         except DataError as error:
-            raise self.error(error.what, error.kind) from None
+            what = "a single answer with a label, for kto, and no pair" if is_kto(raw) else error.what
+            raise self.error(what, error.kind) from None
 
     def alternatives(self) -> "Alternatives":
         """One prompt with two answers, and which is better if that is known. DataError on any flaw."""

@@ -83,10 +83,6 @@ def _build_on(start: Path, config: ModelConfig, card: Card, *, unread: bool) -> 
             unread=unread,
         )
     check_parts(card, started.card, start)
-    if started.card.grading is not None and card.grading is None:
-        raise ConfigError(
-            f"{start} is a reward model, which can only learn to score: llavakit train reward model.start={start}"
-        )
     language, old = started.model.language, len(_tables(started.model.language)[0].weight)
     with torch.random.fork_rng(devices=[]):  # rows are drawn first, where there is memory for them
         add_tokens(language, started.tokenizer, card.special_tokens)
@@ -104,11 +100,18 @@ def _build_on(start: Path, config: ModelConfig, card: Card, *, unread: bool) -> 
 
 
 def check_parts(card: Card, started: Card, start: Path) -> None:
-    """Tower and connector must be those of the start; template and media rules may change."""
+    """Tower and connector must be those of the start; template and media rules may change.
+
+    A model with a head for rewards goes on as one.
+    """
     for name in ("tower", "connector"):
         mine, theirs = card.model_dump()[name], started.model_dump()[name]
         if mine != theirs:
             raise ConfigError(f"model.{name} is {mine}, but {start} has {theirs}")
+    if started.grading is not None and card.grading is None:
+        raise ConfigError(
+            f"{start} is a reward model, which can only learn to score: llavakit train reward model.start={start}"
+        )
 
 
 def _adapter(config: ModelConfig, started: Checkpoint) -> Adapter | None:

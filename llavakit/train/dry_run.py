@@ -126,6 +126,6 @@ def _show_memory(run: Run, model: Llava, *, shards: int) -> None:
         roles = {"policy": policy, "value": one.value, "reference": one.reference, "sampler": one.sampler}
         shares = ", ".join(f"{role} {size / GIB:,.2f}" for role, size in roles.items() if size)
         say(f"by role, between steps: {shares} GiB; the sampler's keys and values come on top")
-    lora = run.model.lora
-    if lora is None or not lora.four_bit:  # four bits cannot be cut
+    lora, valued = run.model.lora, run.policy is not None and run.policy.has_value
+    if not valued and (lora is None or not lora.four_bit):  # four bits cannot be cut, nor a base of two roles
         say(f"sharded over {shards} GPUs, about: {share.total / GIB:,.2f} GiB on each")

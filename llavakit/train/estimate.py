@@ -158,9 +158,8 @@ def _roles(run: Run, model: Llava, product: int) -> tuple[float, float]:
         return 0.0, 0.0
     learned = sum(p.numel() for p in model.language.parameters() if p.requires_grad)
     every = sum(p.numel() for p in model.parameters())
-    copy = run.policy.engine == "copy" and run.policy.rollouts is None
     value = learned * (8 + moment_bytes(run.optim.moments, 2)) if run.policy.has_value else 0.0
-    return value, float(product * every) if copy else 0.0
+    return value, float(product * every) if run.policy.copies_decoder else 0.0
 
 
 class Counts(NamedTuple):

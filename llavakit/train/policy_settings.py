@@ -229,6 +229,11 @@ class PolicyConfig(Config):
         return self.max_tokens * (2 if self.learn == "pairs" else 1)
 
     @property
+    def copies_decoder(self) -> bool:
+        """Whether an engine here answers with weights of its own."""
+        return self.rollouts is None and self.engine == "copy"
+
+    @property
     def has_value(self) -> bool:
         """Whether a value model learns beside the policy."""
         return self.algorithm.advantage == "gae"

@@ -94,6 +94,7 @@ class Run(Config):
             raise ConfigError("policy.learn=pairs learns by `preference`, which is not set: preference={}")
         if len(self._lessons) > 1:
             raise ConfigError(f"a run learns one of {', '.join(self._lessons)}")
+        self._check_own_answers()
         if self.reward is not None and "score" not in self.train:
             raise ConfigError(f"train={list(self.train)}: a reward model's head, score, has to learn")
         if self.saved == "bf16" and self.model.lora is not None:
@@ -103,6 +104,28 @@ class Run(Config):
         if self.reward is not None and self.data.weights != "ours":
             raise ConfigError(f"data.weights={self.data.weights}: nothing of the answers is learned; drop it")
         return self
+
+    def _check_own_answers(self) -> None:
+        """ConfigError for what does not go with learning from the model's own answers."""
+        if self.policy is None:
+            return
+        pairs, lora = self.preference, self.model.lora
+        if self.policy.has_value and lora is None:
+            raise ConfigError(
+                "policy.algorithm.advantage=gae trains policy and value as adapters on one base: give model.lora, "
+                "as model.lora='{r: 64, alpha: 16}'"
+            )
+        if self.policy.copies_decoder and lora is not None and lora.four_bit:
+            raise ConfigError(
+                "policy.engine=copy would hold the decoder a second time, and not in four bits; "
+                "use policy.engine=shared"
+            )
+        if pairs is not None and (pairs.reference is not None or pairs.changed_weight != 1):
+            raise ConfigError("preference.reference and changed_weight are for pairs of files; drop them")
+        if self.eval.files:
+            raise ConfigError(
+                "eval.files: a run with `policy` has no loss on data files; `llavakit eval` measures it"
+            )
 
     @property
     def _lessons(self) -> list[str]:

@@ -25,6 +25,7 @@ from llavakit.model.build import build
 from llavakit.model.directory import resolve
 from llavakit.model.settings import LoraSettings
 from llavakit.text.conversation import Conversation, assistant, user
+from llavakit.train.dry_run import show_plan
 from llavakit.train.freezing import train_only
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
@@ -211,7 +212,10 @@ def test_a_question_mark_cuts_nothing_unless_asked(tmp_path):
     assert longer > 3
 
 
-def test_what_ppo_needs_is_said(tmp_path):
+def test_what_ppo_needs_is_said(tmp_path, capsys):
+    assert show_plan(ppo_run(tmp_path)) == []
+    told = capsys.readouterr().out
+    assert "value 0" in told and "sharded" not in told  # the base of two roles cannot be
     with pytest.raises(ConfigError, match=r"give model.lora"):
         train(policy_run(tmp_path, **{"policy.algorithm": "ppo"}), policy=open_policy)
     run = ppo_run(tmp_path, "gone")

@@ -80,6 +80,10 @@ FLAWS = {
         "a record of no dialect that is known (llava-plus, sharegpt, llava, ",
     ),
     "no field": ({}, "a record of no dialect that is known"),
+    "a pair": (
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        "a pair of answers (trl-pairs), for dpo, kto and reward, and no conversation",
+    ),
     "empty conversations": ({"conversations": []}, "'conversations' must be a non-empty list"),
     "conversations a text": ({"conversations": "hello"}, "'conversations' must be a non-empty list"),
     "a turn a text": (

@@ -22,6 +22,7 @@ from llavakit.model.llava import Score
 from llavakit.text.conversation import Conversation, assistant, user
 from llavakit.text.grading import Grading, read_suffix
 from llavakit.text.templates import template
+from llavakit.train.dry_run import show_plan
 from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.reward import RewardPairs, answer_scores
@@ -246,12 +247,11 @@ def test_a_checkpoint_is_a_directory_with_the_head_and_the_prompt(tmp_path, lora
     for layout in ("original", "hf"):
         code, _, error = run("convert", trained.out, tmp_path / layout, "--to", layout)
         assert (code, "a reward model" in error) == (2, True)
+    more = {"model.start": trained.out} | ({"model.lora": lora} if lora else {})
+    answers = tiny_run(tmp_path, "answers", **more)
     with pytest.raises(ConfigError, match="is a reward model, which can only learn to score"):
-        train(
-            tiny_run(
-                tmp_path, "answers", **{"model.start": trained.out} | ({"model.lora": lora} if lora else {})
-            )
-        )
+        train(answers)
+    assert any("can only learn to score" in problem for problem in show_plan(answers))
 
 
 def test_a_resumed_run_equals_one_that_was_not_stopped(tmp_path):
