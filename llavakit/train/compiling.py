@@ -27,6 +27,9 @@ BACKEND = "inductor"
 PLAIN = 4  # steps of a fresh run that are not compiled: the first warms up, the others are compared with
 WARM = 2  # compiled steps after that which are not counted: graphs for what the first did not show
 COUNTED = 3  # steps whose median counts, before and after
+# Graphs of one region, beyond which it is not compiled. PPO's roles on one base, each with gradients and
+# without, for rows of one sequence and of several, are more than PyTorch's own 8.
+GRAPHS = 64
 
 
 def compile_blocks(model: Llava) -> None:
@@ -35,6 +38,7 @@ def compile_blocks(model: Llava) -> None:
     Hooks of modules stay outside, those of sharding too. A convolutional tower has no blocks and stays as it is.
     """
     AttentionInterface.register(NAME, torch.compiler.disable(registered_attention))
+    torch._dynamo.config.recompile_limit = GRAPHS
     block: Any  # what is set on it has no declared type
     for block in (*tower_blocks(model), *decoder_blocks(model)):
         # The class's own forward: `transformers` wraps it in its checkpoint, which keeps the compiler out.

@@ -13,7 +13,13 @@ from llavakit.data.encode import Sample
 from llavakit.data.loader import Loader, Position
 from llavakit.data.pack import collate
 from llavakit.data.settings import DataConfig
-from llavakit.model.adapters import add_adapters
+from llavakit.model.adapters import (
+    FIRST,
+    add_adapters,
+    add_second_adapter,
+    use_adapter,
+    without_adapters,
+)
 from llavakit.model.attention import NAME, registered_attention
 from llavakit.model.settings import LoraSettings
 from llavakit.train import compiling
@@ -31,8 +37,10 @@ CLOSE = {"atol": 1e-6, "rtol": 1e-4}
 
 @pytest.fixture(autouse=True)
 def clean_compiler():
+    limit = torch._dynamo.config.recompile_limit
     yield
     torch._dynamo.reset()
+    torch._dynamo.config.recompile_limit = limit
     AttentionInterface.register(NAME, registered_attention)
 
 
@@ -73,6 +81,27 @@ def test_gradients_are_those_of_plain_blocks(batches, monkeypatch, way):
     with torch.compiler.set_stance("fail_on_recompile"):  # the third row is of another length
         torch.testing.assert_close(gradients(model, batches), expected, **CLOSE)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+
+
+def test_four_roles_on_one_base_are_all_compiled(monkeypatch):
+    """PPO's: what learns, the value model, two reward models, the reference; with gradients and without."""
+    monkeypatch.setattr(compiling, "BACKEND", "eager")
+    model = tiny.checkpoint().model.train()
+    add_adapters(model, LoraSettings(r=4, alpha=8, dropout=0.0))
+    names = (FIRST, "value", "reward1", "reward2")
+    for name in names[1:]:
+        add_second_adapter(model.language, name)
+    compiling.compile_blocks(model)
+    batch = collate([draw(random.Random(0))])
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for learns in (True, False):
+            model.train(learns)
+            for name in names:
+                use_adapter(model.language, name)
+                with torch.set_grad_enabled(learns):
+                    model.hidden(batch)
+        with torch.no_grad(), without_adapters(model):
+            model.hidden(batch)
 
 
 def test_rows_of_all_lengths_are_the_same_graphs(monkeypatch):
