@@ -17,7 +17,6 @@ from llavakit.data.media import Media
 from llavakit.model.llava import Llava
 from llavakit.text.conversation import Message
 from llavakit.train.balance import balance_batches
-from llavakit.train.freezing import is_trained
 from llavakit.train.losses import logprobs_and_entropy, token_logprobs
 from llavakit.train.policy_objective import SAMPLED, VALUE, importance, logits_at
 from llavakit.train.policy_settings import PolicyConfig
@@ -54,7 +53,6 @@ class Learner:
         self.policy, self.model, self.loader, self.ranks = policy, model, loader, ranks
         self.reference, self.value, self.precision = reference, value, precision
         self.pictures = pictures
-        self.sees_once = loader.cache is None and not is_trained(model.tower)
 
     def step(self, experiences: Sequence[Experience]) -> list[Batch]:
         """What a step learns from: rows for the value model, where there is one, and rows for the policy.
@@ -166,15 +164,8 @@ class Learner:
             ).cpu()
 
     def _show(self, media: Media) -> Tensor:
-        """What stands for a medium in a row: its tiles, or what a tower that does not learn gives for them."""
-        return self.pictures.features(media, self._see) if self.sees_once else self.loader.tiles(media)
-
-    @torch.no_grad()
-    def _see(self, tiles_NHWC: Tensor) -> Tensor:
-        """features_NRC, as a training step computes them."""
-        with autocast(self.model, self.precision):
-            features_NRC: Tensor = self.model.tower(tiles_NHWC.to(self.model.device))
-        return features_NRC.cpu()
+        """As `Pictures.show`, or what the run keeps on disk."""
+        return self.pictures.show(media) if self.loader.cache is None else self.loader.tiles(media)
 
     def _encode(self, rollout: Rollout) -> Sample:
         return self.loader.encoder.encode(rollout.prompt, open_turn=True, plan=self.pictures.plan)

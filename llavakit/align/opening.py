@@ -4,9 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from llavakit.align.choosing import open_objective
 from llavakit.align.learner import Learner
-from llavakit.align.pictures import Pictures
+from llavakit.align.pictures import Pictures, See
 from llavakit.align.prompts import Prompts
 from llavakit.align.remote_sampler import RemoteSampler
 from llavakit.align.rewards.composer import Composer, OpenCritic
@@ -18,9 +21,12 @@ from llavakit.align.value import ValueModel
 from llavakit.core.errors import ConfigError, nearest
 from llavakit.data.loader import Loader
 from llavakit.model.checkpoint import Checkpoint
+from llavakit.model.llava import Llava
+from llavakit.train.freezing import is_trained
 from llavakit.train.objectives import Objective
 from llavakit.train.policy_objective import PolicyObjective
 from llavakit.train.policy_settings import PolicyConfig, ToolLoop
+from llavakit.train.precision import autocast
 from llavakit.train.ranks import Ranks
 from llavakit.train.reference import CopiedReference, switch_off_dropout
 from llavakit.train.reward_terms import TOTAL
@@ -56,14 +62,14 @@ def open_policy(
             f"policy.algorithm.filter={wanted} is no term of policy.rewards{nearest(wanted, names)}"
         )
     switch_off_dropout(checkpoint.model)
-    sampler = _open_sampler(run, policy, checkpoint, loader, ranks, open_loop)
+    pictures = Pictures(_frozen_tower(run, checkpoint.model))
+    sampler = _open_sampler(run, policy, checkpoint, loader, ranks, pictures, open_loop)
     value = ValueModel(checkpoint) if policy.has_value else None
     begins = policy.algorithm.value.start
     if value is not None and newest is not None:
         value.load(newest)
     elif value is not None and begins is not None:
         value.begin_from(begins)
-    pictures = Pictures()
     learner = Learner(
         policy, checkpoint.model, loader, reference, ranks, pictures=pictures, value=value,
         precision=run.precision,
@@ -79,18 +85,32 @@ def open_policy(
     return open_objective(run, policy) or PolicyObjective(policy, value), rounds
 
 
+def _frozen_tower(run: Run, model: Llava) -> See | None:
+    """features_NRC of tiles_NHWC, as a training step computes them; None where the tower learns."""
+
+    @torch.inference_mode(False)  # a prompt may come up in a step of the engine, and is learned from later
+    @torch.no_grad()
+    def see(tiles_NHWC: Tensor) -> Tensor:
+        with autocast(model, run.precision):
+            features_NRC: Tensor = model.tower(tiles_NHWC.to(model.device))
+        return features_NRC.cpu()
+
+    return None if is_trained(model.tower) else see
+
+
 def _open_sampler(
     run: Run,
     policy: PolicyConfig,
     checkpoint: Checkpoint,
     loader: Loader,
     ranks: Ranks,
+    pictures: Pictures,
     open_loop: OpenLoop | None,
 ) -> Sampler:
     """Who answers: a server, or an engine here, whose answers may call tools."""
     if policy.rollouts is not None:
         return RemoteSampler(run, policy, policy.rollouts, checkpoint, ranks)
-    engine = EngineSampler(run, policy, checkpoint)
+    engine = EngineSampler(run, policy, checkpoint, pictures)
     if policy.tools is None:
         return engine
     if open_loop is None:

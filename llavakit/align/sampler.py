@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from llavakit.align.drawn import Drawn, Sampled
+from llavakit.align.pictures import Pictures, Shown
 from llavakit.align.prompts import Prompt
 from llavakit.align.value import NAME as VALUE
 from llavakit.core.errors import ConfigError
@@ -56,7 +57,8 @@ class Sampler(ABC):
 class EngineSampler(Sampler):
     """Samples from the model that learns. `copy` has weights of its own, which `refresh` brings up to date."""
 
-    def __init__(self, run: Run, policy: PolicyConfig, checkpoint: Checkpoint) -> None:
+    def __init__(self, run: Run, policy: PolicyConfig, checkpoint: Checkpoint, pictures: Pictures) -> None:
+        self.pictures = pictures
         self.policy, self.learner, self.tokenizer = policy, checkpoint.model, checkpoint.tokenizer
         self.template = checkpoint.card.prompt()
         self.shared = policy.engine == "shared"
@@ -144,7 +146,8 @@ class EngineSampler(Sampler):
                 drawn[event.choice].finish(event.finish)
                 ended()
 
-        self.engine.submit(self.engine.prepare(sample, sampling), listen, ends)
+        request = self.engine.prepare(sample, sampling, album=Shown(self.pictures))
+        self.engine.submit(request, listen, ends)
         return [each.answer for each in drawn]
 
 

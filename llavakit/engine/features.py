@@ -24,7 +24,7 @@ class View:
     """A medium on its way through the tower."""
 
     media: Media
-    tiles_NHWC: Tensor
+    tiles_NHWC: Tensor  # or, where somebody else's tower has seen them, features_NRC
     features: list[Tensor] = field(default_factory=list)  # [., R, C] of its first tiles
 
     @property
@@ -62,13 +62,13 @@ class FeatureCache:
         return self._rows.find(key)
 
     def begin(self, key: bytes, media: Media, tiles: Tensor | None) -> None:
-        """A medium is to be seen; `tiles` if somebody has decoded it already."""
+        """A medium is to be seen; `tiles` if somebody has decoded it already, or taken it through the tower."""
         if key in self._views or key in self:
             return
         tiles = media.tiles() if tiles is None else tiles
         if len(tiles) != media.plan.tiles:
             raise ValueError(f"{len(tiles)} tiles for a plan of {media.plan.tiles}")
-        self._views[key] = View(media, tiles)
+        self._views[key] = View(media, tiles, [] if tiles.dtype == torch.uint8 else [tiles])
 
     def drop(self, key: bytes) -> None:
         """Nobody waits for this medium any more."""
@@ -76,7 +76,8 @@ class FeatureCache:
 
     def advance(self, counts: Sequence[tuple[bytes, int]]) -> dict[bytes, Tensor]:
         """Take so many more tiles of each medium through the tower, together; rows_SD of what is complete."""
-        wanted = [(self._views[key], count) for key, count in counts if key in self._views]
+        views = [(self._views[key], count) for key, count in counts if key in self._views]
+        wanted = [(view, count) for view, count in views if not view.complete]
         pieces = [view.tiles_NHWC[view.done : view.done + count] for view, count in wanted]
         for (view, _), features_NRC in zip(wanted, self._through_tower(pieces), strict=True):
             view.features.append(features_NRC)

@@ -123,7 +123,7 @@ class Album:
         return self._keys[id(media)][1]
 
     def tiles(self, key: bytes, media: Media) -> Tensor:
-        """uint8[N, H, W, 3]."""
+        """uint8[N, H, W, 3], or what the tower gives for them, [N, R, C]."""
         if key not in self._tiles:
             self._tiles[key] = media.tiles()
         return self._tiles[key]

@@ -91,13 +91,12 @@ class LabelLogprobs(torch.autograd.Function):
         beside_L = torch.zeros_like(logprobs_L)
         for rows in _few_rows(logits_LV):
             rows_RV, here_R = logits_LV[rows].float(), labels_L[rows]
-            found_RV = rows_RV.log_softmax(dim=-1)
-            logprobs_L[rows] = found_RV.gather(1, here_R[:, None])[:, 0]
+            if beside == "entropy":
+                logprobs_L[rows], beside_L[rows] = _with_entropy(rows_RV, here_R)
+                continue
+            logprobs_L[rows] = rows_RV.log_softmax(dim=-1).gather(1, here_R[:, None])[:, 0]
             if beside == "hits":
                 beside_L[rows] = (rows_RV.argmax(dim=-1) == here_R).float()
-            elif beside == "entropy":
-                # The softmax again: its exponentials are faster than those of `exp`.
-                beside_L[rows] = -rows_RV.softmax(dim=-1).mul_(found_RV).sum(dim=-1)
         ctx.save_for_backward(logits_LV, labels_L)
         ctx.mark_non_differentiable(beside_L)
         return logprobs_L, beside_L
@@ -111,6 +110,15 @@ class LabelLogprobs(torch.autograd.Function):
             rows_RV = logits_LV[rows].float().softmax(dim=-1).mul_(minus_R1)
             grad_LV[rows] = rows_RV.scatter_add_(1, labels_L[rows, None], -minus_R1)
         return grad_LV, None, None
+
+
+def _with_entropy(rows_RV: Tensor, labels_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Both from one softmax: the likeliest token's logit and probability tell how far all logits are too large."""
+    probs_RV, most_R = rows_RV.softmax(dim=-1), rows_RV.amax(dim=-1)
+    least_R = probs_RV.amax(dim=-1).log()
+    picked_R = rows_RV.gather(1, labels_R[:, None])[:, 0]
+    mean_R = probs_RV.mul_(rows_RV).sum(dim=-1)
+    return picked_R - most_R + least_R, most_R - mean_R - least_R
 
 
 def _few_rows(logits_LV: Tensor) -> Iterator[slice]:

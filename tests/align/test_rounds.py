@@ -450,7 +450,7 @@ def test_a_picture_is_decoded_once_for_all_who_look(tmp_path, cut):
 
 
 def test_pictures_of_a_round_are_in_memory_a_few_at_a_time(tmp_path, cut, monkeypatch):
-    monkeypatch.setattr(opening, "Pictures", partial(Pictures, 0))  # nothing is remembered
+    monkeypatch.setattr(opening, "Pictures", partial(Pictures, room=0))  # nothing is remembered
     monkeypatch.setattr(sampler, "AHEAD", 6)
     run = policy_run(
         tmp_path,
