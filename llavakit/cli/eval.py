@@ -100,6 +100,8 @@ def eval_(
     from llavakit.eval.plan import plan_tasks
 
     plans = plan_tasks(tasks, data, limit, rules)  # before a model is read, which may take minutes
+    if judge is not None and not any(plan.benchmark.judging for plan in plans):
+        raise ConfigError(f"--judge: rules and no judge score {', '.join(tasks)}; leave it out")
     from llavakit.eval.run import evaluate
 
     with ExitStack() as opened:

@@ -166,6 +166,8 @@ class PolicyConfig(Config):
             raise ConfigError(
                 f"policy.answers={self.answers}: advantages of groups compare answers; take at least 2"
             )
+        if self.answers < 2 and self.rewards.normalise == "group":
+            raise ConfigError("policy.rewards.normalise=group compares answers: policy.answers=2 or more")
         if self.tools is not None and self.rollouts is not None:
             raise ConfigError("policy.tools runs beside an engine here; leave policy.rollouts out")
         if self.learn == "all" and self.top_p != 1:

@@ -329,6 +329,7 @@ def test_a_sampler_that_is_another_model_raises_the_alarm(tmp_path, capsys):
         ("policy.algorithm=grop", "grpo"),
         ("policy.algorithm.kl_target=6", "kl_target controls a penalty of rewards"),
         ("policy={algorithm: {importance_cap: 2}, temperature: 0.5}", "needs policy.temperature=1"),
+        ("policy={algorithm: ppo, answers: 1, rewards: {normalise: group}}", "policy.answers=2 or more"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, setting, what):
