@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHUNK = 512  # rows whose logits are there, in the type of the products
+from llavakit.model.rows import idle_rows
+
+CHUNK = 1024  # rows whose logits are there, in the type of the products
 PART = 64  # rows of them in float32
 
 
@@ -26,6 +28,9 @@ def fused_cross_entropy(
     the head, which is summed in float32, at most CHUNK rows of V numbers take memory.
     """
     product = torch.get_autocast_dtype(hidden_LD.device.type) if _casts(hidden_LD) else hidden_LD.dtype
+    if idle := idle_rows(len(hidden_LD), hidden_LD.device):  # their weight is zero
+        hidden_LD = F.pad(hidden_LD, (0, 0, 0, idle))
+        labels_L, weights_L = F.pad(labels_L, (0, idle)), F.pad(weights_L, (0, idle))
     loss, hits = _FusedLoss.apply(hidden_LD, head.weight, head.bias, labels_L, weights_L.float(), product)
     return loss, hits
 
@@ -69,6 +74,7 @@ class _FusedLoss(torch.autograd.Function):
                     _add_product(grad_VD, logits_CV, chunk_CD)
                 if grad_V is not None:
                     grad_V += logits_CV.sum(dim=0, dtype=torch.float32)
+                del logits_CV  # before the next are made
         ctx.save_for_backward(grad_LD, grad_VD, grad_V)
         ctx.mark_non_differentiable(hits)
         return loss, hits
@@ -85,15 +91,15 @@ def _into_gradient(logits_CV: Tensor, labels_C: Tensor, weights_C: Tensor) -> tu
     for part_PV, labels_P, weights_P in zip(
         logits_CV.split(PART), labels_C.split(PART), weights_C.split(PART), strict=True
     ):
-        numbers_PV = part_PV.float() if part_PV.dtype != torch.float32 else part_PV
-        hits = hits + ((numbers_PV.argmax(dim=-1) == labels_P) * weights_P).sum()
+        numbers_PV = part_PV.float()
+        top_P, likeliest_P = numbers_PV.max(dim=-1)
         picked_P = numbers_PV.gather(1, labels_P[:, None])[:, 0]
-        norm_P = numbers_PV.logsumexp(dim=-1)
+        probs_PV = numbers_PV.softmax(dim=-1)  # one pass, and the norm follows from the largest of them
+        norm_P = top_P - probs_PV.gather(1, likeliest_P[:, None])[:, 0].log()
+        hits = hits + ((likeliest_P == labels_P) * weights_P).sum()
         loss = loss + ((norm_P - picked_P) * weights_P).sum()
-        numbers_PV.sub_(norm_P[:, None]).exp_().mul_(weights_P[:, None])
-        numbers_PV.scatter_add_(1, labels_P[:, None], -weights_P[:, None])
-        if numbers_PV is not part_PV:
-            part_PV.copy_(numbers_PV)
+        probs_PV.mul_(weights_P[:, None]).scatter_add_(1, labels_P[:, None], -weights_P[:, None])
+        part_PV.copy_(probs_PV)
     return loss, hits
 
 
