@@ -145,23 +145,28 @@ class Learner:
     def _look(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities at the policy's temperature and at 1, and the entropy, float32[L] each."""
         temperature, batch = self.policy.measured_at, batch.to(self.model.device)
+
+        def look(rows_LD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            logits = logits_at(temperature, self.model)
+            new_L, entropy_L = logprobs_and_entropy(rows_LD, batch.labels_L, logits)
+            if temperature == 1:
+                return new_L, new_L, entropy_L
+            return new_L, token_logprobs(rows_LD, batch.labels_L, self.model.logits), entropy_L
+
         with autocast(self.model, self.precision):
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
-            logits = logits_at(temperature, self.model)
-            new_L, entropy_L = logprobs_and_entropy(hidden_LD, batch.labels_L, logits)
-            plain_L = new_L
-            if temperature != 1:
-                plain_L = token_logprobs(hidden_LD, batch.labels_L, self.model.logits)
+            new_L, plain_L, entropy_L = self.model.with_head(look, hidden_LD)
         return new_L.cpu(), plain_L.cpu(), entropy_L
 
     def _reference(self, batch: Batch) -> Tensor:
         """Log-probabilities at the policy's temperature, float32[L], by the weights that are in place now."""
-        batch = batch.to(self.model.device)
+        batch, logits = batch.to(self.model.device), logits_at(self.policy.measured_at, self.model)
         with autocast(self.model, self.precision):
             hidden_LD = self.model.hidden(batch)[batch.predict_L]
-            return token_logprobs(
-                hidden_LD, batch.labels_L, logits_at(self.policy.measured_at, self.model)
-            ).cpu()
+            found_L = self.model.with_head(
+                lambda rows_LD: token_logprobs(rows_LD, batch.labels_L, logits), hidden_LD
+            )
+        return found_L.cpu()
 
     def _show(self, media: Media) -> Tensor:
         """As `Pictures.show`, or what the run keeps on disk."""

@@ -4,8 +4,12 @@ Which feature rows make which token is in the batch (a plan made it), which toke
 and what is learned is in the batch again. So there is no branch here on model names or kinds of media.
 """
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -20,6 +24,7 @@ from llavakit.model.rope import fix_frequencies, linear_factor
 from llavakit.model.rows import add_idle
 from llavakit.model.tower import Tower
 
+Found = TypeVar("Found")
 PARTS = ("tower", "connector", "language", "newline", "score")
 
 
@@ -119,11 +124,23 @@ class Llava(nn.Module):
         return self.decode(x_TD, positions_T, layout, cache)[: len(batch.ids_T)]
 
     def logits(self, hidden_LD: Tensor) -> Tensor:
-        """[L, V] for the chosen hidden rows only: most rows of a LLaVA sample are never asked to predict."""
+        """[L, V] for the chosen hidden rows only: most rows of a LLaVA sample are never asked to predict.
+
+        Where ranks may share the model, call it inside `with_head`.
+        """
         head = self.language.get_output_embeddings()
         assert head is not None
-        logits_LV: Tensor = head(hidden_LD)
+        logits_LV: Tensor = head.forward(hidden_LD)  # not a call: ranks would meet in every one
         return logits_LV
+
+    def with_head(self, work: Callable[[Tensor], Found], hidden_LD: Tensor) -> Found:
+        """`work(hidden_LD)`, which uses the head. Ranks that share the model put it together once for all of that,
+        however many chunks a rank's rows make; what `work` returns are tensors.
+        """
+        head: Any = self.language.get_output_embeddings()
+        cut = isinstance(head, FSDPModule)  # else it is whole, or together with the table that it is tied to
+        found: Found = head.lend(work, hidden_LD) if cut else work(hidden_LD)
+        return found
 
 
 class Newline(nn.Module):

@@ -27,7 +27,7 @@ def per_answer(batch: Batch, name: str) -> Tensor:
 def learned_logprobs(model: Llava, batch: Batch) -> Tensor:
     """The log-probability of every learned token of the row, float32[L]."""
     hidden_LD = model.hidden(batch)[batch.predict_L]
-    return token_logprobs(hidden_LD, batch.labels_L, model.logits)
+    return model.with_head(lambda rows_LD: token_logprobs(rows_LD, batch.labels_L, model.logits), hidden_LD)
 
 
 def answer_logprobs(model: Llava, batch: Batch, length_weight: float = 1.0) -> tuple[Tensor, Tensor]:

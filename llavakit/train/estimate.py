@@ -218,18 +218,21 @@ def _gathered_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float
     """Bytes of gathered weights and of gradients on their way, at the same moments.
 
     What is outside blocks is gathered for the whole step, but for token embeddings, which are given back when rows
-    are looked up; of blocks the one that computes and the next are there.
+    are looked up, and a head of its own, which is there for the loss; of blocks the one that computes and the next.
     """
     counts, size = _count(model), sizes.product
-    end, table = size * counts.outside, counts.table if run.parallel.reshard else 0
+    language: Any = model.language
+    table, head = counts.table if run.parallel.reshard else 0, counts.head if counts.table else 0
+    end = size * (counts.outside - head)
     outside = end - size * table
-    learns = counts.outside_learns - (table if is_trained(model.language.get_input_embeddings()) else 0)
+    end_learns = counts.outside_learns - head * is_trained(language.get_output_embeddings())
+    learns = end_learns - table * is_trained(language.get_input_embeddings())
     blocks = size * counts.block * (2 if run.parallel.reshard else counts.layers)
     sent = size + 4  # a gradient as it was computed, and in float32 for the sum over GPUs
     return (
-        outside + (0 if run.parallel.reshard else blocks),
+        outside + size * head + (0 if run.parallel.reshard else blocks),
         outside + blocks + size * learns + sent * counts.block_learns,
-        end + sent * counts.outside_learns,
+        end + sent * end_learns,
     )
 
 

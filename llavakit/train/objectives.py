@@ -67,10 +67,14 @@ class SFT(Separate):
     def loss(self, model: Llava, batch: Batch) -> LossSum:
         hidden_LD = model.hidden(batch)[batch.predict_L]
         head = model.language.get_output_embeddings()
-        if torch.is_grad_enabled() and type(head) is nn.Linear:  # a packed one has its own way to multiply
-            loss, hits = fused_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, head)
-        else:
-            loss, hits = weighted_cross_entropy(hidden_LD, batch.labels_L, batch.weights_L, model.logits)
+
+        def look(rows_LD: Tensor) -> tuple[Tensor, Tensor]:
+            # One whose numbers are packed has its own way to multiply.
+            if torch.is_grad_enabled() and type(head).forward is nn.Linear.forward:
+                return fused_cross_entropy(rows_LD, batch.labels_L, batch.weights_L, head)
+            return weighted_cross_entropy(rows_LD, batch.labels_L, batch.weights_L, model.logits)
+
+        loss, hits = model.with_head(look, hidden_LD)
         return LossSum({"tokens": loss}, {"accuracy": ("tokens", hits)})
 
 

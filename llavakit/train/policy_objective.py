@@ -140,10 +140,14 @@ def policy_logprobs(model: Llava, batch: Batch, config: PolicyConfig) -> tuple[T
     The entropy is zeros where this is not the place to tell it.
     """
     hidden_LD, logits = model.hidden(batch)[batch.predict_L], logits_at(config.temperature, model)
-    if config.learns_once:
-        return logprobs_and_entropy(hidden_LD, batch.labels_L, logits)
-    new_L = token_logprobs(hidden_LD, batch.labels_L, logits)
-    return new_L, torch.zeros_like(new_L)
+
+    def look(rows_LD: Tensor) -> tuple[Tensor, Tensor]:
+        if config.learns_once:
+            return logprobs_and_entropy(rows_LD, batch.labels_L, logits)
+        new_L = token_logprobs(rows_LD, batch.labels_L, logits)
+        return new_L, torch.zeros_like(new_L)
+
+    return model.with_head(look, hidden_LD)
 
 
 def logits_at(temperature: float, model: Llava) -> Callable[[Tensor], Tensor]:

@@ -1,6 +1,8 @@
 """A model cut into shards, one a rank: PyTorch's FSDP2, and nothing of our own."""
 
 import warnings
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,21 +63,17 @@ def shard_model(
     offload = CPUOffloadPolicy(pin_memory=ranks.device.type == "cuda") if config.offload else OffloadPolicy()
     unsharded = set() if is_trained(model.tower) else set(model.tower.parameters())
     model.tower.to(ranks.device)
+    cut = partial(fully_shard, mesh=mesh, mp_policy=policy, offload_policy=offload)
     for block in (*trained_tower_blocks(model), *decoder_blocks(model)):
-        fully_shard(
-            block, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=config.reshard
-        )
+        cut(block, reshard_after_forward=config.reshard)
     table, head = model.language.get_input_embeddings(), model.language.get_output_embeddings()
     assert table is not None and head is not None
-    if table.weight is not head.weight:  # needed at the beginning only
-        fully_shard(
-            table, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=config.reshard
-        )
-    # The rest (head, norm, connector) is one group, gathered once for `hidden` and the logits after it.
-    fully_shard(
-        model, mesh=mesh, mp_policy=policy, offload_policy=offload, reshard_after_forward=False,
-        ignored_params=unsharded,
-    )  # fmt: skip
+    if table.weight is not head.weight:  # one is needed at the beginning only, the other at the end
+        cut(table, reshard_after_forward=config.reshard)
+        cut(head, reshard_after_forward=False)  # its backward pass is what comes next
+        _lend(head)
+    # The rest (norm, connector, a table that is the head too) is one group, gathered for `hidden` and the loss.
+    cut(model, reshard_after_forward=False, ignored_params=unsharded)
     register_fsdp_forward_method(model, "hidden")
     # `hidden` does return a view, and nobody writes into it.
     warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
@@ -84,6 +82,12 @@ def shard_model(
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     _fill(model, unread or {}, torch.device("cpu") if config.offload else ranks.device)
+
+
+def _lend(head: Any) -> None:
+    """What Llava.with_head calls: any work while the head is gathered, as if that were its forward pass."""
+    head.lend = lambda work, hidden_LD: work(hidden_LD)
+    register_fsdp_forward_method(head, "lend")
 
 
 def _fill(model: Llava, unread: Weights, device: torch.device) -> None:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import LlamaForCausalLM
 
@@ -37,21 +39,46 @@ def shared_model(layers: int) -> Llava:
     return model
 
 
-def test_a_pass_holds_one_block_of_a_shared_model():
-    """Neither gathered weights nor casts of them stay behind: a block more adds its share, and its gradient's."""
-    places, most = torch.arange(16), []
-    row = Batch(places, places, (Segment(0, 16),), places, places, torch.ones(16))
+def text_row() -> Batch:
+    places = torch.arange(16)
+    return Batch(places, places, (Segment(0, 16),), places, places, torch.ones(16))
+
+
+@pytest.fixture
+def eight_ranks():
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=8)
-    try:
-        for layers in (8, 14):
-            model = shared_model(layers)
-            with Peak([*model.parameters(), *model.buffers()]).watch() as peak:
-                train_step(model, SFT(), [row], precision="bf16")
-            most.append(peak.most)
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()
+
+
+def test_a_pass_holds_one_block_of_a_shared_model(eight_ranks):
+    """Neither gathered weights nor casts of them stay behind: a block more adds its share, and its gradient's."""
+    most = []
+    for layers in (8, 14):
+        model = shared_model(layers)
+        with Peak([*model.parameters(), *model.buffers()]).watch() as peak:
+            train_step(model, SFT(), [text_row()], precision="bf16")
+        most.append(peak.most)
     block = sum(parameter.numel() for parameter in model.language.model.layers[0].parameters())
     assert (most[1] - most[0]) / 6 < 1.5 * block  # bytes: an eighth in float32, twice; casts were 1.5 more
+
+
+def test_a_head_of_its_own_is_there_for_the_loss_alone(eight_ranks):
+    """Not in the passes through the blocks: forwards it is cut, backwards its gradient is, too."""
+    model, seen = shared_model(2), []
+    head = model.language.get_output_embeddings()
+
+    def look(where: str) -> None:
+        grad = head.weight.grad if isinstance(head.weight, DTensor) else None
+        seen.append((where, isinstance(head.weight, DTensor), grad is not None))
+
+    def behind_the_blocks(hidden):
+        look("forward")
+        hidden.register_hook(lambda grad: look("backward"))
+
+    model.language.model.norm.register_forward_pre_hook(lambda module, args: behind_the_blocks(args[0]))
+    train_step(model, SFT(), [text_row()], precision="float32")
+    assert {("forward", True, False), ("backward", True, True)} == set(seen)
 
 
 def test_a_start_is_let_go_of_when_it_is_read(tmp_path):

@@ -11,9 +11,11 @@ from safetensors.torch import load_file
 from llavakit.model import checkpoint as checkpoints
 from llavakit.model.directory import resolve
 from llavakit.model.formats import weights as stored_weights
+from llavakit.train import losses as losses_of_rows
 from llavakit.train import state as states
 from llavakit.train.loop import train
 from tests import tiny
+from tests.train.test_kto import kto_run
 from tests.train.test_loop import interrupt_after, losses, tiny_run, weights
 from tests.train.test_parallel import Pair, interrupt_rank, train_rank
 
@@ -146,6 +148,28 @@ def test_copies_are_summed_after_the_last_row_only(tmp_path, pair):
         )
         sent.append(pair(summing_rank, run))
     assert sent[0] == sent[1] and sent[0][0] > 0
+
+
+def chunking_rank(rank, run):
+    """Chunks that the rows of a rank made, of as many learned tokens as its number says."""
+    counts, real = [], losses_of_rows._in_chunks
+
+    def small(hidden_LD, labels_L, logits, whole, chunk, beside):
+        counts.append(-(-len(hidden_LD) // (rank + 2)))
+        return real(hidden_LD, labels_L, logits, rank + 2, rank + 2, beside)
+
+    with mock.patch.object(losses_of_rows, "_in_chunks", small):
+        train(run)
+    return sum(counts)
+
+
+def test_ranks_meet_once_at_the_head_whatever_chunks_they_make(tmp_path, pair):
+    one, two = kto_run(tmp_path, "one"), kto_run(tmp_path, "two", **SHARED)
+    train(one)
+    first, second = pair(chunking_rank, two)
+    assert first != second
+    assert losses(two) == pytest.approx(losses(one), rel=1e-3, abs=1e-5)
+    torch.testing.assert_close(weights(two), weights(one), atol=1e-4, rtol=1e-3)
 
 
 def resuming_rank(rank, run):
