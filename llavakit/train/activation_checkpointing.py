@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llavakit.model.llava import Llava
 from llavakit.train.blocks import decoder_blocks, trained_tower_blocks
@@ -16,3 +17,11 @@ def checkpoint_activations(model: Llava) -> None:
         # Their own switch for this has another name in every other version of transformers.
         block.gradient_checkpointing = True
         block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
+def recomputes(model: Llava) -> bool:
+    """Whether the decoder's blocks do."""
+    return any(
+        isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing
+        for module in model.language.modules()
+    )

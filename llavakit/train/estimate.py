@@ -197,8 +197,7 @@ def _count(model: Llava) -> Counts:
 def _cast_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:
     """Bytes of what autocast makes of float32 weights: at the loss, in a block's backward pass, at its end.
 
-    The graph keeps the copies that input gradients need. Recomputed blocks have none, but autocast remembers those
-    of trained weights until the loss.
+    The graph keeps the copies that input gradients need, but recomputed blocks make theirs again.
     """
     lora = run.model.lora
     if not sizes.casts or (lora is not None and lora.four_bit):
@@ -211,7 +210,7 @@ def _cast_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, fl
     if not run.checkpointing:
         copies = 2 * counts.block_casts * counts.layers
         return rest + copies, rest + copies, rest
-    return rest + 2 * counts.block_learns * counts.layers, rest + 2 * counts.block_casts, rest
+    return rest, rest + 2 * counts.block_casts, rest
 
 
 def _gathered_copies(run: Run, model: Llava, sizes: Sizes) -> tuple[float, float, float]:

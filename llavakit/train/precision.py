@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from llavakit.model.llava import Llava
+from llavakit.train.activation_checkpointing import recomputes
 from llavakit.train.sharding import is_sharded
 
 GAIN = 1.2  # bf16 must be this much faster to be worth its rounding
@@ -25,14 +26,15 @@ def fastest_precision(device: torch.device) -> Literal["bf16", "float32"]:
 def autocast(model: Llava, precision: str) -> torch.autocast:
     """What a pass of the model computes its products in: bfloat16 where `precision` is "bf16".
 
-    Casts of weights are remembered until the pass ends, for weights that it uses twice. Those of a model in shares
-    are not: a block's weights are given back behind it, and a pass would end with a cast of every one of them.
+    Casts of weights are remembered until the pass ends, for weights that it uses twice. Not where that would be all
+    that is left of a block that has passed, cast by cast until the model is there again: where ranks give a block's
+    weights back behind it, and where its casts are made again in the backward pass.
     """
     return torch.autocast(
         model.device.type,
         torch.bfloat16,
         enabled=precision == "bf16",
-        cache_enabled=not is_sharded(model),
+        cache_enabled=not (is_sharded(model) or recomputes(model)),
     )
 
 

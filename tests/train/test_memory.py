@@ -26,14 +26,20 @@ from tests.train.peak import Peak
 from tests.train.test_loop import tiny_run
 
 
-def shared_model(layers: int) -> Llava:
-    """Of eight ranks one's, whose partners are made up."""
+def whole_model(layers: int) -> Llava:
+    """Of small tables, that recomputes its blocks."""
     config = tiny.text_config(64)
     config.update({"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": layers})
     tower = tiny.checkpoint().model.tower
     model = Llava(tower, build_connector(ConnectorConfig(), tower.width, 128), LlamaForCausalLM(config))
     train_only(model, ("connector", "language"))
     checkpoint_activations(model.train())
+    return model
+
+
+def shared_model(layers: int) -> Llava:
+    """Of eight ranks one's, whose partners are made up."""
+    model = whole_model(layers)
     settings, ranks = ParallelConfig(mode="fsdp"), Ranks(0, 8)
     shard_model(model, settings, ranks, build_mesh(settings, ranks), precision="bf16")
     return model
@@ -61,6 +67,18 @@ def test_a_pass_holds_one_block_of_a_shared_model(eight_ranks):
         most.append(peak.most)
     block = sum(parameter.numel() for parameter in model.language.model.layers[0].parameters())
     assert (most[1] - most[0]) / 6 < 1.5 * block  # bytes: an eighth in float32, twice; casts were 1.5 more
+
+
+def test_a_recomputed_block_leaves_no_casts_behind():
+    """At the loss of a second row a block has float32 weights and gradients, and nothing in bf16."""
+    most = []
+    for layers in (8, 14):
+        model = whole_model(layers)
+        with Peak([*model.parameters(), *model.buffers()]).watch() as peak:
+            train_step(model, SFT(), [text_row(), text_row()], precision="bf16")
+        most.append(peak.most)
+    block = sum(parameter.numel() for parameter in model.language.model.layers[0].parameters())
+    assert (most[1] - most[0]) / 6 < 9 * block
 
 
 def test_a_head_of_its_own_is_there_for_the_loss_alone(eight_ranks):
