@@ -21,7 +21,6 @@ from llavakit.model.formats.keys import SEPARATORS
 from llavakit.model.fused import FusedLayout, packed_layout
 from llavakit.model.packing import check_packing
 from llavakit.model.rope import fix_frequencies, linear_factor
-from llavakit.model.rows import add_idle
 from llavakit.model.tower import Tower
 
 Found = TypeVar("Found")
@@ -117,11 +116,8 @@ class Llava(nn.Module):
 
     def hidden(self, batch: Batch, cache: KeyValueCache | None = None) -> Tensor:
         """h_TD of a whole packed batch."""
-        x_TD, positions_T, segments = self.embed(batch), batch.positions_T, batch.segments
-        if self.packing.packs and cache is None:
-            x_TD, positions_T, segments = add_idle(x_TD, positions_T, segments)
-        layout = packed_layout(segments, x_TD.device)
-        return self.decode(x_TD, positions_T, layout, cache)[: len(batch.ids_T)]
+        layout = packed_layout(batch.segments, batch.ids_T.device)
+        return self.decode(self.embed(batch), batch.positions_T, layout, cache)
 
     def logits(self, hidden_LD: Tensor) -> Tensor:
         """[L, V] for the chosen hidden rows only: most rows of a LLaVA sample are never asked to predict.

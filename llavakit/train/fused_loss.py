@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llavakit.model.rows import idle_rows
-
 CHUNK = 1024  # rows whose logits are there, in the type of the products
 PART = 64  # rows of them in float32
 
@@ -28,9 +26,6 @@ def fused_cross_entropy(
     the head, which is summed in float32, at most CHUNK rows of V numbers take memory.
     """
     product = torch.get_autocast_dtype(hidden_LD.device.type) if _casts(hidden_LD) else hidden_LD.dtype
-    if idle := idle_rows(len(hidden_LD), hidden_LD.device):  # their weight is zero
-        hidden_LD = F.pad(hidden_LD, (0, 0, 0, idle))
-        labels_L, weights_L = F.pad(labels_L, (0, idle)), F.pad(weights_L, (0, idle))
     loss, hits = _FusedLoss.apply(hidden_LD, head.weight, head.bias, labels_L, weights_L.float(), product)
     return loss, hits
 

@@ -5,9 +5,7 @@ import torch
 from llavakit.core.types import Segment
 from llavakit.data.encode import Sample, join
 from llavakit.data.pack import collate
-from llavakit.model import rows
 from llavakit.text.conversation import Conversation, assistant, user
-from llavakit.train import fused_loss
 from llavakit.train.objectives import SFT
 from tests import tiny
 
@@ -50,8 +48,8 @@ def test_a_shared_prompt_gives_the_logits_of_separate_sequences(tmp_path):
         logits = ck.model.logits(ck.model.hidden(shared))
         for sample, leaf in zip(samples, shared.segments[1:], strict=True):
             alone = ck.model.logits(ck.model.hidden(collate([sample], tiles([sample]), learn=False)))
-            path = [*range(shared.segments[0].end), *range(leaf.start, leaf.end)]
-            torch.testing.assert_close(logits[path], alone, atol=1e-4, rtol=1e-4)
+            rows = [*range(shared.segments[0].end), *range(leaf.start, leaf.end)]
+            torch.testing.assert_close(logits[rows], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_shared_prompt_gives_the_loss_and_gradients_of_separate_sequences(tmp_path):
@@ -99,24 +97,6 @@ def test_packed_equals_one_by_one(tmp_path):
     packed = gradients(ck.model, [collate(samples, tiles(samples))])
     apart = gradients(ck.model, [collate([s], tiles([s])) for s in samples])
     assert_same(packed, apart)
-
-
-def test_idle_rows_change_nothing(tmp_path, monkeypatch):
-    """Those that round a row and its learned tokens up where products are bf16; here in float32."""
-    model, samples = tiny.checkpoint().model, two_answers(tmp_path, tiny.encoder())
-    batch = collate(samples, tiles(samples))
-    seen: list[int] = []
-    model.language.get_decoder().layers[0].register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].shape[1])
-    )
-    plain = gradients(model, [batch])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert len(model.hidden(batch)) == batch.num_tokens
-    for module in (rows, fused_loss):
-        monkeypatch.setattr(module, "idle_rows", lambda count, device: -count % rows.EVEN)
-    assert_same(gradients(model, [batch]), plain)
-    assert batch.num_tokens % rows.EVEN
-    assert seen == [batch.num_tokens, *[batch.num_tokens + -batch.num_tokens % rows.EVEN] * 2]
 
 
 def test_features_of_the_tower_can_stand_for_pixels(tmp_path):
