@@ -152,7 +152,7 @@ def convert_data(
     bad = out.with_name(f"{out.name}.bad.jsonl")
     found = convert_mixture(mixture, to, out, bad)
     _say_flaws(found.first)
-    if not found.written:
+    if found.failed:
         raise DataError(f"none of {len(mixture)} records could be written as {to}; all of them: {bad}")
     read = ", ".join(f"{count} {name}" for name, count in sorted(found.dialects.items()))
     say(f"{found.written} of {len(mixture)} records written as {to} (read as {read or 'none'}): {out}")

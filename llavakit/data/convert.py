@@ -36,13 +36,19 @@ class Conversion:
     flaws: Counter[str] = field(default_factory=Counter)
     first: list[tuple[str, Flaw]] = field(default_factory=list)
 
+    @property
+    def failed(self) -> bool:
+        """Whether nothing came out, and not because people meant so."""
+        return not self.written and not self.flaws.keys() <= {UNDECIDED}
+
 
 def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversion:
     """Write every chosen record into `out`; one that cannot be read, or not be said, is a line of `bad`.
 
     `to` is a name of WRITTEN or of PAIRS_WRITTEN, or KTO, for which a pair becomes two lines.
 
-    Neither file may be there before; they appear when all is written, and each only if it has a line.
+    Neither file may be there before; they appear when all is written, `out` unless it failed and `bad` only if it
+    has a line.
     """
     for path in (out, bad):
         if path.exists():
@@ -69,7 +75,7 @@ def convert_mixture(mixture: Mixture, to: str, out: Path, bad: Path) -> Conversi
                     found.flaws[flaw.kind] += 1
                 progress.advance()
         found.first = listed.first
-        if found.written:
+        if not found.failed:
             drafts[out].replace(out)
         if found.flaws:
             drafts[bad].replace(bad)

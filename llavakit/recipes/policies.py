@@ -23,13 +23,7 @@ def rloo() -> Run:
 
 def ppo() -> Run:
     """Own answers scored by policy.rewards, against a value model: PPO, all roles adapters on one base."""
-    return _policy("ppo").model_copy(
-        update={
-            "train": ("language",),
-            "model": ModelConfig(start=Path("runs/demo"), lora=LoraSettings(r=64, alpha=16)),
-            "optim": OptimConfig(lr=LearningRates(language=3e-5), warmup=0.03, final=0.1),
-        }
-    )
+    return _policy("ppo", train=("language",), rate=3e-5, lora=LoraSettings(r=64, alpha=16))
 
 
 def grpo_tools() -> Run:
@@ -46,13 +40,21 @@ def grpo_tools() -> Run:
     )
 
 
-def _policy(name: str) -> Run:
+def _policy(
+    name: str,
+    *,
+    train: tuple[str, ...] = ("language", "newline"),
+    rate: float = RATE,
+    lora: LoraSettings | None = None,
+) -> Run:
     return Run(
         name=name,
         out=Path("runs") / name,
-        train=("language", "newline"),
-        model=ModelConfig(start=Path("runs/demo")),
+        train=train,
+        model=ModelConfig(start=Path("runs/demo"), lora=lora),
         policy=PolicyConfig(algorithm=Algorithm.model_validate(name)),
-        optim=OptimConfig(lr=LearningRates(language=RATE, newline=RATE), warmup=0.03, final=0.1),
+        optim=OptimConfig(
+            lr=LearningRates.model_validate(dict.fromkeys(train, rate)), warmup=0.03, final=0.1
+        ),
         save_every=50,
     )
