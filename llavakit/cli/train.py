@@ -1,5 +1,6 @@
 """`llavakit train`: one stage, by a recipe's name or a run.yaml."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -81,6 +82,8 @@ def train(
             open_loop=open_loop,
         ),
     )
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first rank tells it
     if run.reward is not None:
         say(f"saved in {run.out}; try it: llavakit reward PAIRS --model {run.out} --out scores.jsonl")
         return

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
+from llavakit.cli.entry import app
 from llavakit.core import config as settings
 from llavakit.core.errors import CheckpointError, ConfigError, Interrupted
 from llavakit.data.loader import Loader, Position
@@ -359,6 +360,15 @@ def test_torchrun_starts_it_and_a_signal_saves_once(tmp_path, number):
     assert f"stopped at step {len(done)} of 10000" in output
     assert resolve(run.out).name == f"step{len(done):06d}"
     assert not list(run.out.glob(".*"))
+
+
+def test_the_first_rank_alone_tells_where_a_run_is(tmp_path, monkeypatch, capsys):
+    settings.save(tiny_run(tmp_path), tmp_path / "run.yaml")
+    monkeypatch.setattr("llavakit.train.loop.train", lambda *_, **__: None)
+    for rank, times in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        app(["train", str(tmp_path / "run.yaml")], standalone_mode=False)
+        assert capsys.readouterr().out.count("saved in") == times
 
 
 def free_port():
