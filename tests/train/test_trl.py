@@ -66,7 +66,7 @@ def test_every_step_of_a_kto_run_is_that_of_trl(tmp_path):
 @pytest.mark.trl
 @pytest.mark.parametrize(("algorithm", "iterations"), [("grpo", 1), ("grpo", 2), ("rloo", 1)])
 def test_every_step_on_answers_that_trl_sampled_is_that_of_trl(tmp_path, monkeypatch, algorithm, iterations):
-    """Rewards, losses and divergences in float32, with answers of several lengths; GRPO also twice on each round."""
+    """Rewards, losses and divergences in float32, with answers of several lengths; GRPO once and twice on each."""
     words, rate = 12, 1e-4
     checkpoint.save(build_model(2, grpo.IMAGES[196]), tmp_path / "model")
     grpo.write_prompts(tmp_path, grpo.PROMPTS * (STEPS + 1))
