@@ -383,8 +383,7 @@ class Engine:
             with Boundary() as own:  # one for all: entering it costs as much as to choose a token
                 for row in left:
                     saying = speaking[row]
-                    choice = drawn.get(row) or choose(spoken.logits_SV, row, saying.draw, best[row])
-                    self._say(saying, choice)
+                    self._say(saying, drawn.get(row) or choose(spoken.logits_SV, row, saying.draw, best[row]))
                 return
             assert own.error is not None
             self._fail(saying, own.error)

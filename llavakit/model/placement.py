@@ -87,7 +87,6 @@ def own_memory(model: nn.Module) -> None:
     tensor lies in a file, all that was read of it counts as this process's memory.
     """
     for tensor in (*model.parameters(), *model.buffers()):
-        if (
-            tensor.device.type == "cpu" and not tensor.untyped_storage().resizable()
-        ):  # PyTorch did not allocate it
+        # Only storage that PyTorch allocated can be resized.
+        if tensor.device.type == "cpu" and not tensor.untyped_storage().resizable():
             tensor.data = tensor.data.clone()
