@@ -43,6 +43,7 @@ class Llava(nn.Module):
         self.newline = Newline(()) if newline is None else newline
         self.score = Score() if score is None else score
         self.packing = check_packing(language)
+        self.compiler: str | None = None  # the backend of `torch.compile` by which its blocks are compiled
         language.set_attn_implementation(NAME)
         fix_frequencies(language)
 

@@ -3,7 +3,7 @@
 Regions are what a block computes before its attention (norm, queries, keys, rotation) and behind it (output matrix,
 norm, MLP). Attention stays outside: what a row's layout computes depends on its segments, which would be another
 graph for every row, and its kernels are fused already. Sizes are symbols, so rows of all lengths run the same
-graphs, and blocks of a class share them.
+graphs, and blocks of a class share them. What turns logits into the loss of SFT and its gradient is compiled too.
 """
 
 import inspect
@@ -37,6 +37,7 @@ def compile_blocks(model: Llava) -> None:
 
     Hooks of modules stay outside, those of sharding too. A convolutional tower has no blocks and stays as it is.
     """
+    model.compiler = BACKEND
     AttentionInterface.register(NAME, torch.compiler.disable(registered_attention))
     torch._dynamo.config.recompile_limit = GRAPHS
     block: Any  # what is set on it has no declared type

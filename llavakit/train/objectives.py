@@ -71,7 +71,7 @@ class SFT(Separate):
         def look(rows_LD: Tensor) -> tuple[Tensor, Tensor]:
             # One whose numbers are packed has its own way to multiply.
             if torch.is_grad_enabled() and type(head).forward is nn.Linear.forward:
-                return fused_cross_entropy(rows_LD, batch.labels_L, batch.weights_L, head)
+                return fused_cross_entropy(rows_LD, batch.labels_L, batch.weights_L, head, model.compiler)
             return weighted_cross_entropy(rows_LD, batch.labels_L, batch.weights_L, model.logits)
 
         loss, hits = model.with_head(look, hidden_LD)

@@ -54,10 +54,11 @@ def test_no_more_rows_of_logits_exist_than_a_chunk():
     assert sorted(seen[1:]) == [2, 2, 4, 4, 4, 4]
 
 
+@pytest.mark.parametrize("compiler", [None, "inductor"])
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("rows", [0, 1, 70, 600])
-def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, bias):
-    """Loss, hits and all gradients, of rows that fill no chunk, several, or none at all."""
+@pytest.mark.parametrize("rows", [0, 1, 70, 513, 600])
+def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, bias, compiler):
+    """Loss, hits and all gradients, of rows that fill no chunk, several, or none at all; compiled too."""
     monkeypatch.setattr(fused_loss, "CHUNK", 256)
     torch.manual_seed(0)
     head = nn.Linear(16, 37, bias=bias)
@@ -68,7 +69,7 @@ def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, bias):
         loss, hits = loss_of(hidden)
         return loss, hits, *torch.autograd.grad(loss / 7, (hidden, *head.parameters()))
 
-    mine = run(lambda hidden: fused_cross_entropy(hidden, labels, weights, head))
+    mine = run(lambda hidden: fused_cross_entropy(hidden, labels, weights, head, compiler))
     plain = run(lambda hidden: weighted_cross_entropy(hidden, labels, weights, head))
     for ours, theirs in zip(mine, plain, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
