@@ -41,6 +41,7 @@ from llavakit.model.settings import ConnectorConfig, TowerConfig
 from llavakit.model.tower import ViTTower
 from llavakit.text.tokenizer import Tokenizer
 from llavakit.train.compiling import compile_blocks
+from llavakit.train.flops import StepFlops
 from llavakit.train.freezing import train_only
 from llavakit.train.gradients import clip_gradients
 from llavakit.train.loop import train_step
@@ -138,14 +139,27 @@ def our_step(model: Llava, optimizer: torch.optim.Optimizer, batch: Batch) -> fl
     return loss
 
 
-def step_flops(model: Llava, batch: Batch) -> float:
-    """Arithmetic a step needs: 6 per weight and token in the decoder, 6 per weight and learned token in the head.
+def weight_flops(model: Llava, batch: Batch) -> float:
+    """6 operations per weight and token in the decoder, 6 per weight and learned token in the head, and no others.
 
-    Attention, tower and connector (under 5 % here) are left out, so utilisation is understated, for both sides.
+    `StepFlops`, the `mfu` of a run, also counts attention (a tree of T tokens as T x T), tower and connector.
     """
     head = model.language.get_output_embeddings().weight.numel()
     body = sum(p.numel() for p in model.language.parameters()) - head
     return 6 * body * batch.num_tokens + 6 * head * len(batch.labels_L)
+
+
+def utilisation(model: Llava, batches: list[Batch], seconds: list[float], peak: float) -> dict[str, float]:
+    """Medians of what steps use of the measured peak: all of a step's products, and those with weights only."""
+    flops = StepFlops(model)
+    sides = {
+        "mfu": lambda batch: flops.count([batch]),
+        "mfu_weights": lambda batch: weight_flops(model, batch),
+    }
+    return {
+        name: round(median([count(batch) / s / peak for batch, s in zip(batches, seconds, strict=True)]), 3)
+        for name, count in sides.items()
+    }
 
 
 def learner(model: Llava) -> torch.optim.Optimizer:
@@ -159,14 +173,15 @@ def compare_compiled(runs: int, samples: int) -> None:
     """Two models with the same weights and samples; the blocks of one are compiled. Its warm-up is told apart."""
     models = [build_model().model for _ in range(2)]
     optimizers = [learner(model) for model in models]
-    packed = [
-        collate(drawn, px.split(1)) for drawn, px in (draw_samples(samples, run) for run in range(runs + 1))
-    ]
+    drawn = [draw_samples(samples, run) for run in range(runs)]
+    packed = [collate(some, pixels.split(1)) for some, pixels in drawn]
+    # With it the process has all memory it will need.
+    largest = max(packed, key=lambda batch: batch.num_tokens)
     compile_blocks(models[0])
     began = time.perf_counter()
-    losses = [our_step(models[0], optimizers[0], packed[-1])]
+    losses = [our_step(models[0], optimizers[0], largest)]
     warm_up = time.perf_counter() - began
-    losses.append(our_step(models[1], optimizers[1], packed[-1]))
+    losses.append(our_step(models[1], optimizers[1], largest))
     if abs(losses[0] - losses[1]) > 0.02:
         raise SystemExit(f"compiled blocks compute another loss: {losses}")
     mine, plain = alternate(
@@ -174,7 +189,7 @@ def compare_compiled(runs: int, samples: int) -> None:
         lambda run: our_step(models[1], optimizers[1], packed[run]),
         runs,
     )
-    sizes = [batch.num_tokens for batch in packed[:-1]]
+    sizes = [batch.num_tokens for batch in packed]
     rates = [[size / second for size, second in zip(sizes, side, strict=True)] for side in (mine, plain)]
     report(
         "sft step, compiled blocks against plain ones",
@@ -190,6 +205,9 @@ def compare_compiled(runs: int, samples: int) -> None:
         ratio_of_runs=round(median([one / other for one, other in zip(*rates, strict=True)]), 3),
         warm_up_seconds=round(warm_up, 1),
         losses=[round(loss, 4) for loss in losses],
+        compiled_use=utilisation(models[1], packed, mine, peak := matmul_peak()),
+        plain_use=utilisation(models[1], packed, plain, peak),
+        peak_gflops=round(peak / 1e9),
     )
 
 
@@ -218,10 +236,12 @@ def main() -> None:
         [p for p in hf.parameters() if p.requires_grad], lr=rate, weight_decay=0.0, fused=True
     )
 
-    drawn = [draw_samples(arguments.samples, seed) for seed in range(arguments.runs + 1)]
+    drawn = [draw_samples(arguments.samples, seed) for seed in range(arguments.runs)]
     packed = [collate(samples, pixels.split(1)) for samples, pixels in drawn]
     padded = [pad_batch(samples, pixels) for samples, pixels in drawn]
-    losses = our_step(ours.model, mine, packed[-1]), peer_step(hf, theirs, padded[-1])  # also warms up
+    # Also warms up: with the largest batches the process has all memory it will need.
+    largest = max(range(len(drawn)), key=lambda run: padded[run]["input_ids"].numel())
+    losses = our_step(ours.model, mine, packed[largest]), peer_step(hf, theirs, padded[largest])
     print(f"loss of the same samples: ours {losses[0]:.4f}, peer {losses[1]:.4f}")
     if abs(losses[0] - losses[1]) > 0.02:
         raise SystemExit("the two sides do not compute the same loss; the comparison would mean nothing")
@@ -231,17 +251,11 @@ def main() -> None:
         lambda run: peer_step(hf, theirs, padded[run]),
         arguments.runs,
     )
-    real = [sum(sample.num_tokens for sample in samples) for samples, _ in drawn[:-1]]
+    real = [sum(sample.num_tokens for sample in samples) for samples, _ in drawn]
     rates = [count / second for count, second in zip(real, seconds, strict=True)]
     peer_rates = [count / second for count, second in zip(real, peer_seconds, strict=True)]
     peak = matmul_peak()
-    used = [
-        step_flops(ours.model, batch) / second / peak for batch, second in zip(packed, seconds, strict=False)
-    ]
-    peer_used = [
-        step_flops(ours.model, batch) / s / peak for batch, s in zip(packed, peer_seconds, strict=False)
-    ]
-    positions = median([batch["input_ids"].numel() for batch in padded[:-1]])
+    positions = median([batch["input_ids"].numel() for batch in padded])
     report(
         "sft step, packed against padded",
         round(median(rates), 1),
@@ -251,8 +265,8 @@ def main() -> None:
         better="higher",
         runs=arguments.runs,
         padding=round(1 - median(real) / positions, 3),
-        mfu=round(median(used), 3),
-        peer_mfu=round(median(peer_used), 3),
+        **utilisation(ours.model, packed, seconds, peak),
+        peer_mfu=utilisation(ours.model, packed, peer_seconds, peak)["mfu"],
         peak_gflops=round(peak / 1e9),
     )  # fmt: skip
 

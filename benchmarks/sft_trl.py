@@ -3,7 +3,7 @@
 TRL refuses to pack and to leave padding out where a data set has pictures, so its batches are padded. Both sides
 read the same PNG files and the same text, each in the form it wants, eight records a step in the same order, and
 learn the same tokens (TRL: the completion of a prompt). They must agree on the count of learned tokens and on the
-loss of every step. Timed is the loop with its waiting for data; the first step warms up. Building the model and
+loss of every step. Timed is the loop with its waiting for data; two steps warm up. Building the model and
 saving it are left out. Each run is a process of its own. `ratio_processor` compares the processor's seconds of a
 learned token: on a machine that does other work too it is the steadier number.
 
@@ -37,9 +37,11 @@ from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import Batch
 from llavakit.data.settings import DataConfig
 from llavakit.model import checkpoint
+from llavakit.model.llava import Llava
 from llavakit.model.settings import ModelConfig
+from llavakit.train.compiling import compile_blocks
 from llavakit.train.loop import train
-from llavakit.train.objectives import SFT, Totals
+from llavakit.train.objectives import SFT, LossSum, Totals
 from llavakit.train.run import Run
 from llavakit.train.settings import LearningRates, OptimConfig
 from llavakit.vision.plan import ImageConfig
@@ -47,6 +49,7 @@ from llavakit.vision.plan import ImageConfig
 PEER = Path(__file__).parent / "sft_trl_peer.py"
 IMAGE = ImageConfig(kind="square", size=224, grid=14)  # 196 tokens
 LAYERS, BATCH = 12, 8
+WARM = 2  # steps that do not count: the second compiles what the first did not show
 # What keep_freed_memory() sets, as glibc reads it from the environment.
 KEEP_MEMORY = {
     "MALLOC_MMAP_MAX_": "0",
@@ -106,9 +109,15 @@ def our_run(folder: Path, steps: int) -> Run:
 class Stamped(SFT):
     """The objective, which also notes when each step begins to compute."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, compiles: bool) -> None:
         self.wall: list[float] = []
         self.processor: list[float] = []
+        self._compiles = compiles
+
+    def loss(self, model: Llava, batch: Batch) -> LossSum:
+        if self._compiles and model.compiler is None:  # `compile: true` would first take four plain steps
+            compile_blocks(model)
+        return super().loss(model, batch)
 
     def weights(self, batch: Batch) -> Totals:
         self.wall.append(time.perf_counter())
@@ -116,11 +125,12 @@ class Stamped(SFT):
         return super().weights(batch)
 
 
-def run_ours(folder: Path, steps: int) -> dict:
+def run_ours(folder: Path, steps: int, *, compiles: bool) -> dict:
     """Seconds, losses and learned tokens of our steps. A step counts from where it begins to compute to where the
     next does, so waiting for data is in it, and one step more is run.
     """
     command = [sys.executable, "-m", "benchmarks.sft_trl", "--ours-in", str(folder), f"--steps={steps + 1}"]
+    command += ["--compile"] * compiles
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (folder / "ours" / "metrics.jsonl").read_text().splitlines()][:-1]
     stamps = json.loads((folder / "stamps.json").read_text())
@@ -135,7 +145,7 @@ def run_ours(folder: Path, steps: int) -> dict:
 
 def run_peer(python: Path, folder: Path, arguments: argparse.Namespace, *, tuned: bool) -> dict:
     """The same of TRL's."""
-    words = [str(folder), f"--steps={arguments.steps + 1}", f"--batch={BATCH}"]
+    words = [str(folder), f"--steps={arguments.steps + WARM}", f"--batch={BATCH}"]
     return ask_peer(python, PEER, [*words, f"--workers={arguments.peer_workers}"], tuned=tuned)
 
 
@@ -163,15 +173,15 @@ def check_same(ours: dict, peer: dict) -> None:
 
 
 def rate(result: dict, clock: str = "seconds") -> float:
-    """Learned tokens a second, without the first step."""
-    return sum(result["learned"][1:]) / sum(result[clock][1:])
+    """Learned tokens a second, without the first steps."""
+    return sum(result["learned"][WARM:]) / sum(result[clock][WARM:])
 
 
 def compare(python: Path, folder: Path, arguments: argparse.Namespace) -> None:
     """Alternating runs of the three, and the report."""
     ours, peers, tuned = [], [], []
     sides = [
-        (ours, lambda: run_ours(folder, arguments.steps + 1)),
+        (ours, lambda: run_ours(folder, arguments.steps + WARM, compiles=arguments.compile)),
         (peers, lambda: run_peer(python, folder, arguments, tuned=False)),
         (tuned, lambda: run_peer(python, folder, arguments, tuned=True)),
     ]
@@ -207,13 +217,15 @@ def main() -> None:
     parser.add_argument("--peer-workers", type=int, default=0, help="TRL's processes that read data")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="steps that count, of eight records each")
+    parser.add_argument("--compile", action="store_true", help="our side with compiled blocks")
     parser.add_argument("--ours-in", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.ours_in is not None:
         keep_freed_memory()
-        stamped = Stamped()
+        stamped = Stamped(compiles=arguments.compile)
         train(our_run(arguments.ours_in, arguments.steps), overwrite=True, objective=stamped)
-        (arguments.ours_in / "stamps.json").write_text(json.dumps(vars(stamped)))
+        stamps = {"wall": stamped.wall, "processor": stamped.processor}
+        (arguments.ours_in / "stamps.json").write_text(json.dumps(stamps))
         return
     python = arguments.peer_python
     if python is None or not python.is_file():
@@ -223,7 +235,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         checkpoint.save(build_model(LAYERS, IMAGE), folder / "model")
-        write_records(folder, BATCH * (arguments.steps + 2))
+        write_records(folder, BATCH * (arguments.steps + WARM + 1))
         compare(python, folder, arguments)
 
 

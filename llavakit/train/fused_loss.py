@@ -132,6 +132,7 @@ def _compiled(backend: str) -> Gradient:
 def _add_product(sum_VD: Tensor | None, grad_CV: Tensor, chunk_CD: Tensor) -> Tensor:
     """The sum with grad^T x rows, in float32, whatever type the product is in."""
     if sum_VD is not None and grad_CV.dtype == torch.float32:
-        return torch.addmm(sum_VD, grad_CV.t(), chunk_CD, out=sum_VD)  # what PyTorch's counter of operations knows
+        # In place by a function that PyTorch's counter of operations knows.
+        return torch.addmm(sum_VD, grad_CV.t(), chunk_CD, out=sum_VD)
     product_VD = grad_CV.t() @ chunk_CD
     return product_VD.float() if sum_VD is None else sum_VD.add_(product_VD)
