@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
 
 import llavakit
 from llavakit.train.flops import measure_peak
+
+Found = TypeVar("Found")
 
 
 def facts() -> dict[str, str | int]:
@@ -44,9 +47,10 @@ def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs
     return mine, theirs
 
 
-def in_turn(contenders: dict[str, Callable[[int], float]], runs: int) -> dict[str, list[float]]:
+def in_turn(contenders: dict[str, Callable[[int], Found]], runs: int) -> dict[str, list[Found]]:
     """What each contender measures of itself, run by run, in turn; the order turns with every run."""
-    names, found = list(contenders), {name: [] for name in contenders}
+    names = list(contenders)
+    found: dict[str, list[Found]] = {name: [] for name in contenders}
     for run in range(runs):
         turned = names[run % len(names) :] + names[: run % len(names)]
         for name in turned:
