@@ -7,15 +7,12 @@ import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import transformers
 
 import llavakit
 from llavakit.train.flops import measure_peak
-
-Found = TypeVar("Found")
 
 
 def facts() -> dict[str, str | int]:
@@ -47,10 +44,9 @@ def alternate(ours: Callable[[int], object], peer: Callable[[int], object], runs
     return mine, theirs
 
 
-def in_turn(contenders: dict[str, Callable[[int], Found]], runs: int) -> dict[str, list[Found]]:
+def in_turn(contenders: dict[str, Callable[[int], float]], runs: int) -> dict[str, list[float]]:
     """What each contender measures of itself, run by run, in turn; the order turns with every run."""
-    names = list(contenders)
-    found: dict[str, list[Found]] = {name: [] for name in contenders}
+    names, found = list(contenders), {name: [] for name in contenders}
     for run in range(runs):
         turned = names[run % len(names) :] + names[: run % len(names)]
         for name in turned:

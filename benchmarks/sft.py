@@ -7,17 +7,13 @@ lognormal text lengths, bf16 autocast, gradient clipping, fused AdamW.
 
     python -m benchmarks.sft [--runs 5] [--samples 8]
     python -m benchmarks.sft --compile      # against our own step without compiled blocks
+    python -m benchmarks.sft --alone plain  # or compiled: what our step uses of the peak, and nobody beside it
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer as Backend
@@ -32,7 +28,7 @@ from transformers import (
 )
 from transformers import __version__ as transformers_version
 
-from benchmarks.machine import alternate, in_turn, matmul_peak, median, report
+from benchmarks.machine import alternate, matmul_peak, median, report
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
@@ -57,7 +53,6 @@ from llavakit.vision.plan import ImageConfig, plan_image
 
 VOCAB, IMAGE_TOKEN = 49152, 49151
 IMAGE = ImageConfig(kind="square", size=224, grid=8)
-ROWS = 5  # of a process that is timed alone
 
 
 def build_model(layers: int = 30, image: ImageConfig = IMAGE) -> checkpoint.Checkpoint:
@@ -176,83 +171,98 @@ def learner(model: Llava) -> torch.optim.Optimizer:
     return build_optimizer(model, OptimConfig())
 
 
-def time_alone(samples: int, *, compiles: bool) -> dict[str, Any]:
-    """Our steps alone in this process: what they use of the peak, tokens/s, seconds of warm-up, and a loss."""
+def time_alone(runs: int, samples: int, *, compiles: bool) -> None:
+    """Our steps alone in this process: tokens/s and what they use of the peak."""
     model = build_model().model
     optimizer, flops = learner(model), StepFlops(model)
-    drawn = [draw_samples(samples, row) for row in range(ROWS)]
+    drawn = [draw_samples(samples, run) for run in range(runs)]
     packed = [collate(some, pixels.split(1)) for some, pixels in drawn]
     if compiles:
         compile_blocks(model)
-    began = time.perf_counter()
-    # First the largest: with it the process has all memory it will need.
-    losses = [
-        our_step(model, optimizer, batch) for batch in sorted(packed, key=lambda batch: -batch.num_tokens)
-    ]
-    warm_up = time.perf_counter() - began
+    for batch in sorted(packed, key=lambda batch: -batch.num_tokens):  # all memory it will need comes first
+        our_step(model, optimizer, batch)
     seconds = []
     for batch in packed:
         began = time.perf_counter()
         our_step(model, optimizer, batch)
         seconds.append(time.perf_counter() - began)
-    tokens = [batch.num_tokens / second for batch, second in zip(packed, seconds, strict=True)]
     peak = matmul_peak()
-    return {
-        "rate": median(tokens),
-        "warm_up": warm_up - sum(seconds),
-        "loss": losses[0],
-        "peak_gflops": round(peak / 1e9),
-    } | utilisation(model, flops, packed, seconds, peak)
-
-
-def compare_compiled(runs: int, samples: int) -> None:
-    """Processes in turn, each with the same weights and samples: compiled blocks against plain ones."""
-
-    def work(side: str) -> Callable[[int], dict[str, Any]]:
-        words = [sys.executable, "-m", "benchmarks.sft", f"--samples={samples}", "--side", side]
-        return lambda run: json.loads(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)
-
-    found = in_turn({"compiled": work("compiled"), "plain": work("plain")}, runs)
-    losses = [found[side][0]["loss"] for side in found]
-    if abs(losses[0] - losses[1]) > 0.02:
-        raise SystemExit(f"compiled blocks compute another loss: {losses}")
-
-    def middle(side: str, name: str) -> float:
-        return round(median([each[name] for each in found[side]]), 3)
-
     report(
-        "sft step, compiled blocks against plain ones",
-        round(middle("compiled", "rate"), 1),
-        {"name": "llavakit without compile", "version": torch.__version__,
-         "value": round(middle("plain", "rate"), 1)},
+        "sft step alone",
+        round(median([batch.num_tokens / each for batch, each in zip(packed, seconds, strict=True)]), 1),
+        None,
         "sample tokens/s",
         better="higher",
         runs=runs,
         samples=samples,
-        warm_up_seconds=round(middle("compiled", "warm_up"), 1),
+        compiled=compiles,
+        **utilisation(model, flops, packed, seconds, peak),
+        peak_gflops=round(peak / 1e9),
+    )
+
+
+def compare_compiled(runs: int, samples: int) -> None:
+    """Two models with the same weights and samples; the blocks of one are compiled. Its warm-up is told apart."""
+    models = [build_model().model for _ in range(2)]
+    optimizers = [learner(model) for model in models]
+    drawn = [draw_samples(samples, run) for run in range(runs)]
+    packed = [collate(some, pixels.split(1)) for some, pixels in drawn]
+    # With it the process has all memory it will need.
+    largest = max(packed, key=lambda batch: batch.num_tokens)
+    compile_blocks(models[0])
+    began = time.perf_counter()
+    losses = [our_step(models[0], optimizers[0], largest)]
+    warm_up = time.perf_counter() - began
+    losses.append(our_step(models[1], optimizers[1], largest))
+    if abs(losses[0] - losses[1]) > 0.02:
+        raise SystemExit(f"compiled blocks compute another loss: {losses}")
+    mine, plain = alternate(
+        lambda run: our_step(models[0], optimizers[0], packed[run]),
+        lambda run: our_step(models[1], optimizers[1], packed[run]),
+        runs,
+    )
+    sizes = [batch.num_tokens for batch in packed]
+    peak, flops = matmul_peak(), StepFlops(models[1])
+    rates = [[size / second for size, second in zip(sizes, side, strict=True)] for side in (mine, plain)]
+    report(
+        "sft step, compiled blocks against plain ones",
+        round(median(rates[0]), 1),
+        {
+            "name": "llavakit without compile",
+            "version": torch.__version__,
+            "value": round(median(rates[1]), 1),
+        },
+        "sample tokens/s",
+        better="higher",
+        runs=runs,
+        ratio_of_runs=round(median([one / other for one, other in zip(*rates, strict=True)]), 3),
+        warm_up_seconds=round(warm_up, 1),
         losses=[round(loss, 4) for loss in losses],
-        **{f"{side}_{name}": middle(side, name) for side in found for name in ("mfu", "mfu_weights")},
-        peak_gflops=middle("plain", "peak_gflops"),
-    )  # fmt: skip
+        compiled_use=utilisation(models[1], flops, packed, mine, peak),
+        plain_use=utilisation(models[1], flops, packed, plain, peak),
+        peak_gflops=round(peak / 1e9),
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, help="5; with --compile 2 processes a side, of five rows each")
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--compile", action="store_true", help="compiled blocks against plain ones")
-    parser.add_argument("--side", choices=("compiled", "plain"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--alone", choices=("plain", "compiled"), help="our step only, in a process for itself"
+    )
     arguments = parser.parse_args()
-    if arguments.compile:
-        compare_compiled(arguments.runs or 2, arguments.samples)
-        return
+    runs = arguments.runs
     keep_freed_memory()  # serves both sides: they share the process
-    if arguments.side:
-        print(json.dumps(time_alone(arguments.samples, compiles=arguments.side == "compiled")))
+    if arguments.compile:
+        compare_compiled(runs, arguments.samples)
         return
-    runs = arguments.runs or 5
+    if arguments.alone:
+        time_alone(runs, arguments.samples, compiles=arguments.alone == "compiled")
+        return
 
     ours = build_model()
     with tempfile.TemporaryDirectory() as folder:
