@@ -11,6 +11,7 @@ lognormal text lengths, bf16 autocast, gradient clipping, fused AdamW.
 """
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +29,7 @@ from transformers import (
 )
 from transformers import __version__ as transformers_version
 
-from benchmarks.machine import alternate, matmul_peak, median, report
+from benchmarks.machine import alternate, facts, matmul_peak, median, report
 from llavakit.core.memory import keep_freed_memory
 from llavakit.core.types import IMAGE_ID, Batch, Segment
 from llavakit.data.encode import Sample
@@ -187,18 +188,18 @@ def time_alone(runs: int, samples: int, *, compiles: bool) -> None:
         our_step(model, optimizer, batch)
         seconds.append(time.perf_counter() - began)
     peak = matmul_peak()
-    report(
-        "sft step alone",
-        round(median([batch.num_tokens / each for batch, each in zip(packed, seconds, strict=True)]), 1),
-        None,
-        "sample tokens/s",
-        better="higher",
-        runs=runs,
-        samples=samples,
-        compiled=compiles,
-        **utilisation(model, flops, packed, seconds, peak),
-        peak_gflops=round(peak / 1e9),
-    )
+    found = {
+        "name": "sft step alone",
+        "ours": round(
+            median([batch.num_tokens / each for batch, each in zip(packed, seconds, strict=True)]), 1
+        ),
+        "unit": "sample tokens/s",
+        "runs": runs,
+        "samples": samples,
+        "compiled": compiles,
+        "peak_gflops": round(peak / 1e9),
+    }
+    print(json.dumps(found | utilisation(model, flops, packed, seconds, peak) | {"machine": facts()}))
 
 
 def compare_compiled(runs: int, samples: int) -> None:
