@@ -110,8 +110,8 @@ class Batch:
         return _moved(self, device)
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """To a GPU through pinned memory, so that the host goes on while it travels."""
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To a GPU through pinned memory: from elsewhere the host would wait for all that the GPU has still to do."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
@@ -121,11 +121,11 @@ def _moved(thing: D, device: torch.device) -> D:
     changes: dict[str, Any] = {}
     for name, value in vars(thing).items():
         if isinstance(value, Tensor):
-            changes[name] = _sent(value, device)
+            changes[name] = send(value, device)
         elif name == "columns":
-            changes[name] = {key: _sent(column, device) for key, column in value.items()}
+            changes[name] = {key: send(column, device) for key, column in value.items()}
         elif name in ("pixels", "pools", "gathers"):
             changes[name] = tuple(
-                _sent(item, device) if isinstance(item, Tensor) else _moved(item, device) for item in value
+                send(item, device) if isinstance(item, Tensor) else _moved(item, device) for item in value
             )
     return replace(thing, **changes)  # type: ignore[type-var]

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from llavakit.core.errors import ConfigError
-from llavakit.core.types import Segment, segment_positions
+from llavakit.core.types import Segment, segment_positions, send
 from llavakit.model.block_attention import Block, attend_blocks, blocks_of
 
 NAME = "llavakit"
@@ -272,8 +272,8 @@ class TreeLayout:
     def __init__(self, segments: tuple[Segment, ...], device: torch.device) -> None:
         self.segments, self.trees = segments, []
         for start, end, tree in trees_of(segments):
-            see_TT = None if len(tree) == 1 and end - start > SHORT else _see(tree, start).to(device)
-            positions_T = torch.tensor(segment_positions(tree), device=device)
+            see_TT = None if len(tree) == 1 and end - start > SHORT else send(_see(tree, start), device)
+            positions_T = send(torch.tensor(segment_positions(tree)), device)
             self.trees.append(Tree(start, end, positions_T, see_TT))
         self._near: dict[tuple[int, int | None, int | None], Tensor] = {}  # layers share them, and these
         self._blocks: dict[tuple[int, int | None, int | None, torch.dtype], list[Block]] = {}

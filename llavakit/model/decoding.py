@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from llavakit.core.errors import ConfigError
-from llavakit.core.types import Segment
+from llavakit.core.types import Segment, send
 from llavakit.model.attention import CausalLayout, KeyValueCache, Layout
 
 
@@ -65,12 +65,12 @@ def decode_alone(language: PreTrainedModel, x_TD: Tensor, segments: tuple[Segmen
         for row, number in enumerate(group):
             index_BL[row, : len(paths[number])] = torch.tensor(paths[number])
             starts[number] = first + row * longest
-        hidden_RD.append(_run(language, x_TD[index_BL.to(x_TD.device)]).flatten(0, 1))
+        hidden_RD.append(_run(language, x_TD[send(index_BL, x_TD.device)]).flatten(0, 1))
         first += index_BL.numel()
     # A shared beginning comes out of every path that has it, the same each time: any will do.
     rows = {token: starts[number] + at for number, path in enumerate(paths) for at, token in enumerate(path)}
-    index_T = torch.tensor([rows[token] for token in range(len(x_TD))], device=x_TD.device)
-    hidden_TD = torch.cat(hidden_RD)[index_T]
+    index_T = torch.tensor([rows[token] for token in range(len(x_TD))])
+    hidden_TD = torch.cat(hidden_RD)[send(index_T, x_TD.device)]
     for _ in range(more):
         hidden_TD = hidden_TD + 0 * _run(language, x_TD[None, :1]).sum()
     return hidden_TD

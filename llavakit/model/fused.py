@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from llavakit.core.types import Segment, segment_positions
+from llavakit.core.types import Segment, segment_positions, send
 from llavakit.model.attention import Layout, Scoring, TreeLayout, trees_of
 
 BLOCK = 128  # tokens of FlexAttention's blocks
@@ -69,8 +69,8 @@ class FusedLayout:
             return TreeLayout(self.segments, self._device).attend(query, key, value_1GTD, how)
         if self._is_plain and takes_lengths(query, how):
             if self._ends_S1 is None:
-                ends = [*self._starts, len(self._at_T)]
-                self._ends_S1 = torch.tensor(ends, dtype=torch.int32, device=query.device)
+                ends_S1 = torch.tensor([*self._starts, len(self._at_T)], dtype=torch.int32)
+                self._ends_S1 = send(ends_S1, query.device)
             return attend_lengths(query, key, value_1GTD, self._ends_S1, self._longest, how)
         return attend_flex(query, key, value_1GTD, self._mask(how), how)
 
@@ -161,9 +161,9 @@ def block_mask(until_T: Tensor, at_T: Tensor, how: Scoring, device: torch.device
         # By rows for the forward pass, by columns for the backward one.
         for side, seen in (("kv", seen_BB), ("q", seen_BB.T)):
             counts_B, places_BB = listed(seen)
-            blocks[f"{name}{side}_num_blocks"] = counts_B[None, None].to(device)
-            blocks[f"{name}{side}_indices"] = places_BB[None, None].to(device)
-    rule = sight(until_T.to(device), at_T.to(device), how.window, how.chunk)
+            blocks[f"{name}{side}_num_blocks"] = send(counts_B[None, None], device)
+            blocks[f"{name}{side}_indices"] = send(places_BB[None, None], device)
+    rule = sight(send(until_T, device), send(at_T, device), how.window, how.chunk)
     size = len(until_T)
     return BlockMask((size, size), BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=rule, **blocks)
 

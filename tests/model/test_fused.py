@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention import varlen
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llavakit.core.types import Segment, segment_positions
-from llavakit.model import fused
-from llavakit.model.attention import Scoring, see_matrix
+from llavakit.model import attention, fused
+from llavakit.model.attention import Scoring, TreeLayout, see_matrix
 from llavakit.model.fused import FusedLayout, attend_flex, block_sight, compiled_flex, seen_until, spread
 from tests.model.test_attention import CPU, HOWS, masked
 
@@ -178,3 +179,37 @@ def test_the_mask_equals_that_of_all_pairs():
         assert torch.equal(vars(ours)[counts], vars(again)[counts])
         for row, count in enumerate(vars(again)[counts][0, 0].tolist()):
             assert torch.equal(vars(ours)[places][0, 0, row, :count], vars(again)[places][0, 0, row, :count])
+
+
+class Travels(TorchDispatchMode):
+    """Notes what is copied from the CPU to a device without numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            self.count += out.device.type == "meta"
+        return out
+
+
+@pytest.mark.parametrize(
+    "segments", [(Segment(0, 300), Segment(300, 340, 0)), (Segment(0, 9), Segment(9, 12))]
+)
+def test_all_that_describes_a_row_goes_to_the_gpu_the_way_on_which_nobody_waits(monkeypatch, segments):
+    """A copy from plain memory would wait for all that the GPU has still to do."""
+    sent = []
+
+    def note(tensor, device):
+        sent.append(tensor)
+        return tensor.to(device)
+
+    monkeypatch.setattr(fused, "send", note)
+    monkeypatch.setattr(attention, "send", note)
+    elsewhere = torch.device("meta")
+    with Travels() as travels:
+        FusedLayout(segments, elsewhere)._mask(HOWS["plain"])
+        TreeLayout(segments, elsewhere)
+    assert travels.count == len(sent) > 8
