@@ -44,6 +44,7 @@ def decode_packed(
     """h_TD of a packed row, by a decoder that keeps its segments apart."""
     out = body(language)(
         inputs_embeds=x_TD[None],
+        attention_mask=_all_seen(x_TD[None]) if cache is None else None,
         position_ids=positions_T[None],
         past_key_values=cache,
         use_cache=cache is not None,
@@ -80,10 +81,19 @@ def _run(language: PreTrainedModel, x_BLD: Tensor) -> Tensor:
     batch, longest, _ = x_BLD.shape
     positions_BL = torch.arange(longest, device=x_BLD.device).expand(batch, -1)
     out = body(language)(
-        inputs_embeds=x_BLD, position_ids=positions_BL, use_cache=False, layout=CausalLayout(longest)
+        inputs_embeds=x_BLD,
+        attention_mask=_all_seen(x_BLD),
+        position_ids=positions_BL,
+        use_cache=False,
+        layout=CausalLayout(longest),
     )
     hidden_BLD: Tensor = out.last_hidden_state
     return hidden_BLD
+
+
+def _all_seen(x_BLD: Tensor) -> Tensor:
+    """bool[B, L]: nothing is padding. Not told so, `transformers` looks at positions, and the host waits for a GPU."""
+    return x_BLD.new_ones(x_BLD.shape[:2], dtype=torch.bool)
 
 
 def _leaf_paths(segments: tuple[Segment, ...]) -> list[list[int]]:
