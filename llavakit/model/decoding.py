@@ -92,7 +92,7 @@ def _run(language: PreTrainedModel, x_BLD: Tensor) -> Tensor:
 
 
 def _all_seen(x_BLD: Tensor) -> Tensor:
-    """bool[B, L]: nothing is padding. Not told so, `transformers` looks at positions, and the host waits for a GPU."""
+    """bool[B, L]: nothing is padding. Else `transformers` looks at positions, and the host waits for the GPU."""
     return x_BLD.new_ones(x_BLD.shape[:2], dtype=torch.bool)
 
 
