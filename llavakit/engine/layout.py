@@ -291,7 +291,7 @@ class FreshChunks:
         self, query_1HTD: Tensor, key_1HTD: Tensor, value_1HTD: Tensor, layer: int, how: Scoring
     ) -> Tensor:
         query, key, value = (x[:, :, self._rows] for x in (query_1HTD, key_1HTD, value_1HTD))
-        if not takes_lengths(query, how):
+        if not takes_lengths(query, value, how):
             each = [
                 chunk.attend(query_1HTD, key_1HTD, value_1HTD, layer, how.within(chunk.longest))
                 for chunk in self._chunks

@@ -5,6 +5,7 @@ once: a row is described by tensors of its own length, so another row is the sam
 B is blocks of tokens.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -19,6 +20,8 @@ from llavakit.model.attention import Layout, Scoring, TreeLayout, trees_of
 BLOCK = 128  # tokens of FlexAttention's blocks
 HALF = (torch.bfloat16, torch.float16)  # what kernels for variable lengths take
 AMPERE = 8  # the first generation of cards that has them
+WIDEST = 256  # of their heads, whose width is a multiple of EIGHTH; keys' and values' are the same
+EIGHTH = 8
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -67,7 +70,7 @@ class FusedLayout:
         # No kernel drops weights; and a row of one block would be a graph of its own.
         if how.dropout or query.shape[2] <= BLOCK:
             return TreeLayout(self.segments, self._device).attend(query, key, value_1GTD, how)
-        if self._is_plain and takes_lengths(query, how):
+        if self._is_plain and takes_lengths(query, value_1GTD, how):
             if self._ends_S1 is None:
                 ends_S1 = torch.tensor([*self._starts, len(self._at_T)], dtype=torch.int32)
                 self._ends_S1 = send(ends_S1, query.device)
@@ -97,20 +100,28 @@ def attend_lengths(
     return out_THD.transpose(0, 1)[None]
 
 
-def takes_lengths(query: Tensor, how: Scoring) -> bool:
+def takes_lengths(query: Tensor, value: Tensor, how: Scoring) -> bool:
     """Whether the kernel for variable lengths computes this."""
     if not query.is_cuda or query.dtype not in HALF or not how.is_plain or how.chunk is not None:
         return False
-    return torch.cuda.get_device_capability(query.device)[0] >= AMPERE and _has_varlen()
+    if not takes_width(query.shape[-1], value.shape[-1]):
+        return False
+    return torch.cuda.get_device_capability(query.device)[0] >= AMPERE and has_varlen()
+
+
+def takes_width(width: int, value_width: int) -> bool:
+    """Whether that kernel has heads of this width."""
+    return width == value_width and width <= WIDEST and width % EIGHTH == 0
 
 
 @cache
-def _has_varlen() -> bool:
+def has_varlen() -> bool:
+    """Whether PyTorch's kernel takes what `attend_lengths` hands it: since 2.12; 2.10 and 2.11 have one without."""
     try:
-        import torch.nn.attention.varlen  # noqa: F401
-    except ImportError:  # before torch 2.10
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
         return False
-    return True
+    return {"scale", "window_size", "enable_gqa"} <= inspect.signature(varlen_attn).parameters.keys()
 
 
 @cache

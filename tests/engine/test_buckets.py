@@ -137,7 +137,7 @@ def test_prompts_that_begin_together_are_one_call(monkeypatch):
 
     plain = Engine(model, frozenset()).generate(asked, LONG)
     monkeypatch.setattr(layout.Chunk, "on_cuda", True)
-    monkeypatch.setattr(layout, "takes_lengths", lambda query, how: True)
+    monkeypatch.setattr(layout, "takes_lengths", lambda query, value, how: True)
     monkeypatch.setattr(varlen, "varlen_attn", counted)
     assert Engine(model, frozenset()).generate(asked, LONG) == plain
     assert set(calls) == {3}

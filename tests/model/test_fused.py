@@ -139,7 +139,7 @@ def attend_by_lengths(query, key, value, ends, same, longest, _, *, scale, windo
 
 
 def test_plain_rows_go_by_their_lengths(monkeypatch):
-    monkeypatch.setattr(fused, "takes_lengths", lambda query, how: True)
+    monkeypatch.setattr(fused, "takes_lengths", lambda query, value, how: True)
     monkeypatch.setattr(varlen, "varlen_attn", attend_by_lengths)
     segments = (Segment(0, 70), Segment(70, 71), Segment(71, 140))
     query, key, value = (torch.randn(1, heads, 140, 8) for heads in (4, 2, 2))
@@ -150,12 +150,39 @@ def test_plain_rows_go_by_their_lengths(monkeypatch):
 
 def test_what_the_kernel_for_lengths_does_not_compute_goes_the_other_way():
     half = torch.zeros(1, 1, 1, 1, dtype=torch.bfloat16)
-    assert not fused.takes_lengths(half, HOWS["plain"])  # no CUDA
+    assert not fused.takes_lengths(half, half, HOWS["plain"])  # no CUDA
     segments = (Segment(0, 150), Segment(150, 160))
     query, key, value = (torch.randn(1, heads, 160, 16) for heads in (4, 2, 2))
     for how in ("softcap", "sinks", "chunk"):
         ours = FusedLayout(segments, CPU).attend(query, key, value, HOWS[how])
         torch.testing.assert_close(ours, masked(query, key, value, HOWS[how], segments), atol=1e-5, rtol=1e-5)
+
+
+def varlen_of_2_10(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None): ...
+
+
+def varlen_of_2_11(
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, return_aux=None, scale=None, window_size=(-1, -1)
+): ...
+
+
+@pytest.mark.parametrize("kernel", [varlen_of_2_10, varlen_of_2_11])
+def test_a_kernel_for_lengths_without_our_arguments_is_not_called(monkeypatch, kernel):
+    fused.has_varlen.cache_clear()
+    assert fused.has_varlen()  # this PyTorch's own
+    fused.has_varlen.cache_clear()
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    try:
+        assert not fused.has_varlen()
+    finally:
+        fused.has_varlen.cache_clear()
+
+
+def test_heads_that_the_kernel_for_lengths_does_not_have():
+    assert all(fused.takes_width(width, width) for width in (64, 80, 96, 128, 192, 256))
+    assert not fused.takes_width(100, 100)  # no multiple of 8
+    assert not fused.takes_width(512, 512)
+    assert not fused.takes_width(192, 128)  # values narrower than keys
 
 
 def test_queries_keys_and_values_become_one_type():
