@@ -173,7 +173,7 @@ def test_recorded_steps_say_the_same_tokens(tmp_path, decoder):
         ours.refresh({name: tensor.to(device) for name, tensor in weights.items()})
         theirs.refresh(weights)
         assert ours.generate(samples, how) == theirs.generate(samples, how)
-        assert ours._forward._buckets is not None and ours._forward._buckets.recorded > 3
+        assert ours._forward._buckets is not None and ours._forward._buckets.recorded > 1
 
 
 @pytest.mark.parametrize("rows_of_x", [1, 7, 40])
