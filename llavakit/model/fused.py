@@ -142,6 +142,9 @@ def attend_flex(
     settings: dict[str, Any] = {"block_mask": mask, "scale": how.scaling, "enable_gqa": True}
     if how.softcap is not None:
         settings["score_mod"] = _cap(how.softcap)
+    if query_1HTD.is_cuda:
+        card = torch.cuda.get_device_capability(query_1HTD.device)
+        settings["kernel_options"] = fitting_tiles(query_1HTD.shape[3], query_1HTD.dtype, card)
     if how.sinks_H is None:
         out: Tensor = kernel(query_1HTD, key_1GTD, value_1GTD, **settings)
         return out
@@ -149,6 +152,23 @@ def attend_flex(
     # What the sink takes of the softmax: exp(lse) / (exp(lse) + exp(sink)) is left for the others.
     share_1HT = torch.sigmoid(lse_1HT - how.sinks_H[:, None].float())
     return out * share_1HT[..., None].to(out.dtype)
+
+
+def fitting_tiles(width: int, dtype: torch.dtype, card: tuple[int, int]) -> dict[str, int] | None:
+    """FlexAttention's tiles where PyTorch's own need more shared memory than the card has; None: its own.
+
+    By the sizes that Triton 3.7 gives for torch 2.13 (sm_80: 163 KiB, sm_86, sm_89 and sm_120: 99, sm_90: 227).
+    """
+    padded = 1 << (width - 1).bit_length()
+    is_small = card in ((8, 6), (8, 9)) or card[0] == 12
+    if dtype == torch.float32 and padded == 128 and card[0] != 9:  # 177 KiB, then 72
+        return {"fwd_BLOCK_M": 64, "fwd_BLOCK_N": 32, "fwd_num_stages": 2}
+    if dtype == torch.float32 and padded == 256 and is_small:  # 132, then 66
+        return {"fwd_BLOCK_M": 32, "fwd_BLOCK_N": 16, "fwd_num_stages": 2}
+    if dtype != torch.float32 and padded == 256 and is_small:  # 148 and backward 132, then 84 and 68
+        backward = {f"bwd_BLOCK_{side}": 32 for side in ("M1", "N1", "M2", "N2")}
+        return {"fwd_BLOCK_M": 32, "fwd_BLOCK_N": 64, "fwd_num_stages": 2, **backward, "bwd_num_stages": 2}
+    return None
 
 
 @cache

@@ -240,3 +240,15 @@ def test_all_that_describes_a_row_goes_to_the_gpu_the_way_on_which_nobody_waits(
         FusedLayout(segments, elsewhere)._mask(HOWS["plain"])
         TreeLayout(segments, elsewhere)
     assert travels.count == len(sent) > 8
+
+
+def test_tiles_are_chosen_where_those_of_pytorch_do_not_fit():
+    half, a100, rtx, h100 = torch.bfloat16, (8, 0), (8, 6), (9, 0)
+    assert all(
+        fused.fitting_tiles(width, half, card) is None for width in (64, 128) for card in (a100, rtx, h100)
+    )
+    assert fused.fitting_tiles(256, half, a100) is None
+    assert fused.fitting_tiles(192, half, rtx) == fused.fitting_tiles(256, half, (8, 9))
+    assert fused.fitting_tiles(96, torch.float32, a100) == fused.fitting_tiles(80, torch.float32, rtx)
+    assert fused.fitting_tiles(96, torch.float32, h100) is None
+    assert fused.fitting_tiles(256, half, rtx) and fused.fitting_tiles(128, torch.float32, a100)
