@@ -45,6 +45,14 @@ class OnCuda(Tensor):
     def tolist(self) -> Any:
         return self.to("cpu").tolist()
 
+    @property
+    def data(self) -> "OnCuda":  # type: ignore[override]
+        return self.detach()
+
+    @data.setter
+    def data(self, other: "OnCuda") -> None:
+        self.twin = other.twin
+
     def new_tensor(self, data: Any, *, dtype: torch.dtype | None = None) -> Tensor:  # type: ignore[override]
         return torch.tensor(data, dtype=dtype or self.dtype, device=self.device)
 

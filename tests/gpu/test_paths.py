@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from llavakit.core.config import override
 from llavakit.core.types import Segment
 from llavakit.data.loader import Position
 from llavakit.engine.decoder import ModuleDecoder, fuse
@@ -19,15 +20,24 @@ from llavakit.model.attention import TreeLayout, see_matrix
 from llavakit.model.fused import FusedLayout
 from llavakit.train.activation_checkpointing import checkpoint_activations
 from llavakit.train.compiling import compile_blocks
-from llavakit.train.loop import train
+from llavakit.train.kto import Kto
+from llavakit.train.kto_settings import KtoConfig
+from llavakit.train.loop import train, train_step
 from llavakit.train.metrics import read_metrics
 from llavakit.train.objectives import SFT
+from llavakit.train.pair_settings import PreferenceConfig
+from llavakit.train.policy_objective import PolicyObjective
+from llavakit.train.policy_settings import PolicyConfig
+from llavakit.train.preference import Preference
+from llavakit.train.reference import CopiedReference
 from llavakit.train.small_moments import SmallAdamW
 from tests import tiny
+from tests.align.test_ppo import rows_of as answered_rows
 from tests.data.test_loader import loader
 from tests.model.test_attention import HOWS, masked
+from tests.train.test_kto import rows_of as judged_rows
 from tests.train.test_loop import interrupt_after, tiny_run
-from tests.train.test_preference import preference_run
+from tests.train.test_preference import one_batch, preference_run
 
 PLAIN = (Segment(0, 150), Segment(150, 151), Segment(151, 300))
 TREES = (Segment(0, 90), Segment(90, 160, 0), Segment(160, 170, 0), Segment(170, 300), Segment(300, 310, 3))
@@ -107,6 +117,35 @@ def test_loss_and_gradients_of_a_row(device, tmp_path):
         for name, gradient in theirs.items():
             scale = float(gradient.abs().max())
             torch.testing.assert_close(mine[name], gradient, atol=1e-3 * scale + 1e-6, rtol=1e-3, msg=name)
+
+
+def objective_of(kind, model, folder):
+    """An objective on answers, with its batches."""
+    if kind == "dpo":
+        return Preference(PreferenceConfig(), CopiedReference(model)), [one_batch(folder)]
+    if kind == "kto":
+        return Kto(KtoConfig(), CopiedReference(model)), judged_rows(folder, 200)
+    batches, _ = answered_rows(folder)
+    return PolicyObjective(override(PolicyConfig(), [f"algorithm={kind}"])), batches[
+        len(batches) // 2 :
+    ]  # behind those of a value model
+
+
+@pytest.mark.parametrize("kind", ["dpo", "kto", "grpo"])
+def test_objectives_on_answers(device, tmp_path, kind):
+    found = []
+    for where in (device, torch.device("cpu")):
+        model = tiny.checkpoint().model.to(where)
+        objective, batches = objective_of(kind, model, tmp_path)
+        with torch.no_grad():  # a policy that is what it was has no gradient to compare
+            model.connector[0].bias.add_(0.1)
+        loss, figures = train_step(model, objective, batches, precision="float32")
+        gradient = model.get_parameter("language.model.layers.0.mlp.up_proj.weight").grad
+        found.append((loss, figures, gradient.cpu()))
+    (loss, figures, gradient), (twin, others, theirs) = found
+    assert loss == pytest.approx(twin, rel=1e-3, abs=1e-5)
+    assert figures == pytest.approx(others, rel=1e-2, abs=1e-4)
+    torch.testing.assert_close(gradient, theirs, atol=1e-3 * float(theirs.abs().max()) + 1e-7, rtol=1e-2)
 
 
 @pytest.mark.gpu
