@@ -83,13 +83,14 @@ def eval_(
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
     if tasks[0] in (RESCORE, COMPARE):
-        if model is not None or remote is not None:
-            raise ConfigError("answers are scored again and compared without a model")
-        runs = [Path(each) for each in tasks[1:]]
+        _leave_out(
+            tasks[0], model=model, remote=remote, template=template, weights=weights != "as_is", limit=limit,
+            agent=agent, max_tokens=max_tokens, temperature=temperature, repeats=repeats > 1,
+        )  # fmt: skip
         if tasks[0] == RESCORE:
-            _rescore(runs, data, rules, out, _reviewer(judge, judge_name, judge_key, judge_bar))
+            _rescore(tasks[1:], data, rules, out, _reviewer(judge, judge_name, judge_key, judge_bar))
         else:
-            _compare(runs, data, rules, out)
+            _compare(tasks[1:], data, rules, out)
         return
     if tasks == ["list"]:
         _list()
@@ -115,6 +116,13 @@ def eval_(
     _show(where, scores)
     if judge is None and any(plan.benchmark.judging for plan in plans):
         say(f"chats are not scored yet: llavakit eval rescore {where} --judge DIR_OR_URL")
+
+
+def _leave_out(task: str, **given: object) -> None:
+    """ConfigError for options that say how a model is asked: here nobody is."""
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if names:
+        raise ConfigError(f"{task} takes answers as they are: leave out {', '.join(names)}")
 
 
 def _list() -> None:
@@ -162,21 +170,22 @@ def _show(where: Path, scores: Sequence[Any]) -> None:
         say(f"{file}: to hand in at {server}")
 
 
-def _rescore(runs: list[Path], data: Path | None, rules: str | None, out: Path | None, reviewer: Any) -> None:
+def _rescore(runs: list[str], data: Path | None, rules: str | None, out: Path | None, reviewer: Any) -> None:
     from llavakit.eval.run import rescore
 
     if len(runs) != 1 or out is not None:
         raise ConfigError("scoring again takes one directory, and writes there: llavakit eval rescore RUN")
-    _show(runs[0], rescore(runs[0], data=data, rules=rules, reviewer=reviewer))
+    run = Path(runs[0])
+    _show(run, rescore(run, data=data, rules=rules, reviewer=reviewer))
 
 
-def _compare(runs: list[Path], data: Path | None, rules: str | None, out: Path | None) -> None:
+def _compare(runs: list[str], data: Path | None, rules: str | None, out: Path | None) -> None:
     from llavakit.eval.report import draw_differences
     from llavakit.eval.run import compare_runs
 
     if len(runs) != 2:
         raise ConfigError("two directories are compared: llavakit eval compare A B")
-    first, second = runs
+    first, second = map(Path, runs)
     where = out or second / f"against-{first.name}"
     say(f"A: {first}, B: {second}")
     say(draw_differences(compare_runs(first, second, where, data=data, rules=rules)))
