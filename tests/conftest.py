@@ -32,6 +32,7 @@ def pytest_collection_modifyitems(config, items):
     absent += ["node"] * (shutil.which("node") is None)
     absent += ["gpu"] * (not torch.cuda.is_available())
     absent += ["compiler"] * (shutil.which("gcc") is None and shutil.which("cc") is None)
+    absent += ["cpu_build"] * (torch.version.cuda is not None or shutil.which("g++") is None)
     left_out = [item for item in items if any(item.get_closest_marker(marker) for marker in absent)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

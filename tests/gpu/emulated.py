@@ -5,12 +5,11 @@
 runs pytest with it. A tensor "on cuda" is a CPU tensor in a wrapper that says so: every operation is computed by
 the CPU, one that mixes the two raises, and where `torch.cuda.set_sync_debug_mode` forbids it so does what makes a
 host wait: numbers read, copies from plain memory, sizes that depend on values. Kernels that exist on CUDA only are
-their twins; nothing here says that those work.
+their twins; nothing here says that those work. It needs PyTorch's build for CPUs, and g++.
 """
 
 import ctypes
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ def load_device() -> None:
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "emulated.so"
         source = Path(__file__).with_suffix(".cpp")
-        compiler = [os.environ.get("CXX", "g++"), "-shared", "-fPIC", "-std=c++20"]
+        compiler = ["g++", "-shared", "-fPIC", "-std=c++20"]
         places = [f"-I{torch_dir}/include", f"-L{torch_dir}/lib"]
         subprocess.run(
             [*compiler, *places, str(source), "-lc10", "-ltorch_cpu", "-o", str(built)], check=True

@@ -12,7 +12,7 @@ import pytest
 CHOSEN = "(cuda or recorded or waits or nothing) and not int4 and (not attention or plain-plain or trees-all)"
 
 
-@pytest.mark.compiler
+@pytest.mark.cpu_build
 def test_the_gpu_suite_passes_on_an_emulated_device():
     found = subprocess.run(
         [sys.executable, "-m", "tests.gpu.emulated", "tests/gpu/test_paths.py", "-q", "-k", CHOSEN],

@@ -54,7 +54,7 @@ def test_no_more_rows_of_logits_exist_than_a_chunk():
     assert sorted(seen[1:]) == [2, 2, 4, 4, 4, 4]
 
 
-@pytest.mark.parametrize("compiler", [None, "inductor"])
+@pytest.mark.parametrize("compiler", [None, pytest.param("inductor", marks=pytest.mark.compiler)])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("rows", [0, 1, 70, 513, 600])
 def test_the_fused_loss_is_the_plain_one(monkeypatch, rows, bias, compiler):
