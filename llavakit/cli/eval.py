@@ -14,6 +14,13 @@ from llavakit.core.progress import say
 
 TABLE = "scores.png"
 RESCORE, COMPARE, CLICKS = "rescore", "compare", "clicks"
+# The options of what asks no benchmark.
+USED: dict[str, tuple[str, ...]] = {
+    RESCORE: ("data", "rules", "out", "judge", "judge_name", "judge_key", "judge_bar"),
+    COMPARE: ("data", "rules", "out"),
+    CLICKS: ("data", "out", "limit", "model"),
+    "list": (),
+}
 # Who judges chats.
 Judge = Annotated[
     str | None, typer.Option(help="Who scores chats: a checkpoint, run directory or hub id, or a URL.")
@@ -37,6 +44,7 @@ AgentSettings = Annotated[
 
 
 def eval_(
+    context: typer.Context,
     tasks: Annotated[
         list[str],
         typer.Argument(
@@ -82,11 +90,9 @@ def eval_(
     agent: AgentSettings = None,
 ) -> None:
     """Measure a model by published benchmarks; answers are kept, and asking goes on where it ended."""
+    if tasks[0] in USED:
+        _refuse_unused(context, tasks[0])
     if tasks[0] in (RESCORE, COMPARE):
-        _leave_out(
-            tasks[0], model=model, remote=remote, template=template, weights=weights != "as_is", limit=limit,
-            agent=agent, max_tokens=max_tokens, temperature=temperature, repeats=repeats > 1,
-        )  # fmt: skip
         if tasks[0] == RESCORE:
             _rescore(tasks[1:], data, rules, out, _reviewer(judge, judge_name, judge_key, judge_bar))
         else:
@@ -118,11 +124,13 @@ def eval_(
         say(f"chats are not scored yet: llavakit eval rescore {where} --judge DIR_OR_URL")
 
 
-def _leave_out(task: str, **given: object) -> None:
-    """ConfigError for options that say how a model is asked: here nobody is."""
-    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
-    if names:
-        raise ConfigError(f"{task} takes answers as they are: leave out {', '.join(names)}")
+def _refuse_unused(context: typer.Context, task: str) -> None:
+    """ConfigError for options of the command line that mean nothing where no model is asked benchmarks."""
+    sources = {name: context.get_parameter_source(name) for name in context.params}
+    given = [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+    unused = [f"--{name.replace('_', '-')}" for name in given if name not in ("tasks", *USED[task])]
+    if unused:
+        raise ConfigError(f"eval {task} has no use for {', '.join(unused)}; leave it out")
 
 
 def _list() -> None:

@@ -250,8 +250,15 @@ MISTAKES = {
     "unknown rules": (["gqa", "--rules", "vlmevalkit"], "unknown rule set of GQA testdev 'vlmevalkit'"),
     "no files": (["gqa"], "not there: testdev_balanced_questions.json"),
     "no run": (["rescore", "gone"], "gone is not the directory of an evaluation"),
-    "asking": (["rescore", "gone", "--limit", 2, "--repeats", 3], "leave out --limit, --repeats"),
-    "comparing": (["compare", "a", "b", "--temperature", 0.5], "leave out --temperature"),
+    "asking": (
+        ["rescore", "gone", "--limit", 2, "--repeats", 3],
+        "eval rescore has no use for --limit, --repeats; leave it out",
+    ),
+    "comparing": (
+        ["compare", "a", "b", "--temperature", 0, "--judge", "x"],
+        "no use for --temperature, --judge",
+    ),
+    "listing": (["list", "--limit", 2], "eval list has no use for --limit, --data"),
     "no chat": (["vizwiz", "--judge", "gone"], "--judge: rules and no judge score vizwiz; leave it out"),
     "no model": (["vizwiz"], "give --model with a directory, or --remote with a URL"),
 }
